@@ -1,5 +1,34 @@
-//! TensorFlow's PTB word language model on libtorch.
+//! TensorFlow's PTB word language model (`ptb_word_lm.py`) in Rust on libtorch.
+//!
+//! Read in this order; each module is one idea, under TensorFlow's name where it has one:
+//!
+//! | TensorFlow | here |
+//! |---|---|
+//! | `SmallConfig`, `MediumConfig`, `LargeConfig`, `TestConfig` | [`config::Config`] and its presets |
+//! | `reader.ptb_raw_data`, `_build_vocab`, `ptb_producer` | [`reader::RawData`], [`reader::Vocabulary`], [`reader::Producer`] |
+//! | `tf.nn.rnn_cell`, `tf.nn.dynamic_rnn` and the other unrolls | [`rnn`] |
+//! | `PTBModel`, its variables and its graph | [`model::PtbVariables`], [`model::PtbModel`] |
+//! | `sequence_loss_by_example`, `sequence_loss` | [`loss`] |
+//! | `tf.clip_by_global_norm`, `tf.train.GradientDescentOptimizer` | [`optimizer`] |
+//! | `run_epoch`, `main` | [`session`] |
+//! | `tf.train.Supervisor`'s checkpoints | [`checkpoint`] |
+//! | `tf.train.Saver`'s files, `numpy.savez` | [`tf`] |
 
+#![deny(missing_docs)]
+
+pub mod checkpoint;
+#[doc(hidden)]
+#[allow(missing_docs)]
+pub mod cli;
+pub mod config;
+pub mod device;
+pub mod loss;
+pub mod model;
+pub mod optimizer;
+pub mod reader;
+pub mod report;
+pub mod results;
 pub mod rnn;
 pub mod sample;
+pub mod session;
 pub mod tf;

@@ -1,0 +1,343 @@
+//! Checkpoints: everything a run needs to go on as if it had never stopped, in one file.
+//!
+//! A checkpoint is a safetensors file, `model-<global_step>.safetensors`: the variables under TensorFlow's names and in TensorFlow's
+//! layout, the LSTM's state, and as metadata the configuration, the vocabulary, the position in the run and a SHA-256 over it all. It is
+//! written beside its place, synced and renamed into it, and the previous one is kept, so a crash at any moment leaves a good one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tch::{Device, Kind, Tensor};
+
+use crate::config::Config;
+use crate::reader::Vocabulary;
+use crate::rnn::{CellType, State};
+use crate::tf;
+
+/// Checkpoints kept in a folder: the last one and the one before it.
+const KEEP: usize = 2;
+
+const FORMAT: &str = "ptb-word-lm 1";
+
+/// Where a run stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The epoch being trained, counted from 0.
+    pub epoch: i64,
+    /// Steps of it that are done.
+    pub step: i64,
+    /// Steps done in all epochs.
+    pub global_step: i64,
+    /// Sum of the epoch's costs so far.
+    pub costs: f64,
+}
+
+/// What tells one run from another; a checkpoint is only continued by the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunConfig {
+    /// Hyperparameters.
+    #[serde(flatten)]
+    pub config: Config,
+    /// Which recurrent cell.
+    pub cell: String,
+    /// What the initial values and the dropout masks are a function of.
+    pub seed: i64,
+}
+
+/// A run at one moment.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// What the run is.
+    pub run: RunConfig,
+    /// Where it stands.
+    pub progress: Progress,
+    /// The variables under TensorFlow's names.
+    pub variables: tf::Variables,
+    /// The LSTM's state; empty at an epoch's start, where it is zero.
+    pub state: State,
+    /// The words, if known: weights from another program come without.
+    pub vocabulary: Option<Vocabulary>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Meta {
+    run: RunConfig,
+    progress: Progress,
+}
+
+impl Checkpoint {
+    /// The cell, parsed.
+    pub fn cell(&self) -> Result<CellType> {
+        Ok(self.run.cell.parse()?)
+    }
+
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
+        let state = self.state.iter().enumerate().map(|(k, tensor)| (format!("state/{k}"), tensor));
+        for (name, tensor) in self.variables.iter().map(|(n, t)| (n.clone(), t)).chain(state) {
+            let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
+            let dtype = match tensor.kind() {
+                Kind::Float => Dtype::F32,
+                Kind::Double => Dtype::F64,
+                kind => bail!("variable {name} is {kind:?}; checkpoints hold float32 and float64"),
+            };
+            let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+            tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
+            tensors.insert(name, (dtype, tensor.size().iter().map(|&d| d as usize).collect(), bytes));
+        }
+        let meta = Meta { run: self.run.clone(), progress: self.progress.clone() };
+        let mut metadata: HashMap<String, String> =
+            [("format".into(), FORMAT.into()), ("meta".into(), serde_json::to_string(&meta)?)].into();
+        if let Some(vocabulary) = &self.vocabulary {
+            metadata.insert("vocabulary".into(), vocabulary.words().join("\n"));
+        }
+        let views: BTreeMap<&String, TensorView> = tensors
+            .iter()
+            .map(|(name, (dtype, shape, bytes))| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)))
+            .collect::<Result<_>>()?;
+        metadata.insert("sha256".into(), digest(&metadata, &views));
+        Ok(safetensors::serialize(views, Some(metadata))?)
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let (_, header) =
+            SafeTensors::read_metadata(bytes).map_err(|e| anyhow!("not a whole safetensors file: {e}"))?;
+        let file =
+            SafeTensors::deserialize(bytes).map_err(|e| anyhow!("not a whole safetensors file: {e}"))?;
+        let mut metadata = header.metadata().clone().unwrap_or_default();
+        let format = metadata.get("format").map_or("none", String::as_str);
+        ensure!(
+            format == FORMAT,
+            "not a checkpoint of this program: its format is {format:?}, expected {FORMAT:?}"
+        );
+        let written = metadata.remove("sha256").unwrap_or_default();
+        let tensors = file.tensors();
+        let views: BTreeMap<&String, TensorView> =
+            tensors.iter().map(|(name, view)| (name, view.clone())).collect();
+        ensure!(
+            digest(&metadata, &views) == written,
+            "its SHA-256 does not fit its content: the file is damaged"
+        );
+        let meta = metadata.get("meta").map_or("", String::as_str);
+        let Meta { run, progress } = serde_json::from_str(meta).context("its metadata cannot be read")?;
+        let vocabulary = metadata
+            .get("vocabulary")
+            .map(|words| Vocabulary::from_words(words.split('\n').map(str::to_owned).collect()));
+        let mut variables = tf::Variables::new();
+        let mut state = BTreeMap::new();
+        for (name, view) in views {
+            let kind = match view.dtype() {
+                Dtype::F32 => Kind::Float,
+                Dtype::F64 => Kind::Double,
+                dtype => bail!("variable {name} has type {dtype:?}; expected F32 or F64"),
+            };
+            let shape: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
+            let tensor = Tensor::f_from_data_size(view.data(), &shape, kind)?;
+            match name.strip_prefix("state/") {
+                Some(k) => drop(state.insert(k.parse::<usize>().context("state")?, tensor)),
+                None => drop(variables.insert(name.clone(), tensor)),
+            }
+        }
+        Ok(Checkpoint { run, progress, variables, state: state.into_values().collect(), vocabulary })
+    }
+
+    /// Reads and verifies one file.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not whole.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+        Self::from_bytes(&bytes).with_context(|| format!("checkpoint {}", path.display()))
+    }
+
+    /// The newest good checkpoint of a folder, or the file itself if `path` is one. Damaged ones are passed over with a word to `notice`.
+    ///
+    /// # Errors
+    /// No good checkpoint there; or one that cannot be read at all.
+    pub fn load(path: &Path, notice: &mut dyn FnMut(&str)) -> Result<Self> {
+        if path.is_file() {
+            return Self::read(path);
+        }
+        ensure!(path.is_dir(), "{}: there is no such checkpoint folder", path.display());
+        Self::latest(path, notice)?.with_context(|| {
+            format!("{}: there is no checkpoint (model-*.safetensors) in this folder; `train --save-path` writes them", path.display())
+        })
+    }
+
+    /// The newest good checkpoint of `folder`, if it has any file of that name.
+    fn latest(folder: &Path, notice: &mut dyn FnMut(&str)) -> Result<Option<Self>> {
+        let mut last_error = None;
+        for (_, path) in list(folder)?.into_iter().rev() {
+            match Self::read(&path) {
+                Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Err(error) => {
+                    notice(&format!("{error:#}; trying the one before it"));
+                    last_error = Some(error);
+                }
+            }
+        }
+        match last_error {
+            Some(error) => Err(error.context(format!("{}: no checkpoint in it is whole", folder.display()))),
+            None => Ok(None),
+        }
+    }
+}
+
+/// A digest over metadata and tensors, whatever their order in the file.
+fn digest(metadata: &HashMap<String, String>, views: &BTreeMap<&String, TensorView>) -> String {
+    let mut hash = Sha256::new();
+    let mut put = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    for (key, value) in metadata.iter().collect::<BTreeMap<_, _>>() {
+        put(key.as_bytes());
+        put(value.as_bytes());
+    }
+    for (name, view) in views {
+        put(name.as_bytes());
+        put(format!("{:?} {:?}", view.dtype(), view.shape()).as_bytes());
+        put(view.data());
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The checkpoints of a folder by global step, oldest first.
+fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("{}: cannot be listed", folder.display()))? {
+        let path = entry?.path();
+        let step = path.file_name().and_then(|name| {
+            name.to_str()?.strip_prefix("model-")?.strip_suffix(".safetensors")?.parse().ok()
+        });
+        found.extend(step.map(|step| (step, path)));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// A run's `--save-path`: checked to be writable, and locked for as long as this value lives.
+pub struct SaveFolder {
+    path: PathBuf,
+    /// Held, not used: the system lets the lock go when the process ends, however it ends.
+    _lock: File,
+}
+
+impl SaveFolder {
+    /// Creates the folder if need be, and locks it.
+    ///
+    /// # Errors
+    /// A place that cannot be written, or that another run is using.
+    pub fn open(path: &Path) -> Result<Self> {
+        let cannot = || format!("--save-path {}: cannot be written", path.display());
+        fs::create_dir_all(path).with_context(cannot)?;
+        let lock = File::options().create(true).append(true).open(path.join("lock")).with_context(cannot)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                bail!(
+                    "--save-path {}: another run is using this folder; give each run its own",
+                    path.display()
+                )
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(error).with_context(cannot),
+        }
+        write_atomically(&path.join("probe"), b"").with_context(cannot)?;
+        fs::remove_file(path.join("probe")).with_context(cannot)?;
+        Ok(SaveFolder { path: path.to_owned(), _lock: lock })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The newest good checkpoint, if there is any.
+    ///
+    /// # Errors
+    /// Checkpoints are there, but none is whole.
+    pub fn latest(&self, notice: &mut dyn FnMut(&str)) -> Result<Option<Checkpoint>> {
+        Checkpoint::latest(&self.path, notice)
+    }
+
+    /// Writes a checkpoint, then removes those that are older than the one before it.
+    ///
+    /// # Errors
+    /// A disk that is full or gone; the earlier checkpoints are then untouched.
+    pub fn save(&self, checkpoint: &Checkpoint) -> Result<PathBuf> {
+        let path = self.path.join(format!("model-{}.safetensors", checkpoint.progress.global_step));
+        write_atomically(&path, &checkpoint.to_bytes()?)
+            .with_context(|| format!("{}: the checkpoint could not be written", path.display()))?;
+        let all = list(&self.path)?;
+        for (_, old) in &all[..all.len().saturating_sub(KEEP)] {
+            fs::remove_file(old).with_context(|| format!("{}: could not be removed", old.display()))?;
+        }
+        Ok(path)
+    }
+}
+
+/// Writes a file so that its place holds either the old content or all of the new, whatever happens.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().context("a file name is missing")?;
+    let beside = folder.join(format!(".{}.tmp", name.to_string_lossy()));
+    let written = (|| {
+        let mut file = File::create(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        File::open(folder)?.sync_all()
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    Ok(written?)
+}
+
+/// Refuses to continue `saved` as `wanted` where they differ in more than the number of epochs, naming each difference.
+pub fn ensure_same_run(saved: &RunConfig, wanted: &RunConfig) -> Result<()> {
+    let fields = |run: &RunConfig| serde_json::to_value(run);
+    let (saved, wanted) = (fields(saved)?, fields(wanted)?);
+    let mut differences = Vec::new();
+    for (name, value) in wanted.as_object().into_iter().flatten() {
+        if name != "max_max_epoch" && saved.get(name) != Some(value) {
+            let was = saved.get(name).cloned().unwrap_or_default();
+            differences.push(format!("{name} is {was} there and {value} here"));
+        }
+    }
+    ensure!(
+        differences.is_empty(),
+        "the checkpoint is of another run: {}. Give the same flags to resume it, or another --save-path for a new run",
+        differences.join(", ")
+    );
+    Ok(())
+}
+
+/// Refuses data whose words are not the ones that the checkpoint was trained with.
+pub fn ensure_same_vocabulary(saved: &Vocabulary, data: &Vocabulary) -> Result<()> {
+    if saved == data {
+        return Ok(());
+    }
+    ensure!(
+        saved.len() == data.len(),
+        "the checkpoint was trained with another vocabulary: it has {} words, the data's has {}",
+        saved.len(),
+        data.len()
+    );
+    let (id, (there, here)) = saved
+        .words()
+        .iter()
+        .zip(data.words())
+        .enumerate()
+        .find(|(_, (a, b))| a != b)
+        .context("same words")?;
+    bail!(
+        "the checkpoint was trained with another vocabulary: word {id} is {there:?} there and {here:?} in the data"
+    );
+}

@@ -1,0 +1,239 @@
+//! `train`
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::json;
+use tch::Kind;
+
+use crate::checkpoint::{RunConfig, SaveFolder, ensure_same_run, ensure_same_vocabulary};
+use crate::config::{Config, LrSchedule, Model, RnnMode};
+use crate::device::{self, DeviceArg};
+use crate::model::PtbVariables;
+use crate::reader::{RawData, SAMPLE, Split};
+use crate::report::{Metrics, Reporter, notice};
+use crate::rnn::CellType;
+use crate::sample;
+use crate::session::{Event, Input, Options, Session};
+use crate::tf;
+
+#[derive(Args)]
+pub struct TrainArgs {
+    /// Folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt; `sample` is the corpus inside this program
+    #[arg(long, value_name = "DIR", help_heading = "The original's flags")]
+    data_path: String,
+    /// Folder to keep checkpoints and metrics in; a run that is there already goes on where it stopped
+    #[arg(long, value_name = "DIR", help_heading = "The original's flags")]
+    save_path: Option<PathBuf>,
+    /// Which of the original's configurations
+    #[arg(long, value_enum, default_value_t = Model::Small, hide_possible_values = true, help_heading = "The original's flags")]
+    model: Model,
+    /// How the recurrent layers are run: one function of the same variables in all modes
+    #[arg(long, value_enum, default_value_t = RnnMode::Cudnn, hide_possible_values = true, help_heading = "The original's flags")]
+    rnn_mode: RnnMode,
+
+    #[command(flatten)]
+    device: DeviceFlags,
+    /// What the initial variables and the dropout masks are a function of
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Running")]
+    seed: i64,
+    /// Start from these variables (a .npz with TensorFlow's names) instead of random ones
+    #[arg(long, value_name = "FILE", help_heading = "Running")]
+    init_from: Option<PathBuf>,
+    /// Write metrics here as JSON lines [default: metrics.jsonl in the save path]
+    #[arg(long, value_name = "FILE", help_heading = "Running")]
+    metrics: Option<PathBuf>,
+    /// Put a step's figures into the metrics every N steps; 0 for none
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(i64).range(0..), help_heading = "Running")]
+    log_every: i64,
+    /// Stop after N training steps in all, then still evaluate; 0 trains nothing
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..), help_heading = "Running")]
+    max_steps: Option<i64>,
+    /// Do not evaluate the validation and test texts
+    #[arg(long, help_heading = "Running")]
+    no_eval: bool,
+
+    /// Which of the original's learning-rate schedules; the published table was made with 2016's
+    #[arg(
+        long,
+        value_enum,
+        value_name = "YEAR",
+        help_heading = "Hyperparameters (each overrides the model's)"
+    )]
+    lr_schedule: Option<LrSchedule>,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+/// Where to compute; shared by all commands that do.
+#[derive(Args)]
+pub struct DeviceFlags {
+    /// auto, cpu, cuda or cuda:N; auto takes a GPU if there is one
+    #[arg(long, default_value_t = DeviceArg::Auto, value_name = "DEVICE", help_heading = "Running")]
+    device: DeviceArg,
+    /// CPU threads [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=4096), help_heading = "Running")]
+    threads: Option<i32>,
+}
+
+impl DeviceFlags {
+    /// Sets libtorch up. Must come before its first use.
+    pub fn select(&self) -> Result<tch::Device> {
+        let device = device::select(self.device)?;
+        if let Some(threads) = self.threads {
+            tch::set_num_threads(threads);
+        }
+        Ok(device)
+    }
+}
+
+/// Declares the overriding flags, one per hyperparameter, and how they are laid over a preset.
+macro_rules! overrides {
+    ($($(#[doc = $doc:literal])* $field:ident: $type:ty),* $(,)?) => {
+        #[derive(Args)]
+        #[command(next_help_heading = "Hyperparameters (each overrides the model's)")]
+        struct Overrides {
+            $($(#[doc = $doc])* #[arg(long, allow_negative_numbers = true, value_name = "N")] $field: Option<$type>,)*
+        }
+
+        impl Overrides {
+            fn over(&self, mut config: Config) -> Config {
+                $(if let Some(value) = self.$field { config.$field = value; })*
+                config
+            }
+        }
+    };
+}
+
+overrides! {
+    /// Units per layer
+    hidden_size: i64,
+    /// Stacked LSTM layers
+    num_layers: i64,
+    /// Words per step of truncated back-propagation
+    num_steps: i64,
+    /// Rows of text read side by side
+    batch_size: i64,
+    /// Probability that dropout keeps an element
+    keep_prob: f64,
+    /// Learning rate of the first epochs
+    learning_rate: f64,
+    /// Its factor per epoch after them
+    lr_decay: f64,
+    /// Variables start uniform in [-N, N]
+    init_scale: f64,
+    /// Gradients are scaled down to this global norm
+    max_grad_norm: f64,
+    /// Epochs at the full learning rate
+    max_epoch: i64,
+    /// Epochs in all
+    max_max_epoch: i64,
+}
+
+impl TrainArgs {
+    pub fn run(self) -> Result<()> {
+        let mut config = self.overrides.over(self.model.config());
+        if let Some(schedule) = self.lr_schedule {
+            config.lr_schedule = schedule;
+        }
+        config.validate()?;
+        let device = self.device.select()?;
+        // What can fail is tried before anything long begins: the save path before the data, the data before the model.
+        let folder = self.save_path.as_deref().map(SaveFolder::open).transpose()?;
+        let data = RawData::read(&self.data_path)?;
+        for split in [&data.valid, &data.test] {
+            if split.dropped > 0 {
+                notice(&format!(
+                    "{}: {} words are not in the training text and are left out",
+                    split.name, split.dropped
+                ));
+            }
+        }
+        config.vocab_size = data.vocabulary.len() as i64;
+        config.validate()?;
+        let run = RunConfig { config, cell: CellType::BasicLstm.to_string(), seed: self.seed };
+
+        let checkpoint = match &folder {
+            Some(folder) => folder.latest(&mut notice)?,
+            None => None,
+        };
+        if let Some(checkpoint) = &checkpoint {
+            let path = self.save_path.clone().unwrap_or_default();
+            let misfit = || format!("{}: cannot be resumed", path.display());
+            ensure_same_run(&checkpoint.run, &run).with_context(misfit)?;
+            if let Some(vocabulary) = &checkpoint.vocabulary {
+                ensure_same_vocabulary(vocabulary, &data.vocabulary).with_context(misfit)?;
+            }
+        }
+
+        let variables = PtbVariables::new(&config, CellType::BasicLstm, device, Kind::Float, self.seed)?;
+        let input = Input::new(&data, &variables)?;
+        let options = Options {
+            rnn_mode: self.rnn_mode,
+            log_every: self.log_every,
+            max_steps: self.max_steps,
+            evaluate: !self.no_eval,
+        };
+        if let Some(path) = self.init_from.as_deref().filter(|_| checkpoint.is_none()) {
+            variables
+                .assign(&tf::read_npz(path)?)
+                .with_context(|| format!("--init-from {}", path.display()))?;
+        }
+        let mut session = Session::new(&variables, &input, &data.vocabulary, run, options, folder.as_ref());
+        if let Some(checkpoint) = &checkpoint {
+            session.resume(checkpoint)?;
+            let at = &checkpoint.progress;
+            notice(&format!(
+                "resuming at epoch {}, step {} (global step {})",
+                at.epoch + 1,
+                at.step,
+                at.global_step
+            ));
+        }
+
+        let metrics = self.metrics.clone().or(self.save_path.as_ref().map(|path| path.join("metrics.jsonl")));
+        let metrics = metrics.map(|path| Metrics::create(&path, checkpoint.is_some())).transpose()?;
+        let mut reporter = Reporter::new(metrics, config.max_max_epoch);
+        let digest =
+            |split: &Split| json!({"file": split.name, "tokens": split.tokens.len(), "md5": split.md5});
+        reporter.metric(&json!({
+            "event": "start",
+            "model": self.model,
+            "config": config,
+            "cell": CellType::BasicLstm.to_string(),
+            "rnn_mode": self.rnn_mode,
+            "seed": self.seed,
+            "device": device::name(device),
+            "threads": tch::get_num_threads(),
+            "init_from": self.init_from,
+            "resumed_at": checkpoint.as_ref().map(|c| c.progress.global_step),
+            "versions": {"ptb-word-lm": env!("CARGO_PKG_VERSION"), "tch": "0.24.0", "libtorch": "2.11.0"},
+            "data": {"path": self.data_path, "train": digest(&data.train), "valid": digest(&data.valid), "test": digest(&data.test)},
+        }));
+        notice(&format!(
+            "model {} on {}, {} threads: {} words, learning-rate schedule {}",
+            self.model,
+            device::name(device),
+            tch::get_num_threads(),
+            config.vocab_size,
+            config.lr_schedule,
+        ));
+        let mut test_perplexity = None;
+        session.train(&mut |event| {
+            if let Event::Final(result) = &event {
+                test_perplexity = Some(result.perplexity);
+            }
+            reporter.show(&event);
+        })?;
+        if let Some(perplexity) = test_perplexity.filter(|_| self.data_path == SAMPLE) {
+            let best = sample::best_perplexity(sample::TEST, 1, 1)?;
+            notice(&format!(
+                "The sample corpus has a known source: no model can reach a lower test perplexity than {best:.3} on average. \
+                 This model: {perplexity:.3} ({:+.1}%).",
+                100.0 * (perplexity / best - 1.0)
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,269 @@
+//! Configuration, apart from the model: the original's four presets, the learning-rate schedule, validation.
+//!
+//! The presets are `SmallConfig`, `MediumConfig`, `LargeConfig` and `TestConfig` of `ptb_word_lm.py`, after
+//! Zaremba et al. (arXiv 1409.2329), field by field under the same names.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A value that cannot be used; the message names the flag and says what is allowed.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+/// The original's hyperparameters. All of them can be overridden on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Variables start uniform in `[-init_scale, init_scale]`; the LSTM's biases start at zero.
+    pub init_scale: f64,
+    /// Learning rate of the first epochs.
+    pub learning_rate: f64,
+    /// Gradients are scaled down so that their global norm is at most this.
+    pub max_grad_norm: f64,
+    /// Number of stacked LSTM layers.
+    pub num_layers: i64,
+    /// Words per step of truncated back-propagation.
+    pub num_steps: i64,
+    /// Units per layer, and the width of the embedding.
+    pub hidden_size: i64,
+    /// Epochs at the full learning rate.
+    pub max_epoch: i64,
+    /// Epochs in all.
+    pub max_max_epoch: i64,
+    /// Probability that dropout keeps an element; 1 means no dropout.
+    pub keep_prob: f64,
+    /// The learning rate's factor per epoch after `max_epoch`.
+    pub lr_decay: f64,
+    /// Rows that the text is cut into and read side by side.
+    pub batch_size: i64,
+    /// Words in the vocabulary. It comes from the data: [`crate::reader::RawData`] sets it.
+    pub vocab_size: i64,
+    /// Which of the original's two learning-rate schedules.
+    pub lr_schedule: LrSchedule,
+}
+
+impl Config {
+    /// `SmallConfig`: 13 epochs, no dropout; published test perplexity 115.91.
+    pub const SMALL: Config = Config {
+        init_scale: 0.1,
+        learning_rate: 1.0,
+        max_grad_norm: 5.0,
+        num_layers: 2,
+        num_steps: 20,
+        hidden_size: 200,
+        max_epoch: 4,
+        max_max_epoch: 13,
+        keep_prob: 1.0,
+        lr_decay: 0.5,
+        batch_size: 20,
+        vocab_size: 10000,
+        lr_schedule: LrSchedule::Y2016,
+    };
+
+    /// `MediumConfig`: 39 epochs, half of the elements dropped; published test perplexity 82.07.
+    pub const MEDIUM: Config = Config {
+        init_scale: 0.05,
+        num_steps: 35,
+        hidden_size: 650,
+        max_epoch: 6,
+        max_max_epoch: 39,
+        keep_prob: 0.5,
+        lr_decay: 0.8,
+        ..Config::SMALL
+    };
+
+    /// `LargeConfig`: 55 epochs, 65% of the elements dropped; published test perplexity 78.29.
+    pub const LARGE: Config = Config {
+        init_scale: 0.04,
+        max_grad_norm: 10.0,
+        num_steps: 35,
+        hidden_size: 1500,
+        max_epoch: 14,
+        max_max_epoch: 55,
+        keep_prob: 0.35,
+        lr_decay: 1.0 / 1.15,
+        ..Config::SMALL
+    };
+
+    /// `TestConfig`: tiny, one epoch, "for testing".
+    pub const TEST: Config = Config {
+        max_grad_norm: 1.0,
+        num_layers: 1,
+        num_steps: 2,
+        hidden_size: 2,
+        max_epoch: 1,
+        max_max_epoch: 1,
+        ..Config::SMALL
+    };
+
+    /// The learning rate of `epoch`, counted from 0 as in the original's loop.
+    pub fn learning_rate_at(&self, epoch: i64) -> f64 {
+        let decays = match self.lr_schedule {
+            LrSchedule::Y2016 => epoch - self.max_epoch,
+            LrSchedule::Y2017 => epoch + 1 - self.max_epoch,
+        };
+        self.learning_rate * self.lr_decay.powf(decays.max(0) as f64)
+    }
+
+    /// Checks every field, so that a wrong value is refused before anything is read or built.
+    ///
+    /// # Errors
+    /// Names the first unusable flag, its value and what is allowed.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let sizes = [
+            ("--num-layers", self.num_layers),
+            ("--num-steps", self.num_steps),
+            ("--hidden-size", self.hidden_size),
+            ("--max-max-epoch", self.max_max_epoch),
+            ("--batch-size", self.batch_size),
+        ];
+        for (flag, value) in sizes {
+            if value < 1 {
+                return Err(ConfigError(format!("{flag} is {value}; it must be 1 or more")));
+            }
+        }
+        if self.max_epoch < 0 {
+            return Err(ConfigError(format!("--max-epoch is {}; it must be 0 or more", self.max_epoch)));
+        }
+        if !(self.keep_prob > 0.0 && self.keep_prob <= 1.0) {
+            return Err(ConfigError(format!(
+                "--keep-prob is {}; it is the probability of keeping an element, above 0 and at most 1",
+                self.keep_prob
+            )));
+        }
+        let positive = [
+            ("--learning-rate", self.learning_rate),
+            ("--lr-decay", self.lr_decay),
+            ("--max-grad-norm", self.max_grad_norm),
+            ("--init-scale", self.init_scale),
+        ];
+        for (flag, value) in positive {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(ConfigError(format!("{flag} is {value}; it must be a number above 0")));
+            }
+        }
+        if self.vocab_size < 2 {
+            return Err(ConfigError(format!(
+                "the vocabulary has {} word(s); a language model needs at least 2",
+                self.vocab_size
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// When the learning rate begins to fall.
+///
+/// The code of mid-2016 decays by `lr_decay ** max(i - max_epoch, 0)`: the published perplexities were made with it. From the end of
+/// 2016 on it reads `max(i + 1 - max_epoch, 0)`, one epoch less at the full rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum LrSchedule {
+    /// `max_epoch + 1` epochs at the full rate: the schedule of the published table
+    #[serde(rename = "2016")]
+    #[value(name = "2016")]
+    Y2016,
+    /// `max_epoch` epochs at the full rate: the later code
+    #[serde(rename = "2017")]
+    #[value(name = "2017")]
+    Y2017,
+}
+
+impl fmt::Display for LrSchedule {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            LrSchedule::Y2016 => "2016",
+            LrSchedule::Y2017 => "2017",
+        })
+    }
+}
+
+/// The original's `--model`: which preset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Model {
+    /// 2 layers of 200 units, no dropout, 13 epochs
+    Small,
+    /// 2 layers of 650 units, keep_prob 0.5, 39 epochs
+    Medium,
+    /// 2 layers of 1500 units, keep_prob 0.35, 55 epochs
+    Large,
+    /// 1 layer of 2 units, 1 epoch: to try the machinery
+    Test,
+}
+
+impl Model {
+    /// The preset of this name.
+    pub fn config(self) -> Config {
+        match self {
+            Model::Small => Config::SMALL,
+            Model::Medium => Config::MEDIUM,
+            Model::Large => Config::LARGE,
+            Model::Test => Config::TEST,
+        }
+    }
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Model::Small => "small",
+            Model::Medium => "medium",
+            Model::Large => "large",
+            Model::Test => "test",
+        })
+    }
+}
+
+/// How the recurrent layers are run (the original's `--rnn_mode`); all three are one function of the same variables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum RnnMode {
+    /// op by op, unrolled over time: the readable specification
+    Basic,
+    /// one fused op per time step
+    Block,
+    /// the whole sequence in one fused call: cuDNN on CUDA, oneDNN on the CPU
+    Cudnn,
+}
+
+impl fmt::Display for RnnMode {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            RnnMode::Basic => "basic",
+            RnnMode::Block => "block",
+            RnnMode::Cudnn => "cudnn",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedules_differ_by_one_epoch_at_full_rate() {
+        let c = Config::SMALL;
+        let rates = |c: Config| (0..7).map(|i| c.learning_rate_at(i)).collect::<Vec<_>>();
+        assert_eq!(rates(c), [1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.25]);
+        let later = Config { lr_schedule: LrSchedule::Y2017, ..c };
+        assert_eq!(rates(later), [1.0, 1.0, 1.0, 1.0, 0.5, 0.25, 0.125]);
+        assert!((Config::LARGE.learning_rate_at(16) - 1.15f64.powi(-2)).abs() < 1e-15);
+    }
+
+    #[test]
+    fn unusable_values_are_refused_by_flag() {
+        let refused = |c: Config| c.validate().unwrap_err().to_string();
+        let c = Config::SMALL;
+        assert!(c.validate().is_ok());
+        assert!(refused(Config { keep_prob: 0.0, ..c }).contains("--keep-prob is 0"));
+        assert!(refused(Config { keep_prob: 1.5, ..c }).contains("--keep-prob is 1.5"));
+        assert!(refused(Config { keep_prob: f64::NAN, ..c }).contains("--keep-prob"));
+        assert!(refused(Config { batch_size: 0, ..c }).contains("--batch-size is 0"));
+        assert!(refused(Config { num_steps: -3, ..c }).contains("--num-steps is -3"));
+        assert!(refused(Config { learning_rate: f64::INFINITY, ..c }).contains("--learning-rate"));
+        assert!(refused(Config { vocab_size: 1, ..c }).contains("vocabulary"));
+    }
+}

@@ -1,0 +1,123 @@
+//! `--device auto|cpu|cuda|cuda:N`: one binary for machines with and without a GPU.
+//!
+//! A plain link drops libtorch_cuda, so CUDA would never be found; linking it for good would need the NVIDIA libraries everywhere. So it is
+//! loaded at run time. libtorch caches what it found at its first use: [`select`] must come before any other libtorch call of the process.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Result, bail};
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use serde::{Deserialize, Serialize};
+use tch::Device;
+
+use crate::config::ConfigError;
+
+/// The value of `--device`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum DeviceArg {
+    /// The first GPU if one can be used, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this index.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceArg {
+    type Err = ConfigError;
+
+    fn from_str(s: &str) -> Result<Self, ConfigError> {
+        match s {
+            "auto" => Ok(DeviceArg::Auto),
+            "cpu" => Ok(DeviceArg::Cpu),
+            "cuda" => Ok(DeviceArg::Cuda(0)),
+            _ => s
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(DeviceArg::Cuda)
+                .ok_or_else(|| ConfigError("it is one of auto, cpu, cuda, cuda:N (N from 0)".into())),
+        }
+    }
+}
+
+impl TryFrom<String> for DeviceArg {
+    type Error = ConfigError;
+
+    fn try_from(s: String) -> Result<Self, ConfigError> {
+        s.parse()
+    }
+}
+
+impl From<DeviceArg> for String {
+    fn from(device: DeviceArg) -> String {
+        device.to_string()
+    }
+}
+
+impl fmt::Display for DeviceArg {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            DeviceArg::Auto => f.write_str("auto"),
+            DeviceArg::Cpu => f.write_str("cpu"),
+            DeviceArg::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+/// The name of a device as `--device` takes it.
+pub fn name(device: Device) -> String {
+    match device {
+        Device::Cuda(index) => format!("cuda:{index}"),
+        _ => "cpu".into(),
+    }
+}
+
+/// Finds the device, loading libtorch's CUDA part if it may be needed. Call it before anything else of libtorch.
+///
+/// # Errors
+/// CUDA asked for and not to be had: says which part is missing.
+pub fn select(arg: DeviceArg) -> Result<Device> {
+    match arg {
+        DeviceArg::Cpu => Ok(Device::Cpu),
+        DeviceArg::Auto => {
+            Ok(if load_cuda().is_ok() && tch::Cuda::is_available() { Device::Cuda(0) } else { Device::Cpu })
+        }
+        DeviceArg::Cuda(index) => {
+            if let Err(missing) = load_cuda() {
+                bail!("--device {arg}: {missing}. To train on the CPU: --device cpu, or `make train-cpu`");
+            }
+            let count = tch::Cuda::device_count();
+            if count == 0 || !tch::Cuda::is_available() {
+                bail!(
+                    "--device {arg}: the NVIDIA driver shows no usable GPU (nvidia-smi lists them; CUDA_VISIBLE_DEVICES may hide \
+                     them). To train on the CPU: --device cpu, or `make train-cpu`"
+                );
+            }
+            if index as i64 >= count {
+                bail!("--device {arg}: there is no GPU {index}; this machine has {count}, counted from 0");
+            }
+            Ok(Device::Cuda(index))
+        }
+    }
+}
+
+/// Loads the NVIDIA driver, then libtorch_cuda; the error names what is missing.
+fn load_cuda() -> Result<(), String> {
+    load("libcuda.so.1").map_err(|e| format!("no NVIDIA driver was found ({e})"))?;
+    load("libtorch_cuda.so").map_err(|e| {
+        format!(
+            "libtorch's CUDA part cannot be loaded ({e}): the libtorch in use is CPU-only, or an NVIDIA library is missing; \
+             `make train-cuda` fetches them"
+        )
+    })
+}
+
+fn load(library: &str) -> Result<(), String> {
+    // SAFETY: loading runs the library's initialisers. These two are the vendor's and libtorch's own, made to be loaded, here before the
+    // process has other threads that could be disturbed.
+    let loaded = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) };
+    // Never unloaded: libtorch keeps pointers into it until the process ends.
+    loaded.map(std::mem::forget).map_err(|e| e.to_string())
+}

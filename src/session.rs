@@ -1,0 +1,364 @@
+//! What the original's `main()` and `run_epoch()` do: the epochs, the learning-rate schedule, the state fed back at every step.
+//!
+//! Nothing here knows about terminals or files of figures: what happens is told as [`Event`]s to whoever listens.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use tch::{Kind, Tensor};
+
+use crate::checkpoint::{Checkpoint, Progress, RunConfig, SaveFolder};
+use crate::config::RnnMode;
+use crate::model::{PtbModel, PtbVariables};
+use crate::reader::{Producer, RawData, Vocabulary};
+use crate::rnn::State;
+
+/// Rows that an evaluation step pushes through the softmax layer at once: enough for the products to run at full speed, few enough for the
+/// logits to stay in a cache.
+const EVAL_ROWS: i64 = 400;
+
+/// What happens in a run, in the order in which it happens. Epochs count from 1 here, as they are printed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// An epoch begins, or goes on after a resume.
+    Epoch {
+        /// Counted from 1.
+        epoch: i64,
+        /// Of this epoch.
+        learning_rate: f64,
+        /// Steps of the epoch that an earlier process did.
+        done: i64,
+        /// Steps in the epoch.
+        epoch_size: i64,
+    },
+    /// A training step is done. Nothing is read from the device for it.
+    Tick {
+        /// Steps of the epoch that are done.
+        done: i64,
+    },
+    /// The original's progress line is due.
+    Progress {
+        /// Part of the epoch that is behind, as the original counts it: `step / epoch_size`.
+        fraction: f64,
+        /// Of the epoch so far.
+        perplexity: f64,
+        /// Words per second of the epoch so far, in this process.
+        wps: f64,
+    },
+    /// Every `log_every` steps.
+    Step {
+        /// Counted from 1.
+        epoch: i64,
+        /// Counted from 0, within the epoch.
+        step: i64,
+        /// Counted from 0, over all epochs.
+        global_step: i64,
+        /// This step's own: total cross entropy divided by the batch size.
+        cost: f64,
+        /// TensorFlow's global norm before clipping.
+        global_norm: f64,
+        /// Learning rate.
+        lr: f64,
+        /// Of the epoch so far.
+        perplexity: f64,
+        /// Words per second of the epoch so far, in this process.
+        wps: f64,
+    },
+    /// A pass over a split is done: training, or validation after it.
+    EpochEnd {
+        /// Counted from 1.
+        epoch: i64,
+        /// `train` or `valid`.
+        split: &'static str,
+        /// Its figures.
+        result: Evaluation,
+        /// Whether the pass covered the whole split; `--max-steps` may end training within an epoch.
+        complete: bool,
+    },
+    /// The test text is evaluated: the run is over.
+    Final(Evaluation),
+    /// A checkpoint is written.
+    Saved {
+        /// Where.
+        path: std::path::PathBuf,
+    },
+}
+
+/// Figures of one pass over a split.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Evaluation {
+    /// `exp(costs / iters)`: per word, as the original computes it.
+    pub perplexity: f64,
+    /// Words predicted.
+    pub tokens: i64,
+    /// Wall-clock time.
+    pub seconds: f64,
+}
+
+impl Evaluation {
+    /// The original's arithmetic: `costs` are totals divided by the batch size, `iters` time steps.
+    fn new(costs: f64, iters: i64, batch_size: i64, start: Instant) -> Self {
+        Evaluation {
+            perplexity: (costs / iters as f64).exp(),
+            tokens: iters * batch_size,
+            seconds: start.elapsed().as_secs_f64(),
+        }
+    }
+}
+
+/// The three texts, laid out as batches on the model's device.
+pub struct Input {
+    /// Batches of the training text.
+    pub train: Producer,
+    /// The validation text, in the same layout.
+    pub valid: Producer,
+    /// The test text, read word by word (`batch_size` and `num_steps` 1), as the original reads it.
+    pub test: Producer,
+}
+
+impl Input {
+    /// Lays the texts out for a model.
+    ///
+    /// # Errors
+    /// A text that is too short for the configuration.
+    pub fn new(data: &RawData, variables: &PtbVariables) -> Result<Self> {
+        let config = variables.config();
+        let device = variables.device();
+        Ok(Input {
+            train: Producer::new(&data.train, config.batch_size, config.num_steps, device)?,
+            valid: Producer::new(&data.valid, config.batch_size, config.num_steps, device)?,
+            test: Producer::new(&data.test, 1, 1, device)?,
+        })
+    }
+}
+
+/// Evaluates a whole split without training: the original's `run_epoch(session, mvalid)` and `run_epoch(session, mtest)`.
+///
+/// The words are the original's, in the original's order, the state carried from the first to the last; since nothing changes between
+/// steps, they are read in longer pieces, which gives the same number far faster.
+pub fn evaluate(model: &PtbModel, producer: &Producer) -> Result<Evaluation> {
+    let start = Instant::now();
+    let batch_size = producer.batch_size();
+    let mut state = model.zero_state(batch_size);
+    let (mut costs, mut iters) = (0.0, 0);
+    for (x, y) in producer.chunks(EVAL_ROWS / batch_size) {
+        let cost;
+        (cost, state) = model.evaluate(&x, &y, &state)?;
+        costs += cost.f_double_value(&[])?;
+        iters += x.size()[1];
+    }
+    Ok(Evaluation::new(costs, iters, batch_size, start))
+}
+
+/// How a session runs, apart from what it computes.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How the recurrent layers are run.
+    pub rnn_mode: RnnMode,
+    /// An [`Event::Step`] every so many steps; 0 for none.
+    pub log_every: i64,
+    /// Stop after this many steps in all.
+    pub max_steps: Option<i64>,
+    /// Whether to evaluate the validation and test texts.
+    pub evaluate: bool,
+}
+
+/// A training run.
+pub struct Session<'a> {
+    variables: &'a PtbVariables,
+    input: &'a Input,
+    vocabulary: &'a Vocabulary,
+    run: RunConfig,
+    options: Options,
+    folder: Option<&'a SaveFolder>,
+    progress: Progress,
+    state: State,
+    /// Cost and global norm, added up on the device since they were last read, in double precision.
+    pending: Tensor,
+}
+
+impl<'a> Session<'a> {
+    /// A run from its beginning.
+    pub fn new(
+        variables: &'a PtbVariables,
+        input: &'a Input,
+        vocabulary: &'a Vocabulary,
+        run: RunConfig,
+        options: Options,
+        folder: Option<&'a SaveFolder>,
+    ) -> Self {
+        let pending = Tensor::zeros([2], (Kind::Double, variables.device()));
+        let state = State::new();
+        Session {
+            variables,
+            input,
+            vocabulary,
+            run,
+            options,
+            folder,
+            progress: Progress::default(),
+            state,
+            pending,
+        }
+    }
+
+    /// Goes on where `checkpoint` was written.
+    ///
+    /// # Errors
+    /// Variables that do not fit.
+    pub fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.variables.assign(&checkpoint.variables)?;
+        let device = self.variables.device();
+        self.state = checkpoint.state.iter().map(|tensor| tensor.to_device(device)).collect();
+        self.progress = checkpoint.progress.clone();
+        Ok(())
+    }
+
+    /// Trains to the end, or to `max_steps`, and evaluates.
+    ///
+    /// # Errors
+    /// A cost that is not finite, a checkpoint that cannot be written.
+    pub fn train(&mut self, listen: &mut dyn FnMut(Event)) -> Result<()> {
+        let mut validated = false;
+        while self.progress.epoch < self.run.config.max_max_epoch && !self.at_limit() {
+            let complete = self.train_epoch(listen)?;
+            self.save(listen)?;
+            if self.options.evaluate {
+                self.validate(listen)?;
+                validated = true;
+            }
+            if !complete {
+                break;
+            }
+            self.progress = Progress { epoch: self.progress.epoch + 1, step: 0, costs: 0.0, ..self.progress };
+            self.state.clear();
+            self.save(listen)?;
+        }
+        if self.options.evaluate {
+            if !validated && self.progress.epoch < self.run.config.max_max_epoch {
+                self.validate(listen)?;
+            }
+            let model = PtbModel::new(self.variables, false, self.options.rnn_mode);
+            listen(Event::Final(evaluate(&model, &self.input.test)?));
+        }
+        Ok(())
+    }
+
+    fn at_limit(&self) -> bool {
+        self.options.max_steps.is_some_and(|max| self.progress.global_step >= max)
+    }
+
+    fn validate(&self, listen: &mut dyn FnMut(Event)) -> Result<()> {
+        let model = PtbModel::new(self.variables, false, self.options.rnn_mode);
+        let result = evaluate(&model, &self.input.valid)?;
+        listen(Event::EpochEnd { epoch: self.progress.epoch + 1, split: "valid", result, complete: true });
+        Ok(())
+    }
+
+    /// The original's `run_epoch(session, m, eval_op=m.train_op, verbose=True)`. True if the epoch was finished.
+    fn train_epoch(&mut self, listen: &mut dyn FnMut(Event)) -> Result<bool> {
+        let producer = &self.input.train;
+        let model = PtbModel::new(self.variables, true, self.options.rnn_mode);
+        let (epoch_size, batch_size, num_steps) =
+            (producer.epoch_size(), producer.batch_size(), producer.num_steps());
+        let epoch = self.progress.epoch + 1;
+        let learning_rate = self.run.config.learning_rate_at(self.progress.epoch);
+        let done = self.progress.step;
+        listen(Event::Epoch { epoch, learning_rate, done, epoch_size });
+        if done == 0 {
+            self.state = model.zero_state(batch_size);
+        }
+        let dropout = self.run.config.keep_prob < 1.0;
+        let start = Instant::now();
+        while self.progress.step < epoch_size && !self.at_limit() {
+            let Progress { step, global_step, .. } = self.progress;
+            if dropout {
+                // A function of seed and step alone, so that a resumed run draws the masks that it would have drawn.
+                tch::manual_seed(step_seed(self.run.seed, global_step));
+            }
+            let (x, y) = producer.batch(step);
+            let result = model.train_step(&x, &y, &self.state, learning_rate)?;
+            self.state = result.state;
+            let figures = Tensor::stack(&[result.cost, result.global_norm], 0).to_kind(Kind::Double);
+            let _ = self.pending.g_add_(&figures);
+            self.progress.step += 1;
+            self.progress.global_step += 1;
+
+            let line = step % (epoch_size / 10).max(1) == 10;
+            let log = self.options.log_every > 0 && global_step % self.options.log_every == 0;
+            if line || log || self.variables.device() == tch::Device::Cpu {
+                self.read_costs()?;
+            }
+            if line || log {
+                let iters = (step + 1) * num_steps;
+                let perplexity = (self.progress.costs / iters as f64).exp();
+                let words = (step + 1 - done) * num_steps * batch_size;
+                let wps = words as f64 / start.elapsed().as_secs_f64();
+                if log {
+                    let [cost, global_norm] = [0, 1].map(|i| figures.double_value(&[i]));
+                    listen(Event::Step {
+                        epoch,
+                        step,
+                        global_step,
+                        cost,
+                        global_norm,
+                        lr: learning_rate,
+                        perplexity,
+                        wps,
+                    });
+                }
+                if line {
+                    listen(Event::Progress { fraction: step as f64 / epoch_size as f64, perplexity, wps });
+                }
+            }
+            listen(Event::Tick { done: step + 1 });
+        }
+        self.read_costs()?;
+        let complete = self.progress.step == epoch_size;
+        let result = Evaluation::new(self.progress.costs, self.progress.step * num_steps, batch_size, start);
+        listen(Event::EpochEnd { epoch, split: "train", result, complete });
+        Ok(complete)
+    }
+
+    /// Reads the costs added up on the device.
+    fn read_costs(&mut self) -> Result<()> {
+        let [cost, global_norm] = [0, 1].map(|i| self.pending.double_value(&[i]));
+        let _ = self.pending.zero_();
+        if !(cost.is_finite() && global_norm.is_finite()) {
+            bail!(
+                "the run has diverged: at epoch {}, step {} (global step {}) the cost or the gradient's norm is no longer a finite number. \
+                 Nothing of it was saved{}. What helps: a smaller --learning-rate, a smaller --max-grad-norm, a smaller --init-scale",
+                self.progress.epoch + 1,
+                self.progress.step,
+                self.progress.global_step,
+                self.folder.map_or(String::new(), |f| format!(
+                    "; {} holds the last good checkpoint",
+                    f.path().display()
+                )),
+            );
+        }
+        self.progress.costs += cost;
+        Ok(())
+    }
+
+    fn save(&mut self, listen: &mut dyn FnMut(Event)) -> Result<()> {
+        let Some(folder) = self.folder else { return Ok(()) };
+        let path = folder.save(&Checkpoint {
+            run: self.run.clone(),
+            progress: self.progress.clone(),
+            variables: self.variables.to_tensorflow()?,
+            state: self.state.iter().map(Tensor::shallow_clone).collect(),
+            vocabulary: Some(self.vocabulary.clone()),
+        })?;
+        listen(Event::Saved { path });
+        Ok(())
+    }
+}
+
+/// SplitMix64's finalizer over seed and step: neighbouring steps get unrelated seeds.
+fn step_seed(seed: i64, global_step: i64) -> i64 {
+    let mut z = (seed as u64).wrapping_add((global_step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (z ^ (z >> 31)) as i64
+}

@@ -1,0 +1,241 @@
+//! The language model against TensorFlow 1.15: every `ptb_*.npz` of tests/fixtures/golden (its README says what is in them), or of the folder
+//! named by GOLDEN, in every rnn mode. They come from the original example's own PTBModel, driven for some steps from given variables.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use ptb_word_lm::config::{Config, RnnMode};
+use ptb_word_lm::model::{PtbModel, PtbVariables};
+use ptb_word_lm::optimizer::{self, Gradient};
+use ptb_word_lm::rnn::{CellType, State};
+use ptb_word_lm::tf::{self, Variables};
+use tch::{Device, Kind, Tensor};
+
+const MODES: [RnnMode; 3] = [RnnMode::Basic, RnnMode::Block, RnnMode::Cudnn];
+
+struct Golden {
+    name: String,
+    arrays: Variables,
+    config: Config,
+    steps: i64,
+}
+
+impl Golden {
+    fn all() -> Vec<Golden> {
+        let folder = std::env::var_os("GOLDEN").map_or("tests/fixtures/golden".into(), PathBuf::from);
+        let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
+            .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+            .map(|entry| entry.unwrap().path())
+            .filter(|p| {
+                p.file_name().unwrap().to_string_lossy().starts_with("ptb_")
+                    && p.extension().is_some_and(|e| e == "npz")
+            })
+            .collect();
+        paths.sort();
+        assert!(!paths.is_empty(), "{}: no ptb_*.npz", folder.display());
+        paths.iter().map(Golden::read).collect()
+    }
+
+    fn read(path: &PathBuf) -> Golden {
+        let arrays = tf::read_npz(path).unwrap();
+        let hparams = Vec::<i64>::try_from(&arrays["hparams"]).unwrap();
+        let [vocab_size, hidden_size, num_layers, batch_size, num_steps, steps] = hparams[..] else {
+            panic!("{}: hparams {hparams:?}", path.display())
+        };
+        let config = Config {
+            vocab_size,
+            hidden_size,
+            num_layers,
+            batch_size,
+            num_steps,
+            max_grad_norm: arrays["max_grad_norm"].double_value(&[]),
+            learning_rate: arrays["lr"].double_value(&[]),
+            ..Config::SMALL
+        };
+        Golden { name: path.display().to_string(), arrays, config, steps }
+    }
+
+    /// The arrays under `group/`, by the rest of their names.
+    fn group(&self, group: &str) -> Variables {
+        let prefix = format!("{group}/");
+        let strip =
+            |(name, t): (&String, &Tensor)| Some((name.strip_prefix(&prefix)?.to_owned(), t.shallow_clone()));
+        self.arrays.iter().filter_map(strip).collect()
+    }
+
+    fn variables(&self, kind: Kind) -> PtbVariables {
+        let variables = PtbVariables::new(&self.config, CellType::BasicLstm, Device::Cpu, kind, 0).unwrap();
+        variables.assign(&self.group("init")).unwrap();
+        variables
+    }
+
+    /// Step k reads columns k*num_steps..(k+1)*num_steps of the tokens; the targets stand one to the right.
+    fn batch(&self, k: i64) -> (Tensor, Tensor) {
+        let column = |start| self.arrays["tokens"].narrow(1, start, self.config.num_steps);
+        (column(k * self.config.num_steps), column(k * self.config.num_steps + 1))
+    }
+
+    fn at(&self, name: &str, k: i64) -> f64 {
+        self.arrays[name].double_value(&[k])
+    }
+}
+
+/// The largest difference, relative to the largest value of what is expected.
+fn difference(ours: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(ours.size(), expected.size());
+    let [ours, expected] = [ours, expected].map(|t| t.to_kind(Kind::Double));
+    let scale = expected.abs().max().double_value(&[]).max(1e-12);
+    ((ours - &expected).abs().max() / scale).double_value(&[])
+}
+
+fn assert_close(ours: &Tensor, expected: &Tensor, tolerance: f64, what: &str) {
+    let difference = difference(ours, expected);
+    assert!(difference < tolerance, "{what}: differs by {difference:e}, tolerated {tolerance:e}");
+}
+
+fn assert_all_close(ours: &Variables, expected: &Variables, tolerance: f64, what: &str) {
+    assert_eq!(ours.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    for (name, tensor) in ours {
+        assert_close(tensor, &expected[name], tolerance, &format!("{what} {name}"));
+    }
+}
+
+/// c or h of all layers, `[layers, batch, hidden]`.
+fn layers(state: &State, which: usize) -> Tensor {
+    let tensors: Vec<&Tensor> = state.iter().skip(which).step_by(2).collect();
+    Tensor::stack(&tensors, 0)
+}
+
+/// Drives the whole file in one mode, and compares all that TensorFlow recorded.
+fn drive(golden: &Golden, mode: RnnMode, kind: Kind, tolerance: f64) {
+    let variables = golden.variables(kind);
+    let model = PtbModel::new(&variables, true, mode);
+    let what = |k: i64, of: &str| format!("{} {mode} {kind:?} step {k} {of}", golden.name);
+    let close = |ours: f64, expected: f64, what: String| {
+        let difference = (ours / expected - 1.0).abs();
+        assert!(difference < tolerance, "{what}: {ours} instead of {expected}, by {difference:e}");
+    };
+    let mut state = model.zero_state(golden.config.batch_size);
+    for k in 0..golden.steps {
+        let (x, y) = golden.batch(k);
+        let (cost, gradients, next) = model.gradients(&x, &y, &state, &[]).unwrap();
+        close(cost.double_value(&[]), golden.at("cost", k), what(k, "cost"));
+        close(
+            optimizer::global_norm(&gradients).double_value(&[]),
+            golden.at("global_norm", k),
+            what(k, "global norm"),
+        );
+        let sizes: Vec<Vec<i64>> = variables.trainable().iter().map(|v| v.size()).collect();
+        let dense: Vec<Gradient> =
+            gradients.iter().zip(sizes).map(|(g, size)| Gradient::Dense(g.to_dense(&size))).collect();
+        close(
+            optimizer::global_norm(&dense).double_value(&[]),
+            golden.at("dense_norm", k),
+            what(k, "dense norm"),
+        );
+        if k == 0 {
+            let named = variables.gradients_to_tensorflow(&gradients).unwrap();
+            assert_all_close(&named, &golden.group("grad0"), tolerance, &what(k, "gradient of"));
+        }
+        for (which, name) in ["final_c", "final_h"].iter().enumerate() {
+            assert_close(&layers(&next, which), &golden.arrays[*name].get(k), tolerance, &what(k, name));
+        }
+        let step = model.train_step(&x, &y, &state, golden.config.learning_rate).unwrap();
+        assert_eq!(step.cost, cost);
+        state = step.state;
+    }
+    assert_all_close(
+        &variables.to_tensorflow().unwrap(),
+        &golden.group("final"),
+        tolerance,
+        &what(golden.steps, "final"),
+    );
+}
+
+#[test]
+fn float32_over_all_steps_in_all_modes() {
+    for golden in Golden::all() {
+        for mode in MODES {
+            drive(&golden, mode, Kind::Float, 1e-5);
+        }
+    }
+}
+
+/// In double precision what is left is TensorFlow's own float32 rounding.
+#[test]
+fn float64_over_all_steps_in_all_modes() {
+    for golden in Golden::all() {
+        for mode in MODES {
+            drive(&golden, mode, Kind::Double, 1e-5);
+        }
+    }
+}
+
+/// The three modes agree far below float32's rounding, with dropout too, given the same masks: cost, gradients, state.
+#[test]
+fn modes_agree_with_dropout() {
+    for golden in Golden::all() {
+        let config = Config { keep_prob: 0.5, ..golden.config };
+        let variables =
+            PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Double, 0).unwrap();
+        variables.assign(&golden.group("init")).unwrap();
+        let (x, y) = golden.batch(0);
+        let mut results: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
+        let drawn = PtbModel::new(&variables, true, RnnMode::Basic)
+            .dropout_masks(config.batch_size, config.num_steps);
+        let masks = drawn.unwrap();
+        assert_eq!(masks.len() as i64, config.num_layers + 1);
+        for mode in MODES {
+            let model = PtbModel::new(&variables, true, mode);
+            let state = model.zero_state(config.batch_size);
+            let (cost, gradients, state) = model.gradients(&x, &y, &state, &masks).unwrap();
+            let mut all = vec![cost];
+            all.extend(gradients.iter().map(|g| g.values().shallow_clone()));
+            all.extend(state);
+            results.insert(mode.to_string(), all);
+        }
+        for mode in ["block", "cudnn"] {
+            for (ours, basic) in results[mode].iter().zip(&results["basic"]) {
+                assert_close(
+                    ours,
+                    basic,
+                    1e-12,
+                    &format!("{} {mode} against basic, with dropout", golden.name),
+                );
+            }
+        }
+    }
+}
+
+/// The hand-written gradient is autograd's through the plain definition of the cost, table and all.
+#[test]
+fn gradients_are_autograd_s_of_the_plain_cost() {
+    for golden in Golden::all() {
+        let variables = golden.variables(Kind::Double);
+        let (x, y) = golden.batch(0);
+        let model = PtbModel::new(&variables, true, RnnMode::Basic);
+        let state = model.zero_state(golden.config.batch_size);
+        let (cost, gradients, _) = model.gradients(&x, &y, &state, &[]).unwrap();
+        let plain = model.cost(&x, &y, &state, &[]).unwrap();
+        assert_close(&cost, &plain, 1e-13, "cost");
+        let trainable = variables.trainable();
+        let by_autograd = Tensor::run_backward(&[plain], &trainable, false, false);
+        for ((ours, expected), variable) in gradients.iter().zip(by_autograd).zip(trainable) {
+            assert_close(&ours.to_dense(&variable.size()), &expected, 1e-12, &golden.name);
+        }
+    }
+}
+
+#[test]
+fn evaluation_gives_the_training_cost_without_dropout() {
+    for golden in Golden::all() {
+        let variables = golden.variables(Kind::Float);
+        let (x, y) = golden.batch(0);
+        for mode in MODES {
+            let model = PtbModel::new(&variables, false, mode);
+            let (cost, state) = model.evaluate(&x, &y, &model.zero_state(golden.config.batch_size)).unwrap();
+            assert!((cost.double_value(&[]) / golden.at("cost", 0) - 1.0).abs() < 1e-5);
+            assert_close(&layers(&state, 0), &golden.arrays["final_c"].get(0), 1e-5, "c");
+        }
+    }
+}
