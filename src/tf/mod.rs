@@ -1,8 +1,9 @@
 //! Reading and writing TensorFlow's files.
 //!
 //! Two containers hold a model's variables under TensorFlow's names: [`npz`], what numpy's `savez` writes, and
-//! `bundle`, the checkpoint V2 that `tf.train.Saver` writes.
+//! [`bundle`], the checkpoint V2 that `tf.train.Saver` writes.
 
+pub mod bundle;
 pub mod npz;
 
 use std::collections::BTreeMap;
@@ -13,10 +14,20 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use tch::{Kind, Tensor};
 
+pub use bundle::{latest_checkpoint, read_checkpoint, write_checkpoint};
 pub use npz::{read_npz, write_npz};
 
 /// Variables by their TensorFlow names, on the CPU. A file's own names are kept as they are: slashes, a trailing `:0`.
 pub type Variables = BTreeMap<String, Tensor>;
+
+/// What a file held.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The variables that could be read.
+    pub variables: Variables,
+    /// The others' names and, in words, why each was skipped.
+    pub skipped: BTreeMap<String, String>,
+}
 
 /// The number of elements of `shape`, or `None` where a size is negative or the product does not fit.
 fn num_elements(shape: &[i64]) -> Option<usize> {
