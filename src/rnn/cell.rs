@@ -432,7 +432,7 @@ impl RnnCell for LSTMCell {
         }
         let mut h = gates[3].sigmoid() * c.tanh();
         if let Some(projection) = &self.projection {
-            h = clip(h.matmul(projection), self.options.proj_clip);
+            h = clip(h.f_matmul(projection)?, self.options.proj_clip);
         }
         Ok((h.shallow_clone(), vec![c, h]))
     }
