@@ -57,7 +57,9 @@ impl<'a> Spec<'a> {
         const OPTIONS: [&str; 8] =
             ["clip", "concat", "forget1", "peephole", "proj", "seqlen", "state", "static"];
         let cell = CELLS.into_iter().find(|cell| name.starts_with(cell)).context("unknown case")?;
-        let options: Vec<_> = name[cell.len()..].split('_').skip(1).collect();
+        let rest = &name[cell.len()..];
+        ensure!(rest.is_empty() || rest.starts_with('_'), "unknown case");
+        let options: Vec<_> = rest.split('_').skip(1).collect();
         if let Some(option) = options.iter().find(|option| !OPTIONS.contains(option)) {
             bail!("unknown case: what is '{option}'?");
         }

@@ -218,8 +218,8 @@ impl Outcome {
 }
 
 /// Lets `?` be used in properties.
-fn held(result: Result<()>) -> Result<(), TestCaseError> {
-    result.map_err(|error| TestCaseError::fail(format!("{error:#}")))
+fn held(property: impl FnOnce() -> Result<()>) -> Result<(), TestCaseError> {
+    property().map_err(|error| TestCaseError::fail(format!("{error:#}")))
 }
 
 fn stack_time((outputs, state): (Vec<Tensor>, State)) -> (Tensor, State) {
@@ -231,23 +231,23 @@ proptest! {
 
     #[test]
     fn the_lstms_are_one_function(problem in problem()) {
-        held(lstms_agree(&problem))?;
+        held(|| lstms_agree(&problem))?;
     }
 
     #[test]
     fn the_layouts_are_permutations(input_size in 1..6i64, num_units in 1..6i64, seed in 0..1000u64) {
-        held((|| {
+        held(|| {
             let kernel = values(seed, &[input_size + num_units, 4 * num_units]);
             let bias = values(seed + 1, &[4 * num_units]);
             let (w_ih, w_hh, b) = kernel_to_libtorch(&kernel, &bias, input_size)?;
             anyhow::ensure!(kernel_from_libtorch(&w_ih, &w_hh, &b)? == (kernel, bias), "not the same bits");
             Ok(())
-        })())?;
+        })?;
     }
 
     #[test]
     fn dynamic_rnn_is_static_rnn(problem in problem(), with_lengths: bool) {
-        held((|| {
+        held(|| {
             let masks = problem.masks();
             let lengths = with_lengths.then_some(&problem.lengths[..]);
             let by_list = problem.run(|variables, inputs, state| {
@@ -264,27 +264,27 @@ proptest! {
                 let (outputs, state) = dynamic_rnn(cell.as_ref(), &inputs, lengths, Some(state), true)?;
                 Ok((outputs.transpose(0, 1), state))
             })?)
-        })())?;
+        })?;
     }
 
     #[test]
     fn a_sequence_cut_and_carried_is_the_whole(problem in problem()) {
-        held(cut_anywhere(&problem))?;
+        held(|| cut_anywhere(&problem))?;
     }
 
     #[test]
     fn lengths_are_a_loop_over_examples(problem in problem()) {
-        held(lengths_by_example(&problem))?;
+        held(|| lengths_by_example(&problem))?;
     }
 
     #[test]
     fn backward_starts_at_each_sequences_end(problem in problem(), with_lengths: bool) {
-        held(bidirectional_by_example(&problem, with_lengths))?;
+        held(|| bidirectional_by_example(&problem, with_lengths))?;
     }
 
     #[test]
     fn concatenated_state_is_the_tuple(problem in problem()) {
-        held((|| {
+        held(|| {
             let masks = problem.masks();
             let tuple = problem.run(|variables, inputs, state| {
                 let cell = problem.cell(variables, &masks)?;
@@ -299,13 +299,13 @@ proptest! {
                 let sizes: Vec<_> = state.iter().map(|state| state.size()[1]).collect();
                 Ok((outputs, joined[0].split_with_sizes(&sizes, 1)))
             })?)
-        })())?;
+        })?;
     }
 
     #[test]
     fn multi_rnn_cell_is_one_cell_after_another(problem in problem(), tuple: bool) {
         let problem = Problem { cell: AnyCell::Multi(tuple), keep_prob: None, ..problem };
-        held((|| {
+        held(|| {
             let stacked = problem.run(|variables, inputs, state| {
                 let cell = problem.cell_without_dropout(variables)?;
                 dynamic_rnn(cell.as_ref(), inputs, None, Some(state), false)
@@ -324,13 +324,13 @@ proptest! {
                 new_state.extend(upper);
                 Ok((outputs, if tuple { new_state } else { vec![Tensor::cat(&new_state, 1)] }))
             })?)
-        })())?;
+        })?;
     }
 
     #[test]
     fn dropout_leaves_the_state_alone(problem in problem()) {
         let problem = Problem { keep_prob: Some(problem.keep_prob.unwrap_or(0.5)), ..problem };
-        held((|| {
+        held(|| {
             let masks = problem.masks();
             let wrapped = problem.run(|variables, inputs, state| {
                 let cell = problem.cell(variables, &masks)?;
@@ -343,12 +343,12 @@ proptest! {
                 let (outputs, state) = dynamic_rnn(cell.as_ref(), &inputs, None, Some(state), false)?;
                 Ok((outputs * Tensor::stack(&masks.output, 1), state))
             })?)
-        })())?;
+        })?;
     }
 
     #[test]
     fn a_state_saver_carries_the_state(problem in problem()) {
-        held(saved_state_carries(&problem))?;
+        held(|| saved_state_carries(&problem))?;
     }
 
     #[test]
@@ -364,12 +364,15 @@ proptest! {
     }
 }
 
+/// A cell of a kernel and a bias.
+type MakeCell<'a> = dyn Fn(&Tensor, &Tensor) -> Result<Box<dyn RnnCell>> + 'a;
+
 /// BasicLSTMCell, LSTMCell, LSTMBlockCell by either door, and libtorch's whole-sequence LSTM.
 fn lstms_agree(problem: &Problem) -> Result<()> {
     let problem = &Problem { cell: AnyCell::Plain(CellType::BasicLstm), ..problem.clone() };
     let forget_bias = problem.forget_bias;
     let (kernel, bias) = ("rnn/basic_lstm_cell/kernel", "rnn/basic_lstm_cell/bias");
-    let of_cell = |make: &dyn Fn(&Tensor, &Tensor) -> Result<Box<dyn RnnCell>>| {
+    let of_cell = |make: &MakeCell| {
         problem.run(|variables, inputs, state| {
             let cell = make(&variables[kernel], &variables[bias])?;
             dynamic_rnn(cell.as_ref(), inputs, None, Some(state), false)

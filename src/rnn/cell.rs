@@ -1,7 +1,8 @@
 //! The cells: one step of a recurrent network each, with the formulas, variable names and layouts of TensorFlow's
 //! `rnn_cell_impl.py`.
 //!
-//! Every cell is a view over given variables: `from_variables` finds them by TensorFlow's names, `new` takes them.
+//! Every cell is a view over given variables: `from_variables` finds them by TensorFlow's names, `new` takes them one by
+//! one ([`LSTMCell`], whose options decide which it has, takes them by name only).
 
 use super::layout::{kernel_to_libtorch, libtorch_sizes};
 use super::{RnnCell, State, check_state};
@@ -49,6 +50,13 @@ impl<'a> Scope<'a> {
         let found = tensor.size();
         ensure!(found == shape, "variable '{}' has shape {found:?}, expected {shape:?}", self.name(variable));
         Ok(tensor.shallow_clone())
+    }
+
+    /// An error if there is a variable that the cell would leave unused, and so compute something else.
+    fn refuse(&self, variable: &str, advice: &str) -> Result<()> {
+        let name = self.name(variable);
+        ensure!(!self.variables.contains_key(&name), "variable '{name}' would be left unused: {advice}");
+        Ok(())
     }
 
     /// A kernel from `[inputs, h]` to the gates, which tells `(kernel, input_size, num_units)`. The width of `h` is
@@ -379,15 +387,12 @@ impl LSTMCell {
             "LSTMCell: proj_clip clips a projection, so it needs num_proj"
         );
         let scope = Scope::new(variables, scope, "lstm_cell");
-        for (variable, used, option) in [
-            ("w_f_diag", options.use_peepholes, "use_peepholes: true"),
-            ("projection/kernel", options.num_proj.is_some(), "num_proj"),
-        ] {
-            ensure!(
-                used || !variables.contains_key(&scope.name(variable)),
-                "there is a variable '{}' that the cell would not use: set the option {option}",
-                scope.name(variable)
-            );
+        if !options.use_peepholes {
+            scope.refuse("w_f_diag", "set use_peepholes")?;
+        }
+        match options.num_proj {
+            Some(num_proj) => ensure!(num_proj > 0, "LSTMCell: num_proj must be positive, found {num_proj}"),
+            None => scope.refuse("projection/kernel", "set num_proj")?,
         }
         let (kernel, input_size, num_units) = scope.kernel("kernel", 4, options.num_proj)?;
         let bias = scope.get("bias", &[4 * num_units])?;
@@ -478,6 +483,7 @@ impl LSTMBlockCell {
         forget_bias: f64,
     ) -> Result<Self> {
         let scope = Scope::new(variables, scope, "lstm_cell");
+        scope.refuse("w_f_diag", "LSTMBlockCell has no peepholes here, take LSTMCell")?;
         let (kernel, input_size, num_units) = scope.kernel("kernel", 4, None)?;
         let bias = scope.get("bias", &[4 * num_units])?;
         let (w_ih, w_hh, mut bias) = kernel_to_libtorch(&kernel, &bias, input_size)?;

@@ -182,6 +182,9 @@ mod tests {
         }
         assert!(build(&variables, peepholes).is_ok());
         fails(build(&variables, Default::default()), &["w_f_diag", "use_peepholes"]);
+        fails(LSTMBlockCell::from_variables(&variables, "rnn", 0.0), &["w_f_diag", "LSTMCell"]);
+        let options = LSTMCellOptions { use_peepholes: true, num_proj: Some(0), ..Default::default() };
+        fails(build(&variables, options), &["num_proj must be positive"]);
         for cell_clip in [0.0, -1.0, f64::NAN] {
             let options = LSTMCellOptions { cell_clip: Some(cell_clip), ..Default::default() };
             fails(build(&variables, options), &["cell_clip must be positive"]);
