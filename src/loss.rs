@@ -2,7 +2,7 @@
 //! uses it, with its gradient computed by hand.
 
 use anyhow::{Result, ensure};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// `tf.contrib.legacy_seq2seq.sequence_loss_by_example`: weighted cross entropy per example, summed over the list of steps.
 ///
@@ -95,6 +95,22 @@ impl SoftmaxLayer<'_> {
         self.b.addmm(output, self.w)
     }
 
+    /// Whether the pointwise part runs in src/softmax.cpp instead of op by op.
+    fn fast(&self) -> bool {
+        self.w.device() == Device::Cpu && self.w.kind() == Kind::Float
+    }
+
+    /// [`Self::cost`] without a gradient to come.
+    pub fn evaluate(&self, output: &Tensor, targets: &Tensor, batch_size: i64) -> Result<Tensor> {
+        tch::no_grad(|| {
+            if !self.fast() {
+                return self.cost(output, targets, batch_size);
+            }
+            let total = softmax_cross_entropy(&mut output.mm(self.w), self.b, targets, 0.0, false).0;
+            Ok(Tensor::from((total / batch_size as f64) as f32))
+        })
+    }
+
     /// Total cross entropy divided by `batch_size`, a scalar; differentiable, the plain definition.
     pub fn cost(&self, output: &Tensor, targets: &Tensor, batch_size: i64) -> Result<Tensor> {
         Ok(cross_entropy(&self.logits(output), targets)?.sum(None::<Kind>) / batch_size as f64)
@@ -105,26 +121,71 @@ impl SoftmaxLayer<'_> {
     pub fn cost_and_gradients(&self, output: &Tensor, targets: &Tensor, batch_size: i64) -> SoftmaxGradients {
         tch::no_grad(|| {
             let scale = 1.0 / batch_size as f64;
-            let mut logits = self.logits(output);
-            let index = targets.unsqueeze(1);
-            let normalizer = logits.logsumexp(1, true);
-            let cost = (&normalizer - logits.gather(1, &index, false)).sum(None::<Kind>) * scale;
-            let _ = logits.subtract_(&normalizer).exp_().g_mul_scalar_(scale);
-            let _ = logits.scatter_add_(1, &index, &Tensor::full_like(&normalizer, -scale));
-            SoftmaxGradients {
-                cost,
-                output: logits.mm(&self.w.tr()),
-                w: output.tr().mm(&logits),
-                b: logits.sum_dim_intlist(0, false, None::<Kind>),
-            }
+            let (logits, cost, b) = if self.fast() {
+                let mut logits = output.mm(self.w);
+                let (total, b) = softmax_cross_entropy(&mut logits, self.b, targets, scale as f32, true);
+                (logits, Tensor::from((total * scale) as f32), b)
+            } else {
+                let mut logits = self.logits(output);
+                let index = targets.unsqueeze(1);
+                let normalizer = logits.logsumexp(1, true);
+                let cost = (&normalizer - logits.gather(1, &index, false)).sum(None::<Kind>) * scale;
+                let _ = logits.subtract_(&normalizer).exp_().g_mul_scalar_(scale);
+                let _ = logits.scatter_add_(1, &index, &Tensor::full_like(&normalizer, -scale));
+                let b = logits.sum_dim_intlist(0, false, None::<Kind>);
+                (logits, cost, b)
+            };
+            SoftmaxGradients { cost, output: logits.mm(&self.w.tr()), w: output.tr().mm(&logits), b }
         })
     }
+}
+
+unsafe extern "C" {
+    fn ptb_softmax_cross_entropy(
+        logits: *mut f32,
+        bias: *const f32,
+        targets: *const i64,
+        rows: i64,
+        vocab: i64,
+        scale: f32,
+        bias_gradient: *mut f32,
+        threads: i32,
+    ) -> f64;
+}
+
+/// The fast door: `logits [n, vocab]` without the bias, float32 on the CPU, are overwritten, with `gradient` by
+/// `(softmax(logits + b) - onehot(target)) * scale`. Returns the total cross entropy in nats, and with `gradient` the sum of the new rows,
+/// `[vocab]`.
+fn softmax_cross_entropy(logits: &mut Tensor, b: &Tensor, targets: &Tensor, scale: f32, gradient: bool) -> (f64, Tensor) {
+    let (rows, vocab) = logits.size2().expect("logits have two dimensions");
+    let (b, targets) = (b.contiguous(), targets.contiguous());
+    let fits = |t: &Tensor, size: i64, kind| t.size() == [size] && t.kind() == kind && t.device() == Device::Cpu;
+    assert!(fits(&b, vocab, Kind::Float) && fits(&targets, rows, Kind::Int64));
+    assert!(logits.kind() == Kind::Float && logits.device() == Device::Cpu && logits.is_contiguous());
+    if rows > 0 {
+        assert!(targets.min().int64_value(&[]) >= 0 && targets.max().int64_value(&[]) < vocab, "targets are ids of words");
+    }
+    let bias_gradient = gradient.then(|| Tensor::empty([vocab], (Kind::Float, Device::Cpu)));
+    // SAFETY: all are contiguous CPU tensors of the types and sizes that the function takes (asserted above), the targets lie within the
+    // vocabulary, and `logits` is borrowed mutably while they are written.
+    let total = unsafe {
+        ptb_softmax_cross_entropy(
+            logits.data_ptr().cast(),
+            b.data_ptr().cast(),
+            targets.data_ptr().cast(),
+            rows,
+            vocab,
+            scale,
+            bias_gradient.as_ref().map_or(std::ptr::null_mut(), |t| t.data_ptr().cast()),
+            tch::get_num_threads(),
+        )
+    };
+    (total, bias_gradient.unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
 
     fn random(size: &[i64]) -> Tensor {
         Tensor::randn(size, (Kind::Double, Device::Cpu))
@@ -143,6 +204,47 @@ mod tests {
         assert!((cost - by_hand.cost).abs().double_value(&[]) < 1e-12);
         for (plain, fast) in [(lo.grad(), by_hand.output), (lw.grad(), by_hand.w), (lb.grad(), by_hand.b)] {
             assert!((plain - fast).abs().max().double_value(&[]) < 1e-12);
+        }
+    }
+
+    /// The fast door against the plain definition in double precision; sizes that no vector width divides, peaked and flat rows.
+    #[test]
+    fn fast_softmax_is_the_plain_one() {
+        tch::manual_seed(8);
+        for (n, hidden, vocab, size) in [(1, 3, 2, 1.0), (7, 5, 33, 1.0), (40, 16, 1001, 3.0), (9, 4, 10_000, 5.0)] {
+            let double = [random(&[hidden, vocab]) * size, random(&[vocab]), random(&[n, hidden])];
+            let [w, b, output] = double.each_ref().map(|t| t.to_kind(Kind::Float));
+            let double = [&w, &b, &output].map(|t| t.to_kind(Kind::Double));
+            let targets = Tensor::randint(vocab, [n], (Kind::Int64, Device::Cpu));
+            let plain = SoftmaxLayer { w: &double[0], b: &double[1] };
+            let fast = SoftmaxLayer { w: &w, b: &b };
+            assert!(fast.fast() && !plain.fast());
+            let (plain_cost, expected) = {
+                let g = plain.cost_and_gradients(&double[2], &targets, 3);
+                (g.cost.double_value(&[]), [g.output, g.w, g.b])
+            };
+            let ours = fast.cost_and_gradients(&output, &targets, 3);
+            let evaluated = fast.evaluate(&output, &targets, 3).unwrap().double_value(&[]);
+            for cost in [ours.cost.double_value(&[]), evaluated] {
+                assert!((cost / plain_cost - 1.0).abs() < 1e-6, "{vocab}: {cost} instead of {plain_cost}");
+            }
+            for (ours, expected) in [ours.output, ours.w, ours.b].iter().zip(&expected) {
+                let scale = expected.abs().max().double_value(&[]);
+                let difference = (ours.to_kind(Kind::Double) - expected).abs().max().double_value(&[]);
+                assert!(difference < 2e-6 * scale, "{vocab}: {difference} of {scale}");
+            }
+        }
+    }
+
+    #[test]
+    fn fast_softmax_does_not_hide_what_is_not_finite() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let (w, b) = (Tensor::ones([1, 40], (Kind::Float, Device::Cpu)), Tensor::zeros([40], (Kind::Float, Device::Cpu)));
+            let layer = SoftmaxLayer { w: &w, b: &b };
+            let output = Tensor::from_slice(&[1.0, bad, 2.0]).view([3, 1]);
+            let targets = Tensor::from_slice(&[0i64, 1, 39]);
+            assert!(layer.cost_and_gradients(&output, &targets, 1).cost.double_value(&[]).is_nan());
+            assert!(layer.evaluate(&output, &targets, 1).unwrap().double_value(&[]).is_nan());
         }
     }
 

@@ -350,7 +350,7 @@ impl<'a> PtbModel<'a> {
             let size = x.size();
             let masks = self.dropout_masks(size[0], size[1])?;
             let (output, state) = self.outputs(&self.lookup(x), state, &masks)?;
-            Ok((self.softmax().cost(&output, &y.flatten(0, -1), size[0])?, state))
+            Ok((self.softmax().evaluate(&output, &y.flatten(0, -1), size[0])?, state))
         })
     }
 

@@ -80,14 +80,14 @@ pub fn clip_by_global_norm(gradients: &[Gradient], clip_norm: f64) -> Result<(Ve
 /// `scale` is a scalar on the variables' device (see [`clip_scale`]). Of an embedding only the rows that occurred are touched.
 pub fn apply_gradients(variables: &[&Tensor], gradients: &[Gradient], scale: &Tensor, learning_rate: f64) {
     tch::no_grad(|| {
+        let factor = scale * -learning_rate;
         for (variable, gradient) in variables.iter().zip(gradients) {
             // A shallow clone is the same variable: tch asks for `mut` where libtorch writes in place.
             let mut variable = variable.shallow_clone();
             let _ = match gradient {
-                Gradient::Dense(values) => variable.g_sub_(&(values * scale).g_mul_scalar_(learning_rate)),
-                Gradient::IndexedSlices { values, indices } => {
-                    variable.index_add_(0, indices, &(values * (scale * -learning_rate)))
-                }
+                // One pass over the variable; `factor` is broadcast, so nothing is copied.
+                Gradient::Dense(values) => variable.addcmul_(values, &factor),
+                Gradient::IndexedSlices { values, indices } => variable.index_add_(0, indices, &(values * &factor)),
             };
         }
     })

@@ -227,7 +227,8 @@ impl TrainArgs {
             reporter.show(&event);
         })?;
         if let Some(perplexity) = test_perplexity.filter(|_| self.data_path == SAMPLE) {
-            let best = sample::best_perplexity(sample::TEST, 1, 1)?;
+            let words: Vec<&str> = data.test.tokens.iter().filter_map(|&id| data.vocabulary.word(id)).collect();
+            let best = sample::best_perplexity(&words, 1, 1)?;
             notice(&format!(
                 "The sample corpus has a known source: no model can reach a lower test perplexity than {best:.3} on average. \
                  This model: {perplexity:.3} ({:+.1}%).",
