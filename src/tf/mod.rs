@@ -211,9 +211,14 @@ impl Shapes {
     }
 }
 
-/// The cells that a model may be made of, each with its variables: name, and rows and columns in units of the hidden
-/// size (a layer's input is as wide as its state; no rows: a vector).
-const CELLS: [(&str, &[(&str, i64, i64)]); 3] = [
+/// A variable of a cell: its name, and its rows and columns in units of the hidden size (a layer's input is as wide as
+/// its state; no rows: a vector).
+type Part = (&'static str, i64, i64);
+
+/// A kind of cell that a model may be made of.
+type Cell = (&'static str, &'static [Part]);
+
+const CELLS: [Cell; 3] = [
     ("basic_lstm_cell", &[("kernel", 2, 4), ("bias", 0, 4)]),
     (
         "gru_cell",
@@ -223,7 +228,7 @@ const CELLS: [(&str, &[(&str, i64, i64)]); 3] = [
 ];
 
 /// The kind of cell of which layer `k` has a variable.
-fn layer_cell(model: &Variables, k: usize) -> Option<(&'static str, &'static [(&'static str, i64, i64)])> {
+fn layer_cell(model: &Variables, k: usize) -> Option<Cell> {
     CELLS
         .into_iter()
         .find(|(cell, parts)| parts.iter().any(|(part, ..)| model.contains_key(&layer_name(k, cell, part))))
