@@ -573,7 +573,7 @@ mod tests {
         assert!(read > 0, "a wrong value that is still a table is read");
     }
 
-    /// TensorFlow before 1.2 compressed its blocks.
+    /// Early versions of TensorFlow compressed its blocks.
     #[test]
     fn snappy_blocks() {
         let table = |compress: &dyn Fn(&[u8]) -> Vec<u8>| {
