@@ -1,9 +1,14 @@
 //! TensorFlow's files: what numpy and TensorFlow wrote is read to the last bit, damage is noticed, and what is
 //! written here reads back.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use ptb_word_lm::tf::{Variables, read_npz, write_npz};
+use ptb_word_lm::tf::{
+    Model, Shapes, Variables, canonical, for_original, latest_checkpoint, read, read_checkpoint, read_npz,
+    write_checkpoint, write_npz,
+};
 use tch::{Kind, Tensor};
 
 /// A file of tests/fixtures.
@@ -14,8 +19,8 @@ fn fixture(name: &str) -> PathBuf {
 /// An empty folder of this test's own.
 fn scratch(name: &str) -> PathBuf {
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("tf_files").join(name);
-    std::fs::remove_dir_all(&dir).ok();
-    std::fs::create_dir_all(&dir).unwrap();
+    fs::remove_dir_all(&dir).ok();
+    fs::create_dir_all(&dir).unwrap();
     dir
 }
 
@@ -59,5 +64,342 @@ fn npz_round_trip() {
     let read = read_npz(dir.join("x.npz")).unwrap();
     assert_same(&Variables::from([("x".into(), bf16["x"].to_kind(Kind::Float))]), &read);
     // Nothing temporary is left behind.
-    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+}
+
+/// What TensorFlow wrote, and what it says the values were.
+fn genuine(name: &str) -> (PathBuf, Variables) {
+    let dir = fixture("tf_checkpoint").join(name);
+    (latest_checkpoint(&dir).unwrap(), read_npz(dir.join("values.npz")).unwrap())
+}
+
+#[test]
+fn checkpoints_of_tensorflow_read() {
+    for (name, count) in [("basic", 9), ("block", 9), ("adam", 9), ("scalar", 1)] {
+        let (prefix, values) = genuine(name);
+        let loaded = read_checkpoint(prefix).unwrap();
+        assert_eq!(loaded.variables.len(), count, "{name}");
+        assert!(loaded.skipped.is_empty(), "{:?}", loaded.skipped);
+        assert_same(&loaded.variables, &values);
+    }
+    // The folder, and any file of the bundle, stand for the prefix.
+    let (prefix, values) = genuine("adam");
+    for path in ["", "model.ckpt.index", "model.ckpt.data-00001-of-00003"] {
+        assert_same(&read(prefix.with_file_name(path)).unwrap().variables, &values);
+    }
+}
+
+#[test]
+fn checkpoints_of_tensorflow_2_read() {
+    let (prefix, values) = genuine("object");
+    let mut loaded = read_checkpoint(prefix).unwrap();
+    let bfloat16 = "bfloat16/.ATTRIBUTES/VARIABLE_VALUE";
+    assert_eq!(loaded.variables[bfloat16].kind(), Kind::BFloat16);
+    let widened = loaded.variables[bfloat16].to_kind(Kind::Float);
+    loaded.variables.insert(bfloat16.into(), widened);
+    assert_same(&loaded.variables, &values);
+    // The description of the objects is a string, and one variable a bool.
+    let skipped: Vec<_> = loaded.skipped.iter().map(|(name, why)| (name.as_str(), why.as_str())).collect();
+    assert_eq!(
+        skipped,
+        [
+            ("_CHECKPOINTABLE_OBJECT_GRAPH", "its dtype is DT_STRING, not a float or integer read here"),
+            ("flag/.ATTRIBUTES/VARIABLE_VALUE", "its dtype is DT_BOOL, not a float or integer read here"),
+        ]
+    );
+    let (model, _) = canonical(loaded.variables).unwrap();
+    assert_eq!(model.keys().collect::<Vec<_>>(), ["Model/softmax_b"]);
+}
+
+#[test]
+fn partitioned_variables_are_reported() {
+    let (prefix, values) = genuine("partitioned");
+    let loaded = read_checkpoint(&prefix).unwrap();
+    assert_eq!(loaded.variables.keys().collect::<Vec<_>>(), ["Model/softmax_b"]);
+    assert!(loaded.variables["Model/softmax_b"].equal(&values["Model/softmax_b"]));
+    assert_eq!(
+        loaded.skipped["Model/embedding"],
+        "it is partitioned, in 2 slices: save it without a partitioner"
+    );
+    // Where it is needed, the reader hears why it is not there.
+    let error = format!("{:#}", Model::read(&prefix).unwrap_err());
+    for part in ["model.ckpt", "\"Model/embedding\" (it is partitioned", "\"Model/embedding\" is missing"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn models_of_all_modes_have_the_same_names() {
+    let (prefix, values) = genuine("basic");
+    let basic = Model::read(&prefix).unwrap();
+    let sizes = Shapes { vocab_size: 9, hidden_size: 4, num_layers: 2, cell: "basic_lstm_cell" };
+    assert_eq!(basic.shapes, sizes);
+    assert_eq!(basic.notes(), ["Model/global_step: Int64 [] = 3", "Train/Model/Variable: Float [] = 0.5"]);
+    assert!(basic.variables.iter().all(|(name, tensor)| tensor.equal(&values[name])));
+
+    let (prefix, values) = genuine("block");
+    let block = Model::read(&prefix).unwrap();
+    assert_eq!(block.shapes, sizes);
+    assert_eq!(block.variables.keys().collect::<Vec<_>>(), basic.variables.keys().collect::<Vec<_>>());
+    let name = "Model/RNN/multi_rnn_cell/cell_1/basic_lstm_cell/kernel";
+    assert!(block.variables[name].equal(&values[&name.replace("basic_lstm_cell", "lstm_cell")]));
+
+    let values = read_npz(fixture("tf_checkpoint/cudnn/values.npz")).unwrap();
+    let cudnn = Model::read(fixture("tf_checkpoint/cudnn/opaque.npz")).unwrap();
+    assert_eq!(cudnn.shapes, sizes);
+    assert_same(&cudnn.variables, &values);
+
+    // TensorFlow of 2016, 1.0, a cudnn-mode checkpoint with both forms, and tensors' names.
+    for (from, to, extra) in [
+        ("", "", ""),
+        (
+            "Model/RNN/multi_rnn_cell/cell_0/basic_lstm_cell/kernel",
+            "model/RNN/MultiRNNCell/Cell0/BasicLSTMCell/Linear/Matrix",
+            "",
+        ),
+        (
+            "Model/RNN/multi_rnn_cell/cell_1/basic_lstm_cell/bias",
+            "Model/RNN/MultiRNNCell/Cell1/BasicLSTMCell/Linear/Bias",
+            "",
+        ),
+        (
+            "Model/RNN/multi_rnn_cell/cell_1/basic_lstm_cell/kernel",
+            "Model/RNN/multi_rnn_cell/cell_1/basic_lstm_cell/weights",
+            "",
+        ),
+        (
+            "Model/RNN/multi_rnn_cell/cell_1/basic_lstm_cell/bias",
+            "Model/RNN/rnn/multi_rnn_cell/cell_1/cudnn_compatible_lstm_cell/bias",
+            "Model/lstm_params",
+        ),
+        ("Model/embedding", "model/embedding:0", "Model/embedding/Adam"),
+        ("Model/softmax_w", "Model.Ssoftmax_w/.ATTRIBUTES/VARIABLE_VALUE", "beta1_power"),
+    ] {
+        let mut renamed: Variables =
+            values.iter().map(|(k, v)| (k.replace(from, to), v.shallow_clone())).collect();
+        renamed.insert(extra.into(), Tensor::from(1.0));
+        let (model, others) = canonical(renamed).unwrap();
+        assert_same(&model, &values);
+        assert_eq!(others.keys().collect::<Vec<_>>(), [extra]);
+    }
+}
+
+/// The errors name the variable, what was expected and what was found.
+#[test]
+fn models_that_do_not_fit_are_errors() {
+    let kernel = "Model/RNN/multi_rnn_cell/cell_1/basic_lstm_cell/kernel";
+    let zeros = |shape: &[i64]| Some(Tensor::zeros(shape, (Kind::Float, tch::Device::Cpu)));
+    let third = "Model/RNN/multi_rnn_cell/cell_9/basic_lstm_cell/bias";
+    for (name, tensor, expected) in [
+        ("Model/embedding", None, "variable \"Model/embedding\" is missing"),
+        ("Model/softmax_b", None, "variable \"Model/softmax_b\" is missing"),
+        (kernel, None, "cell_1/basic_lstm_cell/kernel\" is missing"),
+        (kernel, zeros(&[8, 12]), "cell_1/basic_lstm_cell/kernel\": expected shape [8, 16], found [8, 12]"),
+        ("Model/softmax_w", zeros(&[9, 4]), "expected shape [4, 9], found [9, 4]"),
+        ("Model/embedding", zeros(&[9]), "expected shape [vocab, hidden], found [9]"),
+        ("Model/embedding", zeros(&[9, 0]), "found [9, 0]"),
+        ("Model/softmax_b", Some(Tensor::from_slice(&[1i64; 9])), "expected floats, found Int64"),
+        (third, zeros(&[16]), "cell_2/basic_lstm_cell/kernel\" is missing"),
+        ("model/embedding", zeros(&[9, 4]), "variables \"Model/embedding\" and \"model/embedding\" are both"),
+        (
+            "Model/RNN/multi_rnn_cell/cell_0/gru_cell/gates/bias",
+            zeros(&[8]),
+            "not expected beside basic_lstm_cells",
+        ),
+    ] {
+        let mut variables = read_npz(fixture("tf_checkpoint/cudnn/values.npz")).unwrap();
+        variables.remove(name);
+        variables.extend(tensor.map(|tensor| (name.to_string(), tensor)));
+        let result = canonical(variables).and_then(|(model, _)| Shapes::of(&model));
+        let error = format!("{:#}", result.unwrap_err());
+        assert!(error.contains(expected), "{name}: {error}");
+    }
+    let mut variables = read_npz(fixture("tf_checkpoint/cudnn/opaque.npz")).unwrap();
+    variables.insert("Model/lstm_params".into(), zeros(&[321]).unwrap());
+    let error = format!("{:#}", canonical(variables).unwrap_err());
+    assert!(error.contains("expected shape [num_layers * 160] with 4 hidden units, found [321]"), "{error}");
+}
+
+/// One tensor of each kind, among them a scalar and an empty one.
+fn all_kinds() -> Variables {
+    let x = (Tensor::arange(6, (Kind::Double, tch::Device::Cpu)).reshape([2, 3]) - 2.5) * 1.7;
+    let kinds = [
+        Kind::Float,
+        Kind::Double,
+        Kind::Half,
+        Kind::BFloat16,
+        Kind::Int8,
+        Kind::Int16,
+        Kind::Int,
+        Kind::Int64,
+    ];
+    let mut variables: Variables =
+        kinds.iter().map(|&kind| (format!("a/{kind:?}"), x.to_kind(kind))).collect();
+    variables.insert("a/Uint8".into(), x.abs().to_kind(Kind::Uint8));
+    variables.insert("b/transposed".into(), x.tr());
+    variables.insert("c/empty".into(), x.narrow(0, 0, 0));
+    variables.insert("d/scalar".into(), Tensor::from(7i64));
+    variables
+}
+
+#[test]
+fn checkpoint_round_trip() {
+    let dir = scratch("checkpoint_round_trip");
+    let variables = all_kinds();
+    write_checkpoint(dir.join("model.ckpt-7"), &variables, true).unwrap();
+    assert_eq!(latest_checkpoint(&dir).unwrap(), dir.join("model.ckpt-7"));
+    assert_same(&read(&dir).unwrap().variables, &variables);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 3);
+    // Not a file more without `latest`; and no checkpoint at all is one, too.
+    write_checkpoint(dir.join("none"), &Variables::new(), false).unwrap();
+    assert!(read_checkpoint(dir.join("none")).unwrap().variables.is_empty());
+    assert_eq!(latest_checkpoint(&dir).unwrap(), dir.join("model.ckpt-7"));
+    // A folder that was moved keeps its checkpoint though the file names the old place.
+    fs::write(dir.join("checkpoint"), "model_checkpoint_path: \"/gone/model.ckpt-7\"\n").unwrap();
+    assert_eq!(latest_checkpoint(&dir).unwrap(), dir.join("model.ckpt-7"));
+
+    let bool = Variables::from([("x".into(), Tensor::from(true))]);
+    let error = format!("{:#}", write_checkpoint(dir.join("bool"), &bool, false).unwrap_err());
+    assert!(error.contains("bool.data-00000-of-00001") && error.contains("\"x\": Bool"), "{error}");
+    assert!(!dir.join("bool.index").exists() && !dir.join("bool.data-00000-of-00001").exists());
+    assert!(write_checkpoint(dir.join("no/such/folder"), &variables, true).is_err());
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    let dir = scratch("what_is_not_there_is_named");
+    let (prefix, _) = genuine("adam");
+    for file in ["model.ckpt.index", "model.ckpt.data-00000-of-00003", "model.ckpt.data-00002-of-00003"] {
+        fs::copy(prefix.with_file_name(file), dir.join(file)).unwrap();
+    }
+    let error = |path: &Path| format!("{:#}", read(path).unwrap_err());
+    let missing = error(&dir.join("model.ckpt"));
+    assert!(
+        missing.contains("shard 1 of 3 is missing") && missing.contains("variable \"Model/"),
+        "{missing}"
+    );
+    assert!(error(&dir.join("no.ckpt")).contains("no.ckpt.index"));
+    assert!(error(&dir.join("no.npz")).contains("no.npz"));
+    assert!(error(&dir).contains("checkpoint"));
+    // Files of other kinds.
+    fs::copy(prefix.with_file_name("values.npz"), dir.join("x.index")).unwrap();
+    assert!(error(&dir.join("x")).contains("magic number"));
+    fs::copy(prefix.with_extension("ckpt.index"), dir.join("x.npz")).unwrap();
+    assert!(error(&dir.join("x.npz")).contains("x.npz is not a .npz file"));
+    fs::write(dir.join("x.index"), "").unwrap();
+    assert!(error(&dir.join("x")).contains("expected 48 bytes or more, found 0"));
+}
+
+/// Reads `file` with each of its bits flipped, and cut off at each length: an error, or the same values.
+fn damage(file: &Path, values: &Variables, read: impl Fn() -> anyhow::Result<Variables>) -> usize {
+    let good = fs::read(file).unwrap();
+    assert_same(&read().unwrap(), values);
+    let mut errors = 0;
+    let mut check = |bad: &[u8]| {
+        fs::write(file, bad).unwrap();
+        match read() {
+            Ok(variables) => assert_same(&variables, values),
+            Err(error) => {
+                let name = file.file_name().unwrap().to_str().unwrap();
+                let error = format!("{error:#}");
+                assert!(error.contains(name), "{error} names {name}");
+                errors += 1;
+            }
+        }
+    };
+    for at in 0..good.len() {
+        check(&good[..at]);
+        for bit in 0..8 {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << bit;
+            check(&bad);
+        }
+    }
+    fs::write(file, good).unwrap();
+    errors
+}
+
+#[test]
+fn damaged_checkpoints_are_errors() {
+    let (prefix, values) = genuine("adam");
+    let dir = scratch("damaged_checkpoints");
+    for file in fs::read_dir(prefix.parent().unwrap()).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), dir.join(file.file_name())).unwrap();
+    }
+    let read = || Ok(read_checkpoint(dir.join("model.ckpt"))?.variables);
+    // Every bit of the data counts.
+    for shard in ["model.ckpt.data-00000-of-00003", "model.ckpt.data-00001-of-00003"] {
+        let size = fs::metadata(dir.join(shard)).unwrap().len() as usize;
+        assert_eq!(damage(&dir.join(shard), &values, read), 9 * size, "{shard}");
+    }
+    // Of the index's, all but the empty block that nobody reads and the padding.
+    let size = fs::metadata(dir.join("model.ckpt.index")).unwrap().len() as usize;
+    assert!(damage(&dir.join("model.ckpt.index"), &values, read) > 7 * size);
+}
+
+#[test]
+fn damaged_npz_are_errors() {
+    let dir = scratch("damaged_npz");
+    let file = dir.join("x.npz");
+    fs::copy(fixture("tf_checkpoint/partitioned/values.npz"), &file).unwrap();
+    let values = read_npz(&file).unwrap();
+    let good = fs::read(&file).unwrap();
+    let whole = |variables: &Variables| variables.len() == values.len();
+    // Names, dates and other fields of a zip are not checked: an array may go by another name or not be found. Those that
+    // are read under their own name are as they were.
+    let mut errors = 0;
+    for at in 0..good.len() {
+        for bit in 0..8 {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << bit;
+            fs::write(&file, bad).unwrap();
+            match read_npz(&file) {
+                Ok(read) => {
+                    let same = |(k, v): (&String, &Tensor)| values.get(k).is_none_or(|w| w.equal(v));
+                    assert!(read.iter().all(same), "byte {at}, bit {bit}");
+                }
+                Err(_) => errors += 1,
+            }
+        }
+        fs::write(&file, &good[..at]).unwrap();
+        assert!(read_npz(&file).is_err(), "cut off at {at}");
+    }
+    assert!(errors > 4 * good.len(), "{errors} errors in {} bytes", good.len());
+    assert!(whole(&values));
+}
+
+/// What is written here restores in TensorFlow: see tests/golden/restore.py. Runs where TF_PYTHON names a Python that
+/// has TensorFlow 1.15.
+#[test]
+fn tensorflow_restores_what_is_written() {
+    let Some(python) = std::env::var_os("TF_PYTHON") else {
+        eprintln!("skipped: TF_PYTHON is not set");
+        return;
+    };
+    let dir = scratch("tensorflow_restores");
+    let model = Model::read(genuine("basic").0).unwrap().variables;
+    let mut command = Command::new(python);
+    command.arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/restore.py"));
+    let mut many = Variables::new(); // more than a block of LevelDB's own 4 kB
+    for k in 0..300 {
+        many.insert(format!("scope_{}/variable_{k}", k % 7), Tensor::from(k));
+    }
+    for (name, variables) in [
+        ("basic", for_original(&model, false, 0.25, 1234)),
+        ("block", for_original(&model, true, 1.0, 0)),
+        ("kinds", all_kinds()),
+        ("many", many),
+    ] {
+        let dir = dir.join(name);
+        fs::create_dir_all(&dir).unwrap();
+        write_checkpoint(dir.join("model.ckpt"), &variables, true).unwrap();
+        write_npz(dir.join("values.npz"), &variables).unwrap();
+        command.arg(dir.join("model.ckpt")).arg(dir.join("values.npz"));
+    }
+    let output = command.env("PYTHONDONTWRITEBYTECODE", "1").output().expect("TF_PYTHON runs");
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    assert_eq!(text.matches("variables restored").count(), 4, "{text}");
 }

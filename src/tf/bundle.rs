@@ -201,7 +201,12 @@ pub fn latest_checkpoint(dir: impl AsRef<Path>) -> Result<PathBuf> {
         Some(value.strip_prefix('"')?.strip_suffix('"')?.replace("\\\"", "\"").replace("\\\\", "\\"))
     });
     let name = name.with_context(|| format!("{} names no model_checkpoint_path", path.display()))?;
-    Ok(dir.join(name))
+    let prefix = dir.join(&name);
+    // An absolute path goes stale when the folder moves; the checkpoint is beside this file all the same.
+    let beside = Path::new(&name).file_name().map(|name| dir.join(name));
+    Ok(beside
+        .filter(|p| !with_suffix(&prefix, ".index").exists() && with_suffix(p, ".index").exists())
+        .unwrap_or(prefix))
 }
 
 enum Entry {
@@ -446,4 +451,159 @@ fn write_block(file: &mut Vec<u8>, entries: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
     file.extend(block);
     file.extend(crc.to_le_bytes());
     handle
+}
+
+#[cfg(test)]
+mod tests {
+    //! Indexes that are wrong and yet have the right checksums, which damage would not leave them with.
+
+    use super::*;
+
+    fn header() -> (Vec<u8>, Vec<u8>) {
+        let version = Some(VersionDef { producer: 1, min_consumer: 0 });
+        (vec![], BundleHeaderProto { num_shards: 1, endianness: 0, version }.encode_to_vec())
+    }
+
+    /// A float vector of two elements in a shard of 16 bytes.
+    fn entry() -> BundleEntryProto {
+        let shape = Some(TensorShapeProto { dim: vec![Dim { size: 2 }], unknown_rank: false });
+        let crc32c = masked_crc32c(&[7; 8]);
+        BundleEntryProto { dtype: 1, shape, shard_id: 0, offset: 8, size: 8, crc32c, slices: vec![] }
+    }
+
+    /// Reads a checkpoint of this index.
+    fn read(test: &str, index: &[u8]) -> Result<Loaded> {
+        let dir = std::env::temp_dir().join(format!("ptb_word_lm-bundle-{}-{test}", std::process::id()));
+        fs::create_dir_all(&dir)?;
+        fs::write(dir.join("x.index"), index)?;
+        fs::write(dir.join("x.data-00000-of-00001"), [7; 16])?;
+        let loaded = read_checkpoint(dir.join("x"));
+        fs::remove_dir_all(&dir)?;
+        loaded
+    }
+
+    fn read_entries(test: &str, entry: BundleEntryProto) -> Result<Loaded> {
+        read(test, &write_table(&[header(), (b"v".to_vec(), entry.encode_to_vec())]))
+    }
+
+    #[test]
+    fn wrong_entries_are_errors() {
+        let shape = |dims: &[i64]| {
+            let dim = dims.iter().map(|&size| Dim { size }).collect();
+            Some(TensorShapeProto { dim, unknown_rank: false })
+        };
+        let good = read_entries("entries", entry()).unwrap();
+        assert_eq!(good.variables["v"].size(), [2]);
+        for (wrong, expected) in [
+            (BundleEntryProto { dtype: 99, ..entry() }, "expected a dtype of TensorFlow's, found number 99"),
+            (BundleEntryProto { dtype: 0, ..entry() }, "found number 0"),
+            (BundleEntryProto { dtype: 2, ..entry() }, "DT_DOUBLE [2] does not fit its size of 8 bytes"),
+            (BundleEntryProto { shape: shape(&[3]), ..entry() }, "DT_FLOAT [3] does not fit its size of 8"),
+            (BundleEntryProto { shape: shape(&[-2]), ..entry() }, "[-2] does not fit"),
+            (BundleEntryProto { shape: shape(&[1 << 62, 1 << 62]), ..entry() }, "does not fit"),
+            (BundleEntryProto { shape: shape(&[1 << 40]), size: 4 << 40, ..entry() }, "is truncated"),
+            (BundleEntryProto { offset: 9, ..entry() }, "expected 8 bytes from 9 on, found a file of 16"),
+            (BundleEntryProto { offset: i64::MAX, ..entry() }, "is truncated"),
+            (BundleEntryProto { offset: -1, ..entry() }, "offset -1 is negative"),
+            (BundleEntryProto { size: -8, ..entry() }, "does not fit its size of -8"),
+            (BundleEntryProto { shard_id: 1, ..entry() }, "expected a shard below 1, found 1"),
+            (BundleEntryProto { shard_id: -1, ..entry() }, "expected a shard below 1, found -1"),
+            (BundleEntryProto { crc32c: 1, ..entry() }, "expected checksum 00000001"),
+        ] {
+            let error = format!("{:#}", read_entries("entries", wrong).unwrap_err());
+            assert!(error.contains("variable \"v\"") && error.contains(expected), "{error}");
+        }
+        let unknown = TensorShapeProto { dim: vec![], unknown_rank: true };
+        assert!(read_entries("entries", BundleEntryProto { shape: Some(unknown), ..entry() }).is_err());
+        let skipped = read_entries("entries", BundleEntryProto { dtype: 7, ..entry() }).unwrap().skipped;
+        assert!(skipped["v"].contains("DT_STRING"), "{skipped:?}");
+    }
+
+    #[test]
+    fn wrong_headers_and_orders_are_errors() {
+        let header_of = |num_shards, endianness, min_consumer| {
+            let version = Some(VersionDef { producer: 1, min_consumer });
+            (vec![], BundleHeaderProto { num_shards, endianness, version }.encode_to_vec())
+        };
+        let v = |name: &str| (name.as_bytes().to_vec(), entry().encode_to_vec());
+        for (table, expected) in [
+            (vec![], "no header"),
+            (vec![v("a")], "no header"),
+            (vec![header_of(0, 0, 0), v("a")], "expected 1 shard or more, found 0"),
+            (vec![header_of(-1, 0, 0), v("a")], "found -1"),
+            (vec![header_of(1, 1, 0), v("a")], "big-endian"),
+            (vec![header_of(1, 0, 2), v("a")], "for readers of version 2 on"),
+            (vec![header_of(i32::MAX, 0, 0), v("a")], "is missing"),
+            (vec![header(), v("b"), v("a")], "out of order"),
+            (vec![header(), v("a"), v("a")], "out of order"),
+            (vec![header(), (b"a".to_vec(), vec![0xff; 3])], "entry of \"a\""),
+            (vec![header(), (b"a\xff".to_vec(), entry().encode_to_vec())], "not UTF-8"),
+        ] {
+            let error = format!("{:#}", read("headers", &write_table(&table)).unwrap_err());
+            assert!(error.contains("x.index") && error.contains(expected), "{error}");
+        }
+    }
+
+    /// Every byte of every block set to every value, with the checksum set right again.
+    #[test]
+    fn wrong_blocks_never_panic() {
+        let entries = [header(), (b"Model/a".to_vec(), entry().encode_to_vec())];
+        let index = write_table(&entries);
+        let mut handles = &index[index.len() - FOOTER..];
+        let blocks = [
+            read_handle(&mut handles).unwrap(),
+            read_handle(&mut handles).unwrap(),
+            (0, {
+                let (metaindex, _) = read_handle(&mut &index[index.len() - FOOTER..]).unwrap();
+                metaindex - TRAILER as u64
+            }),
+        ];
+        let mut read = 0;
+        for (start, size) in blocks.map(|(start, size)| (start as usize, size as usize)) {
+            for at in start..=start + size {
+                for value in 0..=255 {
+                    let mut wrong = index.clone();
+                    wrong[at] = value;
+                    let crc = masked_crc32c(&wrong[start..=start + size]);
+                    wrong[start + size + 1..start + size + TRAILER].copy_from_slice(&crc.to_le_bytes());
+                    read += usize::from(read_index(&wrong).is_ok());
+                }
+            }
+        }
+        assert!(read > 0, "a wrong value that is still a table is read");
+    }
+
+    /// Early versions of TensorFlow compressed its blocks.
+    #[test]
+    fn snappy_blocks() {
+        let table = |compress: &dyn Fn(&[u8]) -> Vec<u8>| {
+            let mut file = vec![];
+            let mut block = |entries: &[(Vec<u8>, Vec<u8>)]| {
+                let (mut plain, mut handle) = (vec![], vec![]);
+                write_block(&mut plain, entries);
+                let mut compressed = compress(&plain[..plain.len() - TRAILER]);
+                encode_varint(file.len() as u64, &mut handle);
+                encode_varint(compressed.len() as u64, &mut handle);
+                compressed.push(1);
+                let crc = masked_crc32c(&compressed);
+                file.extend(compressed);
+                file.extend(crc.to_le_bytes());
+                handle
+            };
+            let data = block(&[header(), (b"v".to_vec(), entry().encode_to_vec())]);
+            let mut footer = block(&[]);
+            footer.extend(block(&[(b"v".to_vec(), data)]));
+            footer.resize(FOOTER - 8, 0);
+            file.extend(footer);
+            file.extend(MAGIC.to_le_bytes());
+            file
+        };
+        let compressed = table(&|block| snap::raw::Encoder::new().compress_vec(block).unwrap());
+        assert_eq!(read("snappy", &compressed).unwrap().variables["v"].size(), [2]);
+        // A stated length of 4 GB allocates nothing.
+        let lying = table(&|_| vec![0xff, 0xff, 0xff, 0xff, 0x0f, 0]);
+        let error = format!("{:#}", read("snappy", &lying).unwrap_err());
+        assert!(error.contains("impossible length 4294967295"), "{error}");
+        assert!(read("snappy", &table(&|_| vec![])).is_err());
+    }
 }

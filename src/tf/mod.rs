@@ -6,12 +6,13 @@
 pub mod bundle;
 pub mod npz;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use tch::{Kind, Tensor};
 
 pub use bundle::{latest_checkpoint, read_checkpoint, write_checkpoint};
@@ -27,6 +28,291 @@ pub struct Loaded {
     pub variables: Variables,
     /// The others' names and, in words, why each was skipped.
     pub skipped: BTreeMap<String, String>,
+}
+
+/// Reads `.npz` files by that ending; otherwise a checkpoint: its prefix, one of its files, or a folder with the file
+/// `checkpoint`, whose newest is taken.
+///
+/// # Errors
+/// Those of [`read_npz`], [`read_checkpoint`] and [`latest_checkpoint`].
+pub fn read(path: impl AsRef<Path>) -> Result<Loaded> {
+    let path = path.as_ref();
+    if path.extension().is_some_and(|e| e == "npz") {
+        return Ok(Loaded { variables: read_npz(path)?, ..Loaded::default() });
+    }
+    if path.is_dir() {
+        return read_checkpoint(latest_checkpoint(path)?);
+    }
+    // `model.ckpt-3.index`, or any of its shards, stands for `model.ckpt-3`.
+    let of_bundle = |e: &str| e == "index" || e == "meta" || e.starts_with("data-");
+    match path.extension().and_then(|e| e.to_str()) {
+        Some(extension) if of_bundle(extension) => read_checkpoint(path.with_extension("")),
+        _ => read_checkpoint(path),
+    }
+}
+
+/// A language model out of one of TensorFlow's files.
+#[derive(Debug)]
+pub struct Model {
+    /// Its variables under their canonical names: see [`canonical`].
+    pub variables: Variables,
+    /// Its sizes.
+    pub shapes: Shapes,
+    /// What else was in the file: the learning rate, the global step, an optimizer's slots.
+    pub others: Variables,
+    /// What could not be read, and why.
+    pub skipped: BTreeMap<String, String>,
+}
+
+impl Model {
+    /// Reads a model: [`read`], [`canonical`] and [`Shapes::of`] in one.
+    ///
+    /// # Errors
+    /// Theirs, with the path.
+    pub fn read(path: impl AsRef<Path>) -> Result<Model> {
+        let path = path.as_ref();
+        let Loaded { variables, skipped } = read(path)?;
+        let context = || {
+            let skipped: Vec<_> = skipped.iter().map(|(name, why)| format!("{name:?} ({why})")).collect();
+            let skipped =
+                if skipped.is_empty() { "".into() } else { format!(", not read: {}", skipped.join(", ")) };
+            format!("{}: not a model of the PTB example{skipped}", path.display())
+        };
+        let (variables, others) = canonical(variables).with_context(context)?;
+        let shapes = Shapes::of(&variables).with_context(context)?;
+        Ok(Model { variables, shapes, others, skipped })
+    }
+
+    /// A line for each thing in the file that is not part of the model, such as `Model/global_step: Int64 [] = 3`.
+    pub fn notes(&self) -> Vec<String> {
+        let others = self.others.iter().map(|(name, tensor)| {
+            let value = f64::try_from(tensor).map(|v| format!(" = {v}")).unwrap_or_default();
+            format!("{name}: {:?} {:?}{value}", tensor.kind(), tensor.size())
+        });
+        others.chain(self.skipped.iter().map(|(name, why)| format!("{name}: {why}"))).collect()
+    }
+}
+
+/// Sorts variables into the model's, under their canonical names, and the others, under their own.
+///
+/// The canonical names are those of the example from 2017 on, in basic mode:
+/// `Model/embedding`, `Model/RNN/multi_rnn_cell/cell_{k}/basic_lstm_cell/{kernel,bias}`, `Model/softmax_w` and
+/// `Model/softmax_b`. Taken for the same are, since values and layout are the same:
+/// - block mode, whose LSTMBlockCell calls itself `lstm_cell`;
+/// - TensorFlow 1.0 and 1.1: `weights` and `biases`;
+/// - 2016: `model/RNN/MultiRNNCell/Cell{k}/BasicLSTMCell/Linear/{Matrix,Bias}`;
+/// - what cudnn mode saves for other cells to read: `.../cudnn_compatible_lstm_cell/{kernel,bias}`;
+/// - a `:0` at the end, and TensorFlow 2's `/.ATTRIBUTES/VARIABLE_VALUE`.
+///
+/// Where cudnn mode saved only its opaque buffer, `Model/lstm_params`, the kernels and biases are cut out of it.
+/// The other cells that the model may be made of keep their names: `gru_cell/{gates,candidate}/{kernel,bias}`,
+/// `basic_rnn_cell/{kernel,bias}`.
+///
+/// # Errors
+/// Two variables of the file that mean the same; a `Model/lstm_params` of a size that does not fit the embedding.
+pub fn canonical(variables: Variables) -> Result<(Variables, Variables)> {
+    let (mut model, mut others) = (Variables::new(), Variables::new());
+    let mut sources: BTreeMap<String, String> = BTreeMap::new();
+    for (name, tensor) in variables {
+        let Some(canonical) = canonical_name(&name) else {
+            others.insert(name, tensor);
+            continue;
+        };
+        if let Some(other) = sources.insert(canonical.clone(), name.clone()) {
+            bail!("variables {other:?} and {name:?} are both {canonical:?}: expected one");
+        }
+        model.insert(canonical, tensor);
+    }
+    let opaque = others.keys().find(|name| plain_name(name) == "Model/lstm_params").cloned();
+    if let (Some(name), true) = (opaque, layer_cell(&model, 0).is_none()) {
+        let layers =
+            split_cudnn_params(&model, &others[&name]).with_context(|| format!("variable {name:?}"))?;
+        others.remove(&name);
+        for (k, (kernel, bias)) in layers.into_iter().enumerate() {
+            model.insert(layer_name(k, "basic_lstm_cell", "kernel"), kernel);
+            model.insert(layer_name(k, "basic_lstm_cell", "bias"), bias);
+        }
+    }
+    Ok((model, others))
+}
+
+/// A model's variables (canonical) with what the original's Saver wants besides: `Train/Model/Variable`, which is the
+/// learning rate, and `Model/global_step`. `block_mode` names the cells as the original does in that mode, which is
+/// its default on one GPU; otherwise they are named as in basic mode.
+pub fn for_original(model: &Variables, block_mode: bool, learning_rate: f32, global_step: i64) -> Variables {
+    let name = |name: &String| match block_mode {
+        true => name.replace("/basic_lstm_cell/", "/lstm_cell/"),
+        false => name.clone(),
+    };
+    let mut variables: Variables = model.iter().map(|(k, v)| (name(k), v.shallow_clone())).collect();
+    variables.insert("Train/Model/Variable".into(), Tensor::from(learning_rate));
+    variables.insert("Model/global_step".into(), Tensor::from(global_step));
+    variables
+}
+
+/// The sizes of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shapes {
+    /// Words.
+    pub vocab_size: i64,
+    /// Units of each layer, and the width of the embedding.
+    pub hidden_size: i64,
+    /// Layers.
+    pub num_layers: i64,
+    /// Their kind: `basic_lstm_cell`, `gru_cell` or `basic_rnn_cell`.
+    pub cell: &'static str,
+}
+
+impl Shapes {
+    /// Reads the sizes off the variables (canonical) and checks that all fit together.
+    ///
+    /// # Errors
+    /// Name the variable that is missing, or has another shape (expected and found) or is not of floats.
+    pub fn of(model: &Variables) -> Result<Shapes> {
+        let get = |name: &str| model.get(name).with_context(|| format!("variable {name:?} is missing"));
+        let embedding = get("Model/embedding")?.size();
+        let [vocab_size, hidden_size] = embedding[..] else {
+            bail!("variable \"Model/embedding\": expected shape [vocab, hidden], found {embedding:?}");
+        };
+        let (v, h) = (vocab_size, hidden_size);
+        ensure!(v > 0 && h > 0, "variable \"Model/embedding\": expected no empty sizes, found {embedding:?}");
+        let (cell, parts) = layer_cell(model, 0).unwrap_or(CELLS[0]);
+        let prefix = "Model/RNN/multi_rnn_cell/cell_";
+        let layer = |name: &String| name.strip_prefix(prefix)?.split('/').next()?.parse::<u32>().ok();
+        let num_layers = model.keys().filter_map(layer).max().map_or(1, |last| i64::from(last) + 1);
+        let mut expected = vec![
+            ("Model/embedding".to_string(), vec![v, h]),
+            ("Model/softmax_w".into(), vec![h, v]),
+            ("Model/softmax_b".into(), vec![v]),
+        ];
+        for k in 0..num_layers {
+            for (part, ins, outs) in parts {
+                let shape = [ins * h, outs * h].into_iter().filter(|&d| d > 0).collect();
+                expected.push((layer_name(k, cell, part), shape));
+            }
+            // A number of layers out of a damaged name ends here.
+            get(&expected[expected.len() - parts.len()].0)?;
+        }
+        for (name, shape) in &expected {
+            let (found, kind) = (get(name)?.size(), get(name)?.kind());
+            ensure!(found == *shape, "variable {name:?}: expected shape {shape:?}, found {found:?}");
+            ensure!(
+                matches!(kind, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16),
+                "variable {name:?}: expected floats, found {kind:?}"
+            );
+        }
+        let unknown = model.keys().find(|name| !expected.iter().any(|(e, _)| e == *name));
+        ensure!(
+            unknown.is_none(),
+            "variable {:?}: not expected beside {cell}s",
+            unknown.unwrap_or(&String::new())
+        );
+        Ok(Shapes { vocab_size, hidden_size, num_layers, cell })
+    }
+}
+
+/// A variable of a cell: its name, and its rows and columns in units of the hidden size (a layer's input is as wide as
+/// its state; no rows: a vector).
+type Part = (&'static str, i64, i64);
+
+/// A kind of cell that a model may be made of.
+type Cell = (&'static str, &'static [Part]);
+
+const CELLS: [Cell; 3] = [
+    ("basic_lstm_cell", &[("kernel", 2, 4), ("bias", 0, 4)]),
+    (
+        "gru_cell",
+        &[("gates/kernel", 2, 2), ("gates/bias", 0, 2), ("candidate/kernel", 2, 1), ("candidate/bias", 0, 1)],
+    ),
+    ("basic_rnn_cell", &[("kernel", 2, 1), ("bias", 0, 1)]),
+];
+
+/// The kind of cell of which layer `k` has a variable.
+fn layer_cell(model: &Variables, k: usize) -> Option<Cell> {
+    CELLS
+        .into_iter()
+        .find(|(cell, parts)| parts.iter().any(|(part, ..)| model.contains_key(&layer_name(k, cell, part))))
+}
+
+fn layer_name(k: impl std::fmt::Display, cell: &str, part: &str) -> String {
+    format!("Model/RNN/multi_rnn_cell/cell_{k}/{cell}/{part}")
+}
+
+/// The name without the ends that TensorFlow 1 puts to a tensor's name and TensorFlow 2 to a checkpoint's key.
+fn plain_name(name: &str) -> Cow<'_, str> {
+    match name.strip_suffix("/.ATTRIBUTES/VARIABLE_VALUE") {
+        // In these keys a slash within a name is ".S" and a dot ".." (python/training/tracking/graph_view.py).
+        Some(key) => key.split("..").map(|part| part.replace(".S", "/")).collect::<Vec<_>>().join(".").into(),
+        None => name.strip_suffix(":0").unwrap_or(name).into(),
+    }
+}
+
+/// The canonical name of a variable of the model; `None` for any other.
+fn canonical_name(name: &str) -> Option<String> {
+    let name = plain_name(name);
+    let rest = name.strip_prefix("Model/").or_else(|| name.strip_prefix("model/"))?;
+    if ["embedding", "softmax_w", "softmax_b"].contains(&rest) {
+        return Some(format!("Model/{rest}"));
+    }
+    let mut rest = rest;
+    while let Some(inner) = rest.strip_prefix("RNN/").or_else(|| rest.strip_prefix("rnn/")) {
+        rest = inner;
+    }
+    let rest =
+        rest.strip_prefix("multi_rnn_cell/cell_").or_else(|| rest.strip_prefix("MultiRNNCell/Cell"))?;
+    let (k, variable) = rest.split_once('/')?;
+    let k: u32 = k.parse().ok()?;
+    let (cell, part) = match variable.split_once('/')? {
+        ("basic_lstm_cell" | "lstm_cell" | "cudnn_compatible_lstm_cell" | "BasicLSTMCell", part) => {
+            let part = match part.strip_prefix("Linear/").unwrap_or(part) {
+                "kernel" | "weights" | "Matrix" => "kernel",
+                "bias" | "biases" | "Bias" => "bias",
+                _ => return None,
+            };
+            ("basic_lstm_cell", part)
+        }
+        (cell, part) => {
+            let (_, parts) = CELLS.into_iter().find(|c| c.0 == cell)?;
+            (cell, parts.iter().find(|p| p.0 == part)?.0)
+        }
+    };
+    Some(layer_name(k, cell, part))
+}
+
+/// Kernels and biases out of cuDNN's opaque buffer `[num_layers * (8 * hidden^2 + 8 * hidden)]`.
+///
+/// First come the matrices `[hidden, hidden]` of all layers, per layer those of the input and then those of the state,
+/// each for the gates i, f, c (TensorFlow's j), o; then, in the same order, the biases, of which cuDNN has two that
+/// only ever occur as their sum. (contrib/cudnn_rnn/python/ops/cudnn_rnn_ops.py, CudnnParamsFormatConverterLSTM.)
+fn split_cudnn_params(model: &Variables, params: &Tensor) -> Result<Vec<(Tensor, Tensor)>> {
+    let embedding = model.get("Model/embedding").context("variable \"Model/embedding\" is missing")?.size();
+    let [_, h] = embedding[..] else {
+        bail!("expected a \"Model/embedding\" of shape [vocab, hidden], found {embedding:?}");
+    };
+    let size = params.size();
+    let layer = h.saturating_mul(h + 1).saturating_mul(8);
+    let n = if let [n] = size[..] { n } else { 0 };
+    ensure!(
+        n > 0 && h > 0 && n % layer == 0,
+        "expected shape [num_layers * {layer}] with {h} hidden units, found {size:?}"
+    );
+    let num_layers = n / layer;
+    let weights = params.f_narrow(0, 0, num_layers * 8 * h * h)?.f_view([num_layers, 2, 4, h, h])?;
+    let biases =
+        params.f_narrow(0, num_layers * 8 * h * h, num_layers * 8 * h)?.f_view([num_layers, 2, 4, h])?;
+    let order = Tensor::from_slice(&[0i64, 2, 1, 3]); // i, f, c, o to i, c, f, o
+    (0..num_layers)
+        .map(|k| {
+            // [input or state, gate, out, in] to [input or state, in, gate, out].
+            let kernel = weights.f_get(k)?.f_index_select(1, &order)?.f_permute([0, 3, 1, 2])?;
+            let bias = biases.f_get(k)?.f_index_select(1, &order)?.f_sum_dim_intlist(
+                [0i64].as_slice(),
+                false,
+                None,
+            )?;
+            Ok((kernel.f_reshape([2 * h, 4 * h])?, bias.f_reshape([4 * h])?))
+        })
+        .collect()
 }
 
 /// The number of elements of `shape`, or `None` where a size is negative or the product does not fit.
