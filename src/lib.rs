@@ -32,3 +32,8 @@ pub mod rnn;
 pub mod sample;
 pub mod session;
 pub mod tf;
+
+// The snippets of docs/port.md are doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/port.md")]
+struct PortDoc;
