@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod compare;
+mod convert;
 mod eval;
 mod train;
 
@@ -10,8 +11,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, RnnMode};
 use crate::report::notice;
+use crate::rnn::CellType;
 
 /// Exit code of a command that was understood and failed.
 const FAILED: u8 = 1;
@@ -40,6 +42,10 @@ enum Command {
     Train(Box<train::TrainArgs>),
     /// Print the valid and test perplexity of a saved model
     Eval(eval::EvalArgs),
+    /// Make a checkpoint of a model that TensorFlow saved
+    Import(convert::ImportArgs),
+    /// Write a saved model in TensorFlow's formats
+    Export(convert::ExportArgs),
     /// Show runs beside the published TensorFlow numbers
     Compare(compare::CompareArgs),
 }
@@ -78,7 +84,20 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Train(args) => args.run(),
         Command::Eval(args) => args.run(),
+        Command::Import(args) => args.run(),
+        Command::Export(args) => args.run(),
         Command::Compare(args) => args.run(),
+    }
+}
+
+/// The mode to run a cell in: `asked`, or the fastest that it has.
+fn rnn_mode(cell: CellType, asked: Option<RnnMode>) -> Result<RnnMode, ConfigError> {
+    match (cell, asked) {
+        (CellType::BasicLstm, asked) => Ok(asked.unwrap_or(RnnMode::Cudnn)),
+        (_, None | Some(RnnMode::Basic)) => Ok(RnnMode::Basic),
+        (cell, Some(mode)) => Err(ConfigError(format!(
+            "--rnn-mode {mode} is made for --cell basic_lstm; {cell} runs in --rnn-mode basic"
+        ))),
     }
 }
 

@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::json;
 use tch::Kind;
 
+use super::rnn_mode;
 use crate::checkpoint::{RunConfig, SaveFolder, ensure_same_run, ensure_same_vocabulary};
 use crate::config::{Config, LrSchedule, Model, RnnMode};
 use crate::device::{self, DeviceArg};
@@ -26,19 +27,26 @@ pub struct TrainArgs {
     /// Folder to keep checkpoints and metrics in; a run that is there already goes on where it stopped
     #[arg(long, value_name = "DIR", help_heading = "The original's flags")]
     save_path: Option<PathBuf>,
-    /// Which of the original's configurations
+    /// Which of the original's configurations: small, medium, large or test
     #[arg(long, value_enum, default_value_t = Model::Small, hide_possible_values = true, help_heading = "The original's flags")]
     model: Model,
-    /// How the recurrent layers are run: one function of the same variables in all modes
-    #[arg(long, value_enum, default_value_t = RnnMode::Cudnn, hide_possible_values = true, help_heading = "The original's flags")]
-    rnn_mode: RnnMode,
+    /// How the recurrent layers are run, the same numbers each way: cudnn (the whole sequence in one fused call; the default), block
+    /// (one fused op per time step) or basic (op by op)
+    #[arg(
+        long,
+        value_enum,
+        value_name = "MODE",
+        hide_possible_values = true,
+        help_heading = "The original's flags"
+    )]
+    rnn_mode: Option<RnnMode>,
 
     #[command(flatten)]
     device: DeviceFlags,
     /// What the initial variables and the dropout masks are a function of
     #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Running")]
     seed: i64,
-    /// Start from these variables (a .npz with TensorFlow's names) instead of random ones
+    /// Start from variables that TensorFlow saved, instead of random ones: a .npz, or a checkpoint's prefix
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     init_from: Option<PathBuf>,
     /// Write metrics here as JSON lines [default: metrics.jsonl in the save path]
@@ -54,6 +62,9 @@ pub struct TrainArgs {
     #[arg(long, help_heading = "Running")]
     no_eval: bool,
 
+    /// Which recurrent cell: basic_lstm (the original's), lstm, gru or basic_rnn
+    #[arg(long, default_value_t = CellType::BasicLstm, help_heading = "Hyperparameters (each overrides the model's)")]
+    cell: CellType,
     /// Which of the original's learning-rate schedules; the published table was made with 2016's
     #[arg(
         long,
@@ -138,6 +149,7 @@ impl TrainArgs {
             config.lr_schedule = schedule;
         }
         config.validate()?;
+        let rnn_mode = rnn_mode(self.cell, self.rnn_mode)?;
         let device = self.device.select()?;
         // What can fail is tried before anything long begins: the save path before the data, the data before the model.
         let folder = self.save_path.as_deref().map(SaveFolder::open).transpose()?;
@@ -152,7 +164,7 @@ impl TrainArgs {
         }
         config.vocab_size = data.vocabulary.len() as i64;
         config.validate()?;
-        let run = RunConfig { config, cell: CellType::BasicLstm.to_string(), seed: self.seed };
+        let run = RunConfig { config, cell: self.cell.to_string(), seed: self.seed };
 
         let checkpoint = match &folder {
             Some(folder) => folder.latest(&mut notice)?,
@@ -167,18 +179,21 @@ impl TrainArgs {
             }
         }
 
-        let variables = PtbVariables::new(&config, CellType::BasicLstm, device, Kind::Float, self.seed)?;
+        let variables = PtbVariables::new(&config, self.cell, device, Kind::Float, self.seed)?;
         let input = Input::new(&data, &variables)?;
         let options = Options {
-            rnn_mode: self.rnn_mode,
+            rnn_mode,
             log_every: self.log_every,
             max_steps: self.max_steps,
             evaluate: !self.no_eval,
         };
         if let Some(path) = self.init_from.as_deref().filter(|_| checkpoint.is_none()) {
-            variables
-                .assign(&tf::read_npz(path)?)
-                .with_context(|| format!("--init-from {}", path.display()))?;
+            let from = || format!("--init-from {}", path.display());
+            let model = tf::Model::read(path).with_context(from)?;
+            for note in model.notes() {
+                notice(&format!("{}: not part of the model: {note}", path.display()));
+            }
+            variables.assign(&model.variables).with_context(from)?;
         }
         let mut session = Session::new(&variables, &input, &data.vocabulary, run, options, folder.as_ref());
         if let Some(checkpoint) = &checkpoint {
@@ -201,8 +216,8 @@ impl TrainArgs {
             "event": "start",
             "model": self.model,
             "config": config,
-            "cell": CellType::BasicLstm.to_string(),
-            "rnn_mode": self.rnn_mode,
+            "cell": self.cell.to_string(),
+            "rnn_mode": rnn_mode,
             "seed": self.seed,
             "device": device::name(device),
             "threads": tch::get_num_threads(),
@@ -227,7 +242,8 @@ impl TrainArgs {
             reporter.show(&event);
         })?;
         if let Some(perplexity) = test_perplexity.filter(|_| self.data_path == SAMPLE) {
-            let words: Vec<&str> = data.test.tokens.iter().filter_map(|&id| data.vocabulary.word(id)).collect();
+            let words: Vec<&str> =
+                data.test.tokens.iter().filter_map(|&id| data.vocabulary.word(id)).collect();
             let best = sample::best_perplexity(&words, 1, 1)?;
             notice(&format!(
                 "The sample corpus has a known source: no model can reach a lower test perplexity than {best:.3} on average. \
