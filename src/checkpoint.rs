@@ -21,9 +21,6 @@ use crate::reader::Vocabulary;
 use crate::rnn::{CellType, State};
 use crate::tf;
 
-/// Checkpoints kept in a folder: the last one and the one before it.
-const KEEP: usize = 2;
-
 const FORMAT: &str = "ptb-word-lm 1";
 
 /// Where a run stands.
@@ -231,16 +228,18 @@ fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
 /// A run's `--save-path`: checked to be writable, and locked for as long as this value lives.
 pub struct SaveFolder {
     path: PathBuf,
+    /// Checkpoints to keep.
+    keep: usize,
     /// Held, not used: the system lets the lock go when the process ends, however it ends.
     _lock: File,
 }
 
 impl SaveFolder {
-    /// Creates the folder if need be, and locks it.
+    /// Creates the folder if need be, and locks it. The newest `keep` checkpoints are kept, at least 1.
     ///
     /// # Errors
     /// A place that cannot be written, or that another run is using.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, keep: usize) -> Result<Self> {
         let cannot = || format!("--save-path {}: cannot be written", path.display());
         fs::create_dir_all(path).with_context(cannot)?;
         let lock = File::options().create(true).append(true).open(path.join("lock")).with_context(cannot)?;
@@ -256,7 +255,7 @@ impl SaveFolder {
         }
         write_atomically(&path.join("probe"), |_| Ok(())).with_context(cannot)?;
         fs::remove_file(path.join("probe")).with_context(cannot)?;
-        Ok(SaveFolder { path: path.to_owned(), _lock: lock })
+        Ok(SaveFolder { path: path.to_owned(), keep: keep.max(1), _lock: lock })
     }
 
     /// The folder.
@@ -272,16 +271,18 @@ impl SaveFolder {
         Checkpoint::latest(&self.path, notice)
     }
 
-    /// Writes a checkpoint, then removes those that are older than the one before it.
+    /// Writes a checkpoint, reads it back to prove it, then removes the oldest.
     ///
     /// # Errors
-    /// A disk that is full or gone; the earlier checkpoints are then untouched.
+    /// A disk that is full or gone, or does not give back what was written; the earlier checkpoints are then untouched.
     pub fn save(&self, checkpoint: &Checkpoint) -> Result<PathBuf> {
         let path = self.path.join(format!("model-{}.safetensors", checkpoint.progress.global_step));
         let bytes = checkpoint.to_bytes()?;
         write_atomically(&path, |file| Ok(file.write_all(&bytes)?))?;
+        let there = fs::read(&path).with_context(|| format!("{}: cannot be read back", path.display()))?;
+        ensure!(there == bytes, "{}: reads back as something else than was written", path.display());
         let all = list(&self.path)?;
-        for (_, old) in &all[..all.len().saturating_sub(KEEP)] {
+        for (_, old) in &all[..all.len().saturating_sub(self.keep)] {
             fs::remove_file(old).with_context(|| format!("{}: could not be removed", old.display()))?;
         }
         Ok(path)

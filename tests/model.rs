@@ -39,7 +39,9 @@ fn dropout_stands_in_layers_plus_one_places_scaled_and_only_in_training() {
         assert_eq!(mask.size(), [50, 40, CONFIG.hidden_size]);
         // Each element is dropped or scaled by 1 / keep_prob; of 14,000 about a quarter is kept (five standard deviations: 0.018).
         assert_eq!(largest(&(mask * (mask - 1.0 / CONFIG.keep_prob))), 0.0);
-        assert!((mask.mean(None::<Kind>).double_value(&[]) * CONFIG.keep_prob - CONFIG.keep_prob).abs() < 0.02);
+        assert!(
+            (mask.mean(None::<Kind>).double_value(&[]) * CONFIG.keep_prob - CONFIG.keep_prob).abs() < 0.02
+        );
     }
     assert!(largest(&(&masks[0] - &masks[1])) > 0.0, "the masks are drawn anew for every place");
     assert!(PtbModel::new(&v, false, RnnMode::Cudnn).dropout_masks(50, 40).unwrap().is_empty());
@@ -66,11 +68,19 @@ fn each_mask_cuts_the_way_up_and_not_the_recurrent_path() {
                 .collect();
             let (out_a, _) = model.outputs(&a, &zero, &masks).unwrap();
             let (out_b, state) = model.outputs(&b, &zero, &masks).unwrap();
-            assert_eq!(largest(&(&out_a - &out_b)), 0.0, "{mode}: the input passes the mask at place {place}");
+            assert_eq!(
+                largest(&(&out_a - &out_b)),
+                0.0,
+                "{mode}: the input passes the mask at place {place}"
+            );
             assert!(largest(&state[state.len() - 1]) > 0.0 || place < CONFIG.num_layers as usize);
             let (from_some, _) = model.outputs(&a, &some, &masks).unwrap();
             let reached = largest(&(&out_a - from_some)) > 0.0;
-            assert_eq!(reached, place < CONFIG.num_layers as usize, "{mode}: place {place} and the initial state");
+            assert_eq!(
+                reached,
+                place < CONFIG.num_layers as usize,
+                "{mode}: place {place} and the initial state"
+            );
         }
     }
 }
@@ -129,7 +139,10 @@ fn gradients_are_the_slopes_of_the_cost() {
             let below = cost();
             shift(h);
             let measured = (above - below) / (2.0 * h);
-            assert!((measured - slope).abs() < 1e-6 * slope.abs().max(1.0), "{cell}: {measured} instead of {slope}");
+            assert!(
+                (measured - slope).abs() < 1e-6 * slope.abs().max(1.0),
+                "{cell}: {measured} instead of {slope}"
+            );
         }
     }
 }
@@ -165,7 +178,9 @@ fn train_step_is_clip_then_descend() {
     assert_eq!(norm, step.global_norm);
     tch::no_grad(|| {
         for (variable, gradient) in b.trainable().into_iter().zip(&clipped) {
-            let Gradient::Dense(dense) = Gradient::Dense(gradient.to_dense(&variable.size())) else { unreachable!() };
+            let Gradient::Dense(dense) = Gradient::Dense(gradient.to_dense(&variable.size())) else {
+                unreachable!()
+            };
             let _ = variable.shallow_clone().g_sub_(&(dense * 0.5));
         }
     });

@@ -72,7 +72,7 @@ impl ImportArgs {
             .collect();
         let checkpoint =
             Checkpoint { run, progress: Progress::default(), variables, state: Vec::new(), vocabulary };
-        let folder = SaveFolder::open(&self.save_path)?;
+        let folder = SaveFolder::open(&self.save_path, 1)?;
         if folder.latest(&mut notice)?.is_some() {
             bail!(
                 "--save-path {}: there is a run in this folder already; give another",

@@ -28,7 +28,7 @@ const USAGE: u8 = 2;
     long_about = "TensorFlow's PTB word language model (ptb_word_lm.py; Zaremba et al., \"Recurrent Neural Network Regularization\") in \
                   Rust on libtorch: the same graph, the same steps, the same lines on standard output.\n\n\
                   The original's flags work in its own spelling too: --data_path, --save_path.",
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage.",
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage; 130 and 143: stopped by Ctrl-C or SIGTERM, and saved.",
     max_term_width = 100
 )]
 struct Cli {
@@ -72,7 +72,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             notice(&format!("error: {error:#}"));
             ExitCode::from(if error.is::<ConfigError>() { USAGE } else { FAILED })
@@ -80,14 +80,15 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<()> {
+fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Train(args) => args.run(),
+        Command::Train(args) => return args.run(),
         Command::Eval(args) => args.run(),
         Command::Import(args) => args.run(),
         Command::Export(args) => args.run(),
         Command::Compare(args) => args.run(),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The mode to run a cell in: `asked`, or the fastest that it has.

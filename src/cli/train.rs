@@ -1,10 +1,15 @@
 //! `train`
 
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use tch::Kind;
 
 use super::rnn_mode;
@@ -16,7 +21,7 @@ use crate::reader::{RawData, SAMPLE, Split};
 use crate::report::{Metrics, Reporter, notice};
 use crate::rnn::CellType;
 use crate::sample;
-use crate::session::{Event, Input, Options, Session};
+use crate::session::{CheckpointEvery, Event, Input, Options, Session};
 use crate::tf;
 
 #[derive(Args)]
@@ -44,7 +49,13 @@ pub struct TrainArgs {
     #[command(flatten)]
     device: DeviceFlags,
     /// What the initial variables and the dropout masks are a function of
-    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Running")]
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Running"
+    )]
     seed: i64,
     /// Start from variables that TensorFlow saved, instead of random ones: a .npz, or a checkpoint's prefix
     #[arg(long, value_name = "FILE", help_heading = "Running")]
@@ -53,11 +64,20 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     metrics: Option<PathBuf>,
     /// Put a step's figures into the metrics every N steps; 0 for none
-    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(i64).range(0..), help_heading = "Running")]
+    #[arg(long, default_value_t = 100, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(0..), help_heading = "Running")]
     log_every: i64,
     /// Stop after N training steps in all, then still evaluate; 0 trains nothing
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..), help_heading = "Running")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(0..), help_heading = "Running")]
     max_steps: Option<i64>,
+    /// Save within an epoch too, every N steps or every Nm minutes
+    #[arg(long, default_value_t = CheckpointEvery::Minutes(10.0), value_name = "N", help_heading = "Running")]
+    checkpoint_every: CheckpointEvery,
+    /// Checkpoints to keep
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Running")]
+    keep: u32,
+    /// When stopped by Ctrl-C, still evaluate the validation and test texts
+    #[arg(long, help_heading = "Running")]
+    test_on_interrupt: bool,
     /// Do not evaluate the validation and test texts
     #[arg(long, help_heading = "Running")]
     no_eval: bool,
@@ -143,7 +163,7 @@ overrides! {
 }
 
 impl TrainArgs {
-    pub fn run(self) -> Result<()> {
+    pub fn run(self) -> Result<ExitCode> {
         let mut config = self.overrides.over(self.model.config());
         if let Some(schedule) = self.lr_schedule {
             config.lr_schedule = schedule;
@@ -152,7 +172,8 @@ impl TrainArgs {
         let rnn_mode = rnn_mode(self.cell, self.rnn_mode)?;
         let device = self.device.select()?;
         // What can fail is tried before anything long begins: the save path before the data, the data before the model.
-        let folder = self.save_path.as_deref().map(SaveFolder::open).transpose()?;
+        let folder =
+            self.save_path.as_deref().map(|path| SaveFolder::open(path, self.keep as usize)).transpose()?;
         let data = RawData::read(&self.data_path)?;
         for split in [&data.valid, &data.test] {
             if split.dropped > 0 {
@@ -186,7 +207,11 @@ impl TrainArgs {
             log_every: self.log_every,
             max_steps: self.max_steps,
             evaluate: !self.no_eval,
+            checkpoint_every: self.checkpoint_every,
+            stop: stop_on_signals()?,
+            evaluate_when_stopped: self.test_on_interrupt,
         };
+        let stop = options.stop.clone();
         if let Some(path) = self.init_from.as_deref().filter(|_| checkpoint.is_none()) {
             let from = || format!("--init-from {}", path.display());
             let model = tf::Model::read(path).with_context(from)?;
@@ -251,6 +276,22 @@ impl TrainArgs {
                 100.0 * (perplexity / best - 1.0)
             ));
         }
-        Ok(())
+        Ok(match stop.load(Ordering::Relaxed) {
+            0 => ExitCode::SUCCESS,
+            signal => ExitCode::from(128 + signal as u8),
+        })
     }
+}
+
+/// SIGINT and SIGTERM put their number here, and the run stops after its step; a second one ends the process at once.
+fn stop_on_signals() -> Result<Arc<AtomicUsize>> {
+    let stop = Arc::new(AtomicUsize::new(0));
+    let second = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the first signal finds `second` not yet set.
+        flag::register_conditional_shutdown(signal, 128 + signal, second.clone())?;
+        flag::register(signal, second.clone())?;
+        flag::register_usize(signal, stop.clone(), signal as usize)?;
+    }
+    Ok(stop)
 }
