@@ -74,7 +74,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     match run(cli.command) {
         Ok(code) => code,
         Err(error) => {
-            notice(&format!("error: {error:#}"));
+            // libtorch's own messages go on with a C++ stack trace, which helps nobody here.
+            let text = format!("{error:#}");
+            notice(&format!("error: {}", text.split("\nException raised from").next().unwrap_or(&text)));
             ExitCode::from(if error.is::<ConfigError>() { USAGE } else { FAILED })
         }
     }
