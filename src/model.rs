@@ -71,7 +71,7 @@ impl PtbVariables {
             root.f_var(name, size, init).with_context(|| format!("Model/{name} of shape {size:?}"))
         };
         // nn::lstm has no fallible form: what is too large for the memory is found out here.
-        Tensor::f_empty([4 * hidden, 2 * hidden], (kind, device))
+        let _ = Tensor::f_empty([4 * hidden, 2 * hidden], (kind, device))
             .with_context(|| format!("no memory for layers of --hidden-size {hidden}"))?;
         let embedding = var("embedding", &[vocab, hidden], uniform)?;
         let recurrent = match cell {
