@@ -1,4 +1,4 @@
-// The pointwise part of the softmax layer on the CPU, float32: one trip through memory instead of one per operation.
+// The pointwise part of the softmax layer on the CPU: one trip through memory instead of one per operation.
 //
 // A row of logits (40 kB for PTB's 10,000 words) stays in a core's second-level cache while it is worked on, so the passes below over a row
 // cost no memory traffic. The threads are libtorch's own (the same OpenMP runtime), which are awake anyway between two matrix products.
@@ -38,57 +38,82 @@ inline float exp_nonpositive(float x) {
     return p * power;
 }
 
+// bfloat16 is the upper half of a float32; rounding is to nearest, ties to even.
+inline float to_float(float x) { return x; }
+inline float to_float(uint16_t x) {
+    const uint32_t bits = static_cast<uint32_t>(x) << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+inline void store(float* place, float value) { *place = value; }
+inline void store(uint16_t* place, float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    *place = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
 // Returns the row's cross entropy. With `gradient`, the logits become d cost / d logits: (softmax - onehot(target)) * scale.
-CLONES double row(float* __restrict__ logits, const float* __restrict__ bias, int64_t vocab, int64_t target, float scale,
-                  bool gradient, float* __restrict__ bias_gradient) {
+// `work` holds a row of float32; for float32 logits it is the row itself.
+template <typename T>
+inline __attribute__((always_inline)) double row(T* logits, float* work, const float* __restrict__ bias, int64_t vocab, int64_t target,
+                                                 float scale, bool gradient, float* __restrict__ bias_gradient) {
     float top = -INFINITY;
 #pragma omp simd reduction(max : top)
     for (int64_t j = 0; j < vocab; ++j) {
-        logits[j] += bias[j];
-        top = std::max(top, logits[j]);
+        work[j] = to_float(logits[j]) + bias[j];
+        top = std::max(top, work[j]);
     }
-    const double target_logit = logits[target];
+    const double target_logit = work[target];
     float sum = 0.0f;
     if (!gradient) {
 #pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < vocab; ++j) sum += exp_nonpositive(logits[j] - top);
+        for (int64_t j = 0; j < vocab; ++j) sum += exp_nonpositive(work[j] - top);
     } else {
 #pragma omp simd reduction(+ : sum)
         for (int64_t j = 0; j < vocab; ++j) {
-            const float e = exp_nonpositive(logits[j] - top);
-            logits[j] = e;
+            const float e = exp_nonpositive(work[j] - top);
+            work[j] = e;
             sum += e;
         }
         const float factor = scale / sum;
+        work[target] -= scale / factor;
 #pragma omp simd
         for (int64_t j = 0; j < vocab; ++j) {
-            const float p = logits[j] * factor;
-            logits[j] = p;
+            const float p = work[j] * factor;
+            store(&logits[j], p);
             bias_gradient[j] += p;
         }
-        logits[target] -= scale;
-        bias_gradient[target] -= scale;
     }
     return std::log(static_cast<double>(sum)) + top - target_logit;
 }
 
-}  // namespace
+// The two types, each compiled for every instruction set.
+CLONES double row_of(float* logits, float*, const float* bias, int64_t vocab, int64_t target, float scale, bool gradient,
+                     float* bias_gradient) {
+    return row(logits, logits, bias, vocab, target, scale, gradient, bias_gradient);
+}
+CLONES double row_of(uint16_t* logits, float* work, const float* bias, int64_t vocab, int64_t target, float scale, bool gradient,
+                     float* bias_gradient) {
+    return row(logits, work, bias, vocab, target, scale, gradient, bias_gradient);
+}
 
-// logits [rows, vocab] without the bias, in; overwritten. bias [vocab], targets [rows] in [0, vocab).
-// Returns the total cross entropy in nats. With `bias_gradient` not null ([vocab], overwritten) the logits become their gradient.
-// A NaN or an infinity among the logits makes the result NaN.
-extern "C" double ptb_softmax_cross_entropy(float* logits, const float* bias, const int64_t* targets, int64_t rows, int64_t vocab,
-                                            float scale, float* bias_gradient, int threads) {
+template <typename T>
+double softmax_cross_entropy(T* logits, const float* bias, const int64_t* targets, int64_t rows, int64_t vocab, float scale,
+                             float* bias_gradient, int threads) {
     threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, rows)));
     const bool gradient = bias_gradient != nullptr;
+    const bool narrow = sizeof(T) < sizeof(float);
     std::vector<double> costs(rows);
     // One accumulator per thread and rows dealt out in fixed pieces: the result depends on the number of threads, never on their timing.
     std::vector<float> partial(gradient ? threads * vocab : 0, 0.0f);
+    std::vector<float> work(narrow ? threads * vocab : 0);
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int t = 0; t < threads; ++t) {
         float* own = gradient ? partial.data() + t * vocab : nullptr;
+        float* wide = narrow ? work.data() + t * vocab : nullptr;
         for (int64_t i = rows * t / threads; i < rows * (t + 1) / threads; ++i)
-            costs[i] = row(logits + i * vocab, bias, vocab, targets[i], scale, gradient, own);
+            costs[i] = row_of(logits + i * vocab, wide, bias, vocab, targets[i], scale, gradient, own);
     }
     for (int t = 0; gradient && t < threads; ++t)
         for (int64_t j = 0; j < vocab; ++j)
@@ -96,4 +121,15 @@ extern "C" double ptb_softmax_cross_entropy(float* logits, const float* bias, co
     double total = 0.0;
     for (double cost : costs) total += cost;
     return total;
+}
+
+}  // namespace
+
+// logits [rows, vocab] without the bias, float32 or (with `bfloat16`) bfloat16, in; overwritten. bias [vocab], targets [rows] in [0, vocab).
+// Returns the total cross entropy in nats. With `bias_gradient` not null ([vocab], overwritten) the logits become their gradient.
+// A NaN or an infinity among the logits makes the result NaN.
+extern "C" double ptb_softmax_cross_entropy(void* logits, bool bfloat16, const float* bias, const int64_t* targets, int64_t rows,
+                                            int64_t vocab, float scale, float* bias_gradient, int threads) {
+    return bfloat16 ? softmax_cross_entropy(static_cast<uint16_t*>(logits), bias, targets, rows, vocab, scale, bias_gradient, threads)
+                    : softmax_cross_entropy(static_cast<float*>(logits), bias, targets, rows, vocab, scale, bias_gradient, threads);
 }
