@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor, nn};
 use crate::config::{Config, RnnMode};
 use crate::loss::SoftmaxLayer;
 use crate::optimizer::{self, Gradient};
-use crate::rnn::{
+use crate::rnn::{DropoutWrapper, MultiRNNCell, dynamic_rnn, masks_in_order, 
     BasicLSTMCell, CellType, LSTMBlockCell, RnnCell, State, dropout_mask, kernel_from_libtorch,
     kernel_to_libtorch,
 };
@@ -134,7 +134,8 @@ impl PtbVariables {
     fn named(&self, tensors: &[&Tensor]) -> Result<tf::Variables> {
         let mut named = tf::Variables::new();
         let mut put = |name: String, tensor: &Tensor| {
-            named.insert(name, tensor.detach().to_device(Device::Cpu).contiguous());
+            // A copy: what is handed out must not change as training goes on.
+            named.insert(name, tensor.detach().to_device(Device::Cpu).contiguous().copy());
         };
         let (recurrent, softmax) = tensors[1..].split_at(tensors.len() - 3);
         put(EMBEDDING.into(), tensors[0]);
@@ -307,23 +308,16 @@ impl<'a> PtbModel<'a> {
                 }
             }
             _ => {
-                let cells = v.cells(self.rnn_mode)?;
-                let per_layer = state.len() / cells.len();
-                let mut states: Vec<State> =
-                    state.chunks(per_layer).map(|s| s.iter().map(Tensor::shallow_clone).collect()).collect();
-                let mut outputs = Vec::new();
-                for time_step in 0..inputs.size()[1] {
-                    let mut cell_output = x.select(1, time_step);
-                    for (k, cell) in cells.iter().enumerate() {
-                        (cell_output, states[k]) = cell.call(&cell_output, &states[k])?;
-                        if let Some(mask) = masks.get(k + 1) {
-                            cell_output = cell_output * mask.select(1, time_step);
-                        }
+                // The walkthrough's way: wrap every cell in its dropout, stack the cells, unroll the stack over time.
+                let cells = v.cells(self.rnn_mode)?.into_iter().enumerate().map(|(k, cell)| match masks.get(k + 1) {
+                    Some(mask) => {
+                        let per_step = masks_in_order(mask.unbind(1));
+                        Box::new(DropoutWrapper::with_masks(cell, None, Some(per_step))) as Box<dyn RnnCell>
                     }
-                    outputs.push(cell_output);
-                }
-                x = Tensor::stack(&outputs, 1);
-                final_state = states.into_iter().flatten().collect();
+                    None => cell,
+                });
+                let stack = MultiRNNCell::new(cells.collect(), true)?;
+                (x, final_state) = dynamic_rnn(&stack, &x, None, Some(state), false)?;
             }
         }
         Ok((x.reshape([-1, v.config.hidden_size]), final_state))
@@ -367,6 +361,9 @@ impl<'a> PtbModel<'a> {
         masks: &[Tensor],
     ) -> Result<(Tensor, Vec<Gradient>, State)> {
         let v = self.variables;
+        ensure!(self.is_training, "this view of the model is not training: it has no gradients");
+        let expected = if v.config.keep_prob < 1.0 { v.config.num_layers as usize + 1 } else { 0 };
+        ensure!(masks.len() == expected, "{} dropout masks for {expected} places", masks.len());
         let rows = tch::no_grad(|| self.lookup(x)).set_requires_grad(true);
         let (output, state) = self.outputs(&rows, state, masks)?;
         let softmax = self.softmax().cost_and_gradients(&output, &y.flatten(0, -1), x.size()[0]);

@@ -1,6 +1,6 @@
 //! What a person and other programs see of a run: the original's lines, the progress bar, the metrics file.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -72,14 +72,19 @@ impl Metrics {
     pub fn create(path: &Path, append: bool) -> Result<Self> {
         let cannot = || format!("--metrics {}: cannot be written", path.display());
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).with_context(cannot)?;
+            fs::create_dir_all(folder).with_context(cannot)?;
         }
         let mut options = File::options();
         let file = if append { options.append(true) } else { options.write(true).truncate(true) }
             .create(true)
             .open(path)
             .with_context(cannot)?;
-        Ok(Metrics { path: path.to_owned(), file })
+        let mut metrics = Metrics { path: path.to_owned(), file };
+        if append && fs::read(path).with_context(cannot)?.last().is_some_and(|&byte| byte != b'\n') {
+            // A process that was killed left half a line: the next one starts on its own.
+            metrics.file.write_all(b"\n").with_context(cannot)?;
+        }
+        Ok(metrics)
     }
 
     /// Writes one line, whole.

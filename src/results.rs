@@ -47,19 +47,22 @@ pub struct Run {
 }
 
 impl Run {
-    /// Reads a metrics file, or `metrics.jsonl` in a run's folder.
+    /// Reads a metrics file, or `metrics.jsonl` in a run's folder. A line that is not whole, as a killed process leaves one, is passed over
+    /// with a word to `notice`.
     ///
     /// # Errors
     /// A file that is missing, or that is not a run's metrics.
-    pub fn read(path: &Path) -> Result<Self> {
+    pub fn read(path: &Path, notice: &mut dyn FnMut(&str)) -> Result<Self> {
         let file = if path.is_dir() { path.join("metrics.jsonl") } else { path.to_owned() };
         let text = fs::read_to_string(&file)
             .with_context(|| format!("{}: cannot be read as a run's metrics", file.display()))?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let mut run = Run { name, ..Run::default() };
         for (number, line) in text.lines().enumerate() {
-            let value: Value = serde_json::from_str(line)
-                .with_context(|| format!("{}: line {} is not a metrics line", file.display(), number + 1))?;
+            let Ok(value) = serde_json::from_str::<Value>(line) else {
+                notice(&format!("{}: line {} is not a whole metrics line and is passed over", file.display(), number + 1));
+                continue;
+            };
             let string = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             let perplexity = value["perplexity"].as_f64().unwrap_or(f64::NAN);
             let epoch = value["epoch"].as_i64().unwrap_or_default();

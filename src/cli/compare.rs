@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use crate::report::line;
+use crate::report::{line, notice};
 use crate::results::{self, Run};
 
 #[derive(Args)]
@@ -18,7 +18,7 @@ pub struct CompareArgs {
 impl CompareArgs {
     pub fn run(self) -> Result<()> {
         let paths = if self.runs.is_empty() { results::in_folder("results".as_ref())? } else { self.runs };
-        let runs = paths.iter().map(|path| Run::read(path)).collect::<Result<Vec<_>>>()?;
+        let runs = paths.iter().map(|path| Run::read(path, &mut notice)).collect::<Result<Vec<_>>>()?;
         line(results::table(&runs)?.trim_end());
         Ok(())
     }

@@ -1,0 +1,87 @@
+# The front door. `make help` is its menu.
+
+MODEL ?= small
+DATA  ?=
+SAVE  ?=
+ARGS  ?=
+
+PYTHON   ?= python3
+BIN      := target/release/ptb-word-lm
+# PTB's folder as the programs need it: absolute, since cargo runs tests and benches elsewhere.
+PTB_DATA := $(if $(DATA),$(abspath $(DATA)))
+
+# An existing libtorch comes first: LIBTORCH, or LIBTORCH_USE_PYTORCH=1. Otherwise ours, by the same path that .cargo/config.toml gives to
+# plain cargo, so that nothing is built twice.
+ifeq ($(LIBTORCH)$(LIBTORCH_USE_PYTORCH),)
+export LIBTORCH := $(CURDIR)/.libtorch/torch
+CPU_LIBTORCH  := .libtorch/cpu.stamp
+CUDA_LIBTORCH := .libtorch/cuda.stamp
+endif
+
+# The tests, benches and the binary share the release profile, so that torch-sys, which takes minutes, is compiled once.
+.PHONY: help train-cpu train-cuda build data libtorch test test-tensorflow compare bench golden torture doc lint clean
+.DEFAULT_GOAL := help
+
+help: ## This menu
+	@echo "TensorFlow's PTB word language model in Rust on libtorch"
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
+	@echo
+	@echo "  MODEL=small            small, medium, large or test"
+	@echo "  DATA=FOLDER            where ptb.train.txt, ptb.valid.txt and ptb.test.txt are"
+	@echo "  SAVE=FOLDER            keep checkpoints there, and resume from them"
+	@echo "  ARGS='--seed 1 ...'    passed on; '$(BIN) train --help' lists all"
+
+train-cpu: build ## Train on the CPU: fetches libtorch and the data, builds, trains
+	@data=$$(DATA='$(DATA)' data/fetch.sh) || { [ $$? = 1 ] || exit 1; data=sample; }; \
+	$(BIN) train --device cpu --model $(MODEL) --data-path "$$data" $(if $(SAVE),--save-path '$(SAVE)') $(ARGS)
+
+train-cuda: $(CUDA_LIBTORCH) build ## Train on a GPU (fetches NVIDIA's libraries too)
+	@data=$$(DATA='$(DATA)' data/fetch.sh) || { [ $$? = 1 ] || exit 1; data=sample; }; \
+	$(BIN) train --device cuda --model $(MODEL) --data-path "$$data" $(if $(SAVE),--save-path '$(SAVE)') $(ARGS)
+
+build: $(CPU_LIBTORCH) ## Build target/release/ptb-word-lm
+	@cargo build --release --quiet
+
+data: ## Find or fetch PTB: DATA, then data/ptb, then the public sources
+	@DATA='$(DATA)' data/fetch.sh
+
+libtorch: $(CPU_LIBTORCH) ## Fetch libtorch 2.11.0 into .libtorch (unless LIBTORCH is set)
+
+.libtorch/cpu.stamp:
+	@PYTHON='$(PYTHON)' scripts/libtorch.sh cpu
+
+.libtorch/cuda.stamp: $(CPU_LIBTORCH)
+	@PYTHON='$(PYTHON)' scripts/libtorch.sh cuda
+
+test: $(CPU_LIBTORCH) ## Run the tests; with DATA also those that need PTB
+	cargo test --release
+ifneq ($(PTB_DATA),)
+	PTB_DATA='$(PTB_DATA)' cargo test --release -- --ignored ptb_
+endif
+
+test-tensorflow: $(CPU_LIBTORCH) ## Restore our checkpoints in TensorFlow 1.15 (needs Python 3.7)
+	tests/golden/run.sh -c ''
+	TF_PYTHON='$(CURDIR)/.venv-tf/bin/python' cargo test --release --test tf_files -- --include-ignored
+
+compare: build ## Runs (results/, or ARGS) beside TensorFlow's published numbers
+	@$(BIN) compare $(ARGS)
+
+bench: build ## Ours against PyTorch and TensorFlow, side by side
+	@PTB_DATA='$(PTB_DATA)' bench/run.sh $(ARGS)
+
+golden: ## Make the golden files again with TensorFlow 1.15 (needs Python 3.7)
+	tests/golden/run.sh
+
+torture: $(CPU_LIBTORCH) ## Kill, stop and starve runs hundreds of times: docs/reliability.md
+	scripts/torture.sh
+
+doc: $(CPU_LIBTORCH) ## The library's documentation
+	cargo doc --release --no-deps
+
+lint: $(CPU_LIBTORCH) ## rustfmt and clippy, warnings denied
+	cargo fmt --check
+	cargo clippy --release --all-targets -- -D warnings
+
+clean: ## Remove what was built; .libtorch and data/ptb stay
+	cargo clean
