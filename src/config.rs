@@ -124,6 +124,9 @@ impl Config {
             if value < 1 {
                 return Err(ConfigError(format!("{flag} is {value}; it must be 1 or more")));
             }
+            if value > i64::from(i32::MAX) {
+                return Err(ConfigError(format!("{flag} is {value}; it must be at most {}", i32::MAX)));
+            }
         }
         if self.max_epoch < 0 {
             return Err(ConfigError(format!("--max-epoch is {}; it must be 0 or more", self.max_epoch)));

@@ -10,9 +10,9 @@ use tch::{Device, Kind, Tensor, nn};
 use crate::config::{Config, RnnMode};
 use crate::loss::SoftmaxLayer;
 use crate::optimizer::{self, Gradient};
-use crate::rnn::{DropoutWrapper, MultiRNNCell, dynamic_rnn, masks_in_order, 
-    BasicLSTMCell, CellType, LSTMBlockCell, RnnCell, State, dropout_mask, kernel_from_libtorch,
-    kernel_to_libtorch,
+use crate::rnn::{
+    BasicLSTMCell, CellType, DropoutWrapper, LSTMBlockCell, MultiRNNCell, RnnCell, State, dropout_mask,
+    dynamic_rnn, kernel_from_libtorch, kernel_to_libtorch, masks_in_order,
 };
 use crate::tf;
 
@@ -70,6 +70,9 @@ impl PtbVariables {
         let var = |name: &str, size: &[i64], init| {
             root.f_var(name, size, init).with_context(|| format!("Model/{name} of shape {size:?}"))
         };
+        // nn::lstm has no fallible form: what is too large for the memory is found out here.
+        let _ = Tensor::f_empty([4 * hidden, 2 * hidden], (kind, device))
+            .with_context(|| format!("no memory for layers of --hidden-size {hidden}"))?;
         let embedding = var("embedding", &[vocab, hidden], uniform)?;
         let recurrent = match cell {
             CellType::BasicLstm => {
@@ -309,13 +312,15 @@ impl<'a> PtbModel<'a> {
             }
             _ => {
                 // The walkthrough's way: wrap every cell in its dropout, stack the cells, unroll the stack over time.
-                let cells = v.cells(self.rnn_mode)?.into_iter().enumerate().map(|(k, cell)| match masks.get(k + 1) {
-                    Some(mask) => {
-                        let per_step = masks_in_order(mask.unbind(1));
-                        Box::new(DropoutWrapper::with_masks(cell, None, Some(per_step))) as Box<dyn RnnCell>
-                    }
-                    None => cell,
-                });
+                let cells =
+                    v.cells(self.rnn_mode)?.into_iter().enumerate().map(|(k, cell)| match masks.get(k + 1) {
+                        Some(mask) => {
+                            let per_step = masks_in_order(mask.unbind(1));
+                            Box::new(DropoutWrapper::with_masks(cell, None, Some(per_step)))
+                                as Box<dyn RnnCell>
+                        }
+                        None => cell,
+                    });
                 let stack = MultiRNNCell::new(cells.collect(), true)?;
                 (x, final_state) = dynamic_rnn(&stack, &x, None, Some(state), false)?;
             }

@@ -60,7 +60,11 @@ impl Run {
         let mut run = Run { name, ..Run::default() };
         for (number, line) in text.lines().enumerate() {
             let Ok(value) = serde_json::from_str::<Value>(line) else {
-                notice(&format!("{}: line {} is not a whole metrics line and is passed over", file.display(), number + 1));
+                notice(&format!(
+                    "{}: line {} is not a whole metrics line and is passed over",
+                    file.display(),
+                    number + 1
+                ));
                 continue;
             };
             let string = |value: &Value| value.as_str().unwrap_or_default().to_owned();

@@ -257,6 +257,7 @@ fn wrong_flags_are_usage_errors_that_name_the_flag() {
         (&["--keep-prob", "0"][..], "--keep-prob is 0"),
         (&["--keep-prob", "1.5"], "--keep-prob is 1.5"),
         (&["--hidden-size", "0"], "--hidden-size is 0"),
+        (&["--hidden-size", "9000000000000000000"], "at most 2147483647"),
         (&["--num-layers", "-1"], "--num-layers is -1"),
         (&["--num-steps", "-20"], "--num-steps is -20"),
         (&["--batch-size", "0"], "--batch-size is 0"),
@@ -292,6 +293,8 @@ fn bad_input_is_an_error_in_words() {
             assert!(error.contains(words), "{args:?} should say {words:?}: {error}");
         }
     };
+    let huge = ["train", "--data-path", "sample", "--device", "cpu", "--hidden-size", "1000000"];
+    failing(&huge, &["no memory for layers of --hidden-size 1000000"]);
     let nowhere = at("nowhere");
     failing(&["train", "--data-path", text(&nowhere)], &["--data-path", "nowhere", "no such folder"]);
     failing(&["eval", "--checkpoint", text(&nowhere), "--data-path", "sample"], &["nowhere"]);

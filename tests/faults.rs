@@ -11,8 +11,30 @@ use ptb_word_lm::checkpoint::Checkpoint;
 
 /// Dropout on, two epochs of some 60 steps, a checkpoint every third step.
 const FLAGS: &[&str] = &[
-    "train", "--data-path", "sample", "--device", "cpu", "--threads", "1", "--model", "test", "--hidden-size", "16", "--num-layers", "2",
-    "--num-steps", "15", "--batch-size", "100", "--keep-prob", "0.5", "--max-max-epoch", "2", "--checkpoint-every", "3", "--save-path",
+    "train",
+    "--data-path",
+    "sample",
+    "--device",
+    "cpu",
+    "--threads",
+    "1",
+    "--model",
+    "test",
+    "--hidden-size",
+    "16",
+    "--num-layers",
+    "2",
+    "--num-steps",
+    "15",
+    "--batch-size",
+    "100",
+    "--keep-prob",
+    "0.5",
+    "--max-max-epoch",
+    "2",
+    "--checkpoint-every",
+    "3",
+    "--save-path",
 ];
 
 fn command(save: &Path) -> Command {
@@ -52,7 +74,8 @@ fn finish(child: Child, what: &str) -> String {
 }
 
 fn count(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |n| n.parse().unwrap_or_else(|_| panic!("{name}={n} is not a number")))
+    std::env::var(name)
+        .map_or(default, |n| n.parse().unwrap_or_else(|_| panic!("{name}={n} is not a number")))
 }
 
 /// SplitMix64: the moments are random, and the same every time.
@@ -116,7 +139,8 @@ fn signals_save_and_exit_with_their_number() {
         while Checkpoint::load(&save, &mut |_| ()).map_or(0, |c| c.progress.global_step) < before + 6 {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+        let sent =
+            Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
         assert!(sent.success());
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
@@ -157,7 +181,13 @@ fn a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint() {
     for words in ["diverged", "epoch 1, step ", "--learning-rate", "holds the last good checkpoint"] {
         assert!(errors.contains(words), "{words}: {errors}");
     }
-    assert_eq!(fs::read_dir(&other).unwrap().filter(|f| f.as_ref().unwrap().file_name().to_string_lossy().starts_with("model")).count(), 1);
+    assert_eq!(
+        fs::read_dir(&other)
+            .unwrap()
+            .filter(|f| f.as_ref().unwrap().file_name().to_string_lossy().starts_with("model"))
+            .count(),
+        1
+    );
     assert_eq!(fs::read(save.join("model-9.safetensors")).unwrap(), good);
 }
 
@@ -169,7 +199,9 @@ fn a_full_disk_is_told_and_costs_nothing_but_the_checkpoint() {
     let whole = folder.path().join("whole");
     finish(command(&whole).spawn().unwrap(), "the reference");
     let reference = outcome(&whole);
-    let size = fs::metadata(whole.join(format!("model-{}.safetensors", reference.0.progress.global_step))).unwrap().len();
+    let size = fs::metadata(whole.join(format!("model-{}.safetensors", reference.0.progress.global_step)))
+        .unwrap()
+        .len();
     let mount = folder.path().join("disk");
     fs::create_dir(&mount).unwrap();
     let faults = count("DISK_FAULTS", 4);
@@ -177,13 +209,20 @@ fn a_full_disk_is_told_and_costs_nothing_but_the_checkpoint() {
         // Room for the lock, the metrics, and between one and a little under three checkpoints: two kept and one being written do not fit.
         let room = size + 40_000 + 2 * size * k / faults;
         let options = format!("size={room}");
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&mount).status().unwrap();
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(&mount)
+            .status()
+            .unwrap();
         assert!(status.success(), "mounting a tmpfs");
         let unmount = Unmount(&mount);
         let save = mount.join("run");
         let output = command(&save).output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(errors.contains("could not be written") && errors.contains("training goes on"), "{room}: {errors}");
+        assert!(
+            errors.contains("could not be written") && errors.contains("training goes on"),
+            "{room}: {errors}"
+        );
         assert!(errors.contains("No space left on device"), "{errors}");
         // Whatever is there is whole, and goes on to the same end once there is room.
         let kept = Checkpoint::load(&save, &mut |n| panic!("{n}")).unwrap();
@@ -238,7 +277,10 @@ fn a_torn_checkpoint_costs_only_the_steps_since_the_one_before_it() {
         }
         fs::write(save.join("model-31.safetensors"), &torn).unwrap();
         let errors = finish(command(&save).spawn().unwrap(), "resumed");
-        assert!(errors.contains("model-31.safetensors") && errors.contains("resuming at epoch 1, step 30"), "{errors}");
+        assert!(
+            errors.contains("model-31.safetensors") && errors.contains("resuming at epoch 1, step 30"),
+            "{errors}"
+        );
         assert_same(&save, &reference, &format!("torn at {place}"));
     }
     println!("TORTURE | newest checkpoint torn or a bit flipped, then resumed | {faults} | {faults} | 0 |");

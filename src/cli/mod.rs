@@ -74,7 +74,10 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     match run(cli.command) {
         Ok(code) => code,
         Err(error) => {
-            notice(&format!("error: {error:#}"));
+            // libtorch's own messages go on with a C++ stack trace, which helps nobody here.
+            let text = format!("{error:#}");
+            let trace = ["\nException raised from", "\nframe #"].iter().filter_map(|start| text.find(start)).min();
+            notice(&format!("error: {}", &text[..trace.unwrap_or(text.len())]));
             ExitCode::from(if error.is::<ConfigError>() { USAGE } else { FAILED })
         }
     }

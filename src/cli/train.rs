@@ -212,6 +212,9 @@ impl TrainArgs {
             evaluate_when_stopped: self.test_on_interrupt,
         };
         let stop = options.stop.clone();
+        if folder.is_none() {
+            notice("without --save-path this run cannot be resumed, and its model is not kept");
+        }
         if let Some(path) = self.init_from.as_deref().filter(|_| checkpoint.is_none()) {
             let from = || format!("--init-from {}", path.display());
             let model = tf::Model::read(path).with_context(from)?;
