@@ -18,6 +18,15 @@ CPU_LIBTORCH  := .libtorch/cpu.stamp
 CUDA_LIBTORCH := .libtorch/cuda.stamp
 endif
 
+# Without PTB the sample corpus inside the program is trained; a wrong DATA is an error.
+define FIND_DATA
+data=$$(DATA='$(DATA)' data/fetch.sh) || { \
+	[ $$? = 1 ] || exit 1; \
+	data=sample; \
+	echo "Training the sample corpus inside the program instead (data/README.md)." >&2; \
+}
+endef
+
 # The tests, benches and the binary share the release profile, so that torch-sys, which takes minutes, is compiled once.
 .PHONY: help train-cpu train-cuda build data libtorch test test-tensorflow compare bench golden torture doc lint clean
 .DEFAULT_GOAL := help
@@ -33,15 +42,15 @@ help: ## This menu
 	@echo "  ARGS='--seed 1 ...'    passed on; '$(BIN) train --help' lists all"
 
 train-cpu: build ## Train on the CPU: fetches libtorch and the data, builds, trains
-	@data=$$(DATA='$(DATA)' data/fetch.sh) || { [ $$? = 1 ] || exit 1; data=sample; }; \
+	@$(FIND_DATA); \
 	$(BIN) train --device cpu --model $(MODEL) --data-path "$$data" $(if $(SAVE),--save-path '$(SAVE)') $(ARGS)
 
 train-cuda: $(CUDA_LIBTORCH) build ## Train on a GPU (fetches NVIDIA's libraries too)
-	@data=$$(DATA='$(DATA)' data/fetch.sh) || { [ $$? = 1 ] || exit 1; data=sample; }; \
+	@$(FIND_DATA); \
 	$(BIN) train --device cuda --model $(MODEL) --data-path "$$data" $(if $(SAVE),--save-path '$(SAVE)') $(ARGS)
 
 build: $(CPU_LIBTORCH) ## Build target/release/ptb-word-lm
-	@cargo build --release --quiet
+	@cargo build --release
 
 data: ## Find or fetch PTB: DATA, then data/ptb, then the public sources
 	@DATA='$(DATA)' data/fetch.sh

@@ -35,12 +35,13 @@ if whole "$ptb"; then
     echo "$ptb"
     exit 0
 fi
+[ ! -e "$ptb" ] || say "the files in $ptb are not PTB's, or not all of them (md5 in data/README.md): to use them as they are, DATA=$ptb"
 
-download() { # URL FILE; gives up on a host that does not answer after 5 seconds
+download() { # URL FILE; gives up on a host that does not answer, or stops to send, after 5 seconds
     if command -v curl >/dev/null; then
-        curl --fail --silent --location --connect-timeout 5 --max-time 300 --output "$2" "$1" 2>/dev/null
+        curl --fail --silent --location --connect-timeout 5 --speed-limit 1000 --speed-time 5 --output "$2" "$1"
     elif command -v wget >/dev/null; then
-        wget --quiet --tries=1 --connect-timeout=5 --dns-timeout=5 --read-timeout=60 --output-document="$2" "$1"
+        wget --quiet --tries=1 --timeout=5 --output-document="$2" "$1"
     else
         python3 -c 'import shutil, sys, urllib.request as u
 with u.urlopen(sys.argv[1], timeout=5) as r, open(sys.argv[2], "wb") as f: shutil.copyfileobj(r, f)' "$1" "$2" 2>/dev/null
@@ -52,9 +53,9 @@ part=$(mktemp -d "$here/.ptb.XXXXXX")
 trap 'rm -rf "$part"' EXIT
 take() { # FOLDER with the three files
     whole "$1" || return 1
-    rm -rf "$ptb"
     mkdir -p "$part/ptb"
     (cd "$1" && cp ptb.train.txt ptb.valid.txt ptb.test.txt "$part/ptb")
+    [ ! -e "$ptb" ] || mv "$ptb" "$(mktemp -d "$ptb.old.XXXXXX")" # whatever it is, it is not ours to delete
     mv "$part/ptb" "$ptb"
     say "fetched PTB into $ptb"
     echo "$ptb"
@@ -79,5 +80,5 @@ done
 
 say "PTB could not be fetched from any of these places."
 say "If you have its files (ptb.train.txt, ptb.valid.txt, ptb.test.txt), say where: make train-cpu DATA=FOLDER,"
-say "or put them into $ptb. The sample corpus inside the program needs no files: --data-path sample"
+say "or put them into $ptb"
 exit 1

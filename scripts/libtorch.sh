@@ -19,9 +19,14 @@ command -v "$python" >/dev/null || {
     echo "error: $python has no pip (Debian: apt-get install python3-pip). Or set LIBTORCH to a libtorch 2.11.0" >&2
     exit 1
 }
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+    echo "error: $("$python" --version) is too old for libtorch 2.11.0's package: 3.10 or later, as in make PYTHON=python3.12 libtorch" >&2
+    exit 1
+}
 pip_into() {
     # Into a folder of our own: neither the system's packages nor its rules for them are touched.
-    "$python" -m pip install --quiet --disable-pip-version-check --root-user-action ignore --no-compile --target "$@"
+    # (By variables, since an older pip, as in Ubuntu 22.04, stops at an option that it does not know.)
+    PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 "$python" -m pip install --quiet --no-compile --target "$@"
 }
 
 case $kind in
