@@ -242,6 +242,26 @@ impl fmt::Display for RnnMode {
     }
 }
 
+/// What the large matrix products are computed in; variables, states, softmax and sums are float32 in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// float32
+    #[default]
+    Fp32,
+    /// bfloat16: half the width, float32's range, 8 bits of precision
+    Bf16,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Precision::Fp32 => "fp32",
+            Precision::Bf16 => "bf16",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

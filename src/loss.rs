@@ -1,8 +1,12 @@
 //! The loss: `sequence_loss_by_example` and `sequence_loss` with TensorFlow's meaning, and the softmax layer as the training step
 //! uses it, with its gradient computed by hand.
 
+use std::ffi::c_void;
+
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
+
+use crate::config::Precision;
 
 /// `tf.contrib.legacy_seq2seq.sequence_loss_by_example`: weighted cross entropy per example, summed over the list of steps.
 ///
@@ -75,6 +79,8 @@ pub struct SoftmaxLayer<'a> {
     pub w: &'a Tensor,
     /// `Model/softmax_b`
     pub b: &'a Tensor,
+    /// What the three large products are computed in. The variables, the softmax itself and the sums are float32 all the same.
+    pub precision: Precision,
 }
 
 /// What one pass through the softmax layer gives in training.
@@ -100,13 +106,22 @@ impl SoftmaxLayer<'_> {
         self.w.device() == Device::Cpu && self.w.kind() == Kind::Float
     }
 
+    /// A factor of a product, in the product's precision.
+    fn narrow(&self, t: &Tensor) -> Tensor {
+        match self.precision {
+            Precision::Bf16 if self.fast() => t.to_kind(Kind::BFloat16),
+            _ => t.shallow_clone(),
+        }
+    }
+
     /// [`Self::cost`] without a gradient to come.
     pub fn evaluate(&self, output: &Tensor, targets: &Tensor, batch_size: i64) -> Result<Tensor> {
         tch::no_grad(|| {
             if !self.fast() {
                 return self.cost(output, targets, batch_size);
             }
-            let total = softmax_cross_entropy(&mut output.mm(self.w), self.b, targets, 0.0, false).0;
+            let mut logits = self.narrow(output).mm(&self.narrow(self.w));
+            let total = softmax_cross_entropy(&mut logits, self.b, targets, 0.0, false).0;
             Ok(Tensor::from((total / batch_size as f64) as f32))
         })
     }
@@ -121,12 +136,13 @@ impl SoftmaxLayer<'_> {
     pub fn cost_and_gradients(&self, output: &Tensor, targets: &Tensor, batch_size: i64) -> SoftmaxGradients {
         tch::no_grad(|| {
             let scale = 1.0 / batch_size as f64;
+            let (output, w) = (self.narrow(output), self.narrow(self.w));
             let (logits, cost, b) = if self.fast() {
-                let mut logits = output.mm(self.w);
+                let mut logits = output.mm(&w);
                 let (total, b) = softmax_cross_entropy(&mut logits, self.b, targets, scale as f32, true);
                 (logits, Tensor::from((total * scale) as f32), b)
             } else {
-                let mut logits = self.logits(output);
+                let mut logits = self.logits(&output);
                 let index = targets.unsqueeze(1);
                 let normalizer = logits.logsumexp(1, true);
                 let cost = (&normalizer - logits.gather(1, &index, false)).sum(None::<Kind>) * scale;
@@ -135,14 +151,16 @@ impl SoftmaxLayer<'_> {
                 let b = logits.sum_dim_intlist(0, false, None::<Kind>);
                 (logits, cost, b)
             };
-            SoftmaxGradients { cost, output: logits.mm(&self.w.tr()), w: output.tr().mm(&logits), b }
+            let wide = |gradient: Tensor| gradient.to_kind(self.w.kind());
+            SoftmaxGradients { cost, output: wide(logits.mm(&w.tr())), w: wide(output.tr().mm(&logits)), b }
         })
     }
 }
 
 unsafe extern "C" {
     fn ptb_softmax_cross_entropy(
-        logits: *mut f32,
+        logits: *mut c_void,
+        bfloat16: bool,
         bias: *const f32,
         targets: *const i64,
         rows: i64,
@@ -153,7 +171,7 @@ unsafe extern "C" {
     ) -> f64;
 }
 
-/// The fast door: `logits [n, vocab]` without the bias, float32 on the CPU, are overwritten, with `gradient` by
+/// The fast door: `logits [n, vocab]` without the bias, float32 or bfloat16 on the CPU, are overwritten, with `gradient` by
 /// `(softmax(logits + b) - onehot(target)) * scale`. Returns the total cross entropy in nats, and with `gradient` the sum of the new rows,
 /// `[vocab]`.
 fn softmax_cross_entropy(
@@ -168,7 +186,12 @@ fn softmax_cross_entropy(
     let fits =
         |t: &Tensor, size: i64, kind| t.size() == [size] && t.kind() == kind && t.device() == Device::Cpu;
     assert!(fits(&b, vocab, Kind::Float) && fits(&targets, rows, Kind::Int64));
-    assert!(logits.kind() == Kind::Float && logits.device() == Device::Cpu && logits.is_contiguous());
+    let bfloat16 = logits.kind() == Kind::BFloat16;
+    assert!(
+        (bfloat16 || logits.kind() == Kind::Float)
+            && logits.device() == Device::Cpu
+            && logits.is_contiguous()
+    );
     if rows > 0 {
         assert!(
             targets.min().int64_value(&[]) >= 0 && targets.max().int64_value(&[]) < vocab,
@@ -180,7 +203,8 @@ fn softmax_cross_entropy(
     // vocabulary, and `logits` is borrowed mutably while they are written.
     let total = unsafe {
         ptb_softmax_cross_entropy(
-            logits.data_ptr().cast(),
+            logits.data_ptr(),
+            bfloat16,
             b.data_ptr().cast(),
             targets.data_ptr().cast(),
             rows,
@@ -208,9 +232,11 @@ mod tests {
         let targets = Tensor::from_slice(&[0i64, 3, 3, 10, 5, 1, 0, 9]);
         let leaf = |t: &Tensor| t.copy().set_requires_grad(true);
         let (lw, lb, lo) = (leaf(&w), leaf(&b), leaf(&output));
-        let cost = SoftmaxLayer { w: &lw, b: &lb }.cost(&lo, &targets, 4).unwrap();
+        let cost =
+            SoftmaxLayer { w: &lw, b: &lb, precision: Precision::Fp32 }.cost(&lo, &targets, 4).unwrap();
         cost.backward();
-        let by_hand = SoftmaxLayer { w: &w, b: &b }.cost_and_gradients(&output, &targets, 4);
+        let by_hand = SoftmaxLayer { w: &w, b: &b, precision: Precision::Fp32 }
+            .cost_and_gradients(&output, &targets, 4);
         assert!((cost - by_hand.cost).abs().double_value(&[]) < 1e-12);
         for (plain, fast) in [(lo.grad(), by_hand.output), (lw.grad(), by_hand.w), (lb.grad(), by_hand.b)] {
             assert!((plain - fast).abs().max().double_value(&[]) < 1e-12);
@@ -228,8 +254,8 @@ mod tests {
             let [w, b, output] = double.each_ref().map(|t| t.to_kind(Kind::Float));
             let double = [&w, &b, &output].map(|t| t.to_kind(Kind::Double));
             let targets = Tensor::randint(vocab, [n], (Kind::Int64, Device::Cpu));
-            let plain = SoftmaxLayer { w: &double[0], b: &double[1] };
-            let fast = SoftmaxLayer { w: &w, b: &b };
+            let plain = SoftmaxLayer { w: &double[0], b: &double[1], precision: Precision::Fp32 };
+            let fast = SoftmaxLayer { w: &w, b: &b, precision: Precision::Fp32 };
             assert!(fast.fast() && !plain.fast());
             let (plain_cost, expected) = {
                 let g = plain.cost_and_gradients(&double[2], &targets, 3);
@@ -248,6 +274,24 @@ mod tests {
         }
     }
 
+    /// bfloat16 keeps 8 bits, so the gradients agree to some hundredths of their largest value, and the cost, a mean over many, better.
+    #[test]
+    fn bf16_products_are_near_the_float32_ones() {
+        tch::manual_seed(9);
+        let float = |size: &[i64]| Tensor::randn(size, (Kind::Float, Device::Cpu));
+        let (w, b, output) = (float(&[64, 1001]) * 0.3, float(&[1001]), float(&[80, 64]));
+        let targets = Tensor::randint(1001, [80], (Kind::Int64, Device::Cpu));
+        let gradients =
+            |precision| SoftmaxLayer { w: &w, b: &b, precision }.cost_and_gradients(&output, &targets, 4);
+        let (exact, ours) = (gradients(Precision::Fp32), gradients(Precision::Bf16));
+        assert!((ours.cost / exact.cost - 1.0).abs().double_value(&[]) < 2e-3);
+        for (ours, exact) in [(ours.output, exact.output), (ours.w, exact.w), (ours.b, exact.b)] {
+            assert_eq!(ours.kind(), Kind::Float);
+            let difference = (&ours - &exact).norm() / exact.norm();
+            assert!(difference.double_value(&[]) < 2e-2, "{difference:?}");
+        }
+    }
+
     #[test]
     fn fast_softmax_does_not_hide_what_is_not_finite() {
         for bad in [f32::NAN, f32::INFINITY] {
@@ -255,7 +299,7 @@ mod tests {
                 Tensor::ones([1, 40], (Kind::Float, Device::Cpu)),
                 Tensor::zeros([40], (Kind::Float, Device::Cpu)),
             );
-            let layer = SoftmaxLayer { w: &w, b: &b };
+            let layer = SoftmaxLayer { w: &w, b: &b, precision: Precision::Fp32 };
             let output = Tensor::from_slice(&[1.0, bad, 2.0]).view([3, 1]);
             let targets = Tensor::from_slice(&[0i64, 1, 39]);
             assert!(layer.cost_and_gradients(&output, &targets, 1).cost.double_value(&[]).is_nan());

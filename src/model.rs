@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tch::nn::RNN;
 use tch::{Device, Kind, Tensor, nn};
 
-use crate::config::{Config, RnnMode};
+use crate::config::{Config, Precision, RnnMode};
 use crate::loss::SoftmaxLayer;
 use crate::optimizer::{self, Gradient};
 use crate::rnn::{
@@ -250,6 +250,7 @@ pub struct PtbModel<'a> {
     variables: &'a PtbVariables,
     is_training: bool,
     rnn_mode: RnnMode,
+    precision: Precision,
 }
 
 /// What a training step tells: scalars on the model's device, not yet read.
@@ -265,7 +266,12 @@ pub struct Step {
 impl<'a> PtbModel<'a> {
     /// A view that is training (dropout, gradients) or not.
     pub fn new(variables: &'a PtbVariables, is_training: bool, rnn_mode: RnnMode) -> Self {
-        PtbModel { variables, is_training, rnn_mode }
+        PtbModel { variables, is_training, rnn_mode, precision: Precision::Fp32 }
+    }
+
+    /// The same view with its softmax layer's products, most of the model's arithmetic, in another precision.
+    pub fn precision(self, precision: Precision) -> Self {
+        PtbModel { precision, ..self }
     }
 
     /// The state before the first word: zeros; per layer c, then h, each `[batch_size, hidden]`.
@@ -335,7 +341,7 @@ impl<'a> PtbModel<'a> {
     }
 
     fn softmax(&self) -> SoftmaxLayer<'_> {
-        SoftmaxLayer { w: &self.variables.softmax_w, b: &self.variables.softmax_b }
+        SoftmaxLayer { w: &self.variables.softmax_w, b: &self.variables.softmax_b, precision: self.precision }
     }
 
     /// Cost of a batch by its plain definition, differentiable with respect to all variables: the specification that

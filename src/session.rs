@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::checkpoint::{Checkpoint, Progress, RunConfig, SaveFolder};
-use crate::config::{ConfigError, RnnMode};
+use crate::config::{ConfigError, Precision, RnnMode};
 use crate::model::{PtbModel, PtbVariables};
 use crate::reader::{Producer, RawData, Vocabulary};
 use crate::rnn::State;
@@ -215,6 +215,8 @@ impl fmt::Display for CheckpointEvery {
 pub struct Options {
     /// How the recurrent layers are run.
     pub rnn_mode: RnnMode,
+    /// What the large products are computed in.
+    pub precision: Precision,
     /// An [`Event::Step`] every so many steps; 0 for none.
     pub log_every: i64,
     /// Stop after this many steps in all.
@@ -310,7 +312,7 @@ impl<'a> Session<'a> {
             if !validated && self.progress.epoch < epochs {
                 self.validate(listen)?;
             }
-            let model = PtbModel::new(self.variables, false, self.options.rnn_mode);
+            let model = self.model(false);
             listen(Event::Final(evaluate(&model, &self.input.test)?));
         }
         match self.save_error.take() {
@@ -329,12 +331,16 @@ impl<'a> Session<'a> {
         self.options.evaluate && (!self.stopped() || self.options.evaluate_when_stopped)
     }
 
+    fn model(&self, is_training: bool) -> PtbModel<'a> {
+        PtbModel::new(self.variables, is_training, self.options.rnn_mode).precision(self.options.precision)
+    }
+
     fn at_limit(&self) -> bool {
         self.options.max_steps.is_some_and(|max| self.progress.global_step >= max)
     }
 
     fn validate(&self, listen: &mut dyn FnMut(Event)) -> Result<()> {
-        let model = PtbModel::new(self.variables, false, self.options.rnn_mode);
+        let model = self.model(false);
         let result = evaluate(&model, &self.input.valid)?;
         listen(Event::EpochEnd { epoch: self.progress.epoch + 1, split: "valid", result, complete: true });
         Ok(())
@@ -343,7 +349,7 @@ impl<'a> Session<'a> {
     /// The original's `run_epoch(session, m, eval_op=m.train_op, verbose=True)`. True if the epoch was finished.
     fn train_epoch(&mut self, listen: &mut dyn FnMut(Event)) -> Result<bool> {
         let producer = &self.input.train;
-        let model = PtbModel::new(self.variables, true, self.options.rnn_mode);
+        let model = self.model(true);
         let (epoch_size, batch_size, num_steps) =
             (producer.epoch_size(), producer.batch_size(), producer.num_steps());
         let epoch = self.progress.epoch + 1;

@@ -14,7 +14,7 @@ use tch::Kind;
 
 use super::rnn_mode;
 use crate::checkpoint::{RunConfig, SaveFolder, ensure_same_run, ensure_same_vocabulary};
-use crate::config::{Config, LrSchedule, Model, RnnMode};
+use crate::config::{Config, LrSchedule, Model, Precision, RnnMode};
 use crate::device::{self, DeviceArg};
 use crate::model::PtbVariables;
 use crate::reader::{RawData, SAMPLE, Split};
@@ -48,6 +48,9 @@ pub struct TrainArgs {
 
     #[command(flatten)]
     device: DeviceFlags,
+    /// What the softmax layer's products, most of the arithmetic, are computed in: fp32 or bf16
+    #[arg(long, value_enum, default_value_t = Precision::Fp32, hide_possible_values = true, help_heading = "Running")]
+    precision: Precision,
     /// What the initial variables and the dropout masks are a function of
     #[arg(
         long,
@@ -204,6 +207,7 @@ impl TrainArgs {
         let input = Input::new(&data, &variables)?;
         let options = Options {
             rnn_mode,
+            precision: self.precision,
             log_every: self.log_every,
             max_steps: self.max_steps,
             evaluate: !self.no_eval,
@@ -246,6 +250,7 @@ impl TrainArgs {
             "config": config,
             "cell": self.cell.to_string(),
             "rnn_mode": rnn_mode,
+            "precision": self.precision,
             "seed": self.seed,
             "device": device::name(device),
             "threads": tch::get_num_threads(),
