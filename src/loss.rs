@@ -5,6 +5,7 @@ use std::ffi::c_void;
 
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
+use torch_sys::C_tensor;
 
 use crate::config::Precision;
 
@@ -120,7 +121,7 @@ impl SoftmaxLayer<'_> {
             if !self.fast() {
                 return self.cost(output, targets, batch_size);
             }
-            let mut logits = self.narrow(output).mm(&self.narrow(self.w));
+            let mut logits = product(&self.narrow(output), &self.narrow(self.w));
             let total = softmax_cross_entropy(&mut logits, self.b, targets, 0.0, false).0;
             Ok(Tensor::from((total / batch_size as f64) as f32))
         })
@@ -138,7 +139,7 @@ impl SoftmaxLayer<'_> {
             let scale = 1.0 / batch_size as f64;
             let (output, w) = (self.narrow(output), self.narrow(self.w));
             let (logits, cost, b) = if self.fast() {
-                let mut logits = output.mm(&w);
+                let mut logits = product(&output, &w);
                 let (total, b) = softmax_cross_entropy(&mut logits, self.b, targets, scale as f32, true);
                 (logits, Tensor::from((total * scale) as f32), b)
             } else {
@@ -152,12 +153,32 @@ impl SoftmaxLayer<'_> {
                 (logits, cost, b)
             };
             let wide = |gradient: Tensor| gradient.to_kind(self.w.kind());
-            SoftmaxGradients { cost, output: wide(logits.mm(&w.tr())), w: wide(output.tr().mm(&logits)), b }
+            SoftmaxGradients {
+                cost,
+                output: wide(product(&logits, &w.tr())),
+                w: wide(product(&output.tr(), &logits)),
+                b,
+            }
         })
     }
 }
 
+/// `a @ b`, without a gradient to come; float32 on the CPU through oneDNN.
+fn product(a: &Tensor, b: &Tensor) -> Tensor {
+    let plain =
+        |t: &Tensor| t.device() == Device::Cpu && t.kind() == Kind::Float && t.dim() == 2 && t.numel() > 0;
+    if plain(a) && plain(b) {
+        // SAFETY: both are tensors of libtorch's that outlive the call; what comes back is null or a new one, which is ours.
+        let made = unsafe { ptb_product(a.as_ptr(), b.as_ptr()) };
+        if !made.is_null() {
+            return unsafe { Tensor::from_ptr(made) };
+        }
+    }
+    a.mm(b)
+}
+
 unsafe extern "C" {
+    fn ptb_product(a: *const C_tensor, b: *const C_tensor) -> *mut C_tensor;
     fn ptb_softmax_cross_entropy(
         logits: *mut c_void,
         bfloat16: bool,
@@ -304,6 +325,28 @@ mod tests {
             let targets = Tensor::from_slice(&[0i64, 1, 39]);
             assert!(layer.cost_and_gradients(&output, &targets, 1).cost.double_value(&[]).is_nan());
             assert!(layer.evaluate(&output, &targets, 1).unwrap().double_value(&[]).is_nan());
+        }
+    }
+
+    /// oneDNN's product against float64's, in all the layouts that the layer has, and that it is not the fallback that is tested.
+    #[test]
+    fn fast_product_is_the_plain_one() {
+        tch::manual_seed(10);
+        for (m, k, n) in [(1, 1, 1), (7, 5, 33), (40, 200, 1001)] {
+            let (a, b) = (random(&[m, k]).to_kind(Kind::Float), random(&[k, n]).to_kind(Kind::Float));
+            let expected = a.to_kind(Kind::Double).mm(&b.to_kind(Kind::Double));
+            let (a_transposed, b_transposed) = (a.tr().contiguous(), b.tr().contiguous());
+            for (a, b) in [(&a, &b), (&a_transposed.tr(), &b), (&a, &b_transposed.tr())] {
+                // SAFETY: as in `product`.
+                let made = unsafe { ptb_product(a.as_ptr(), b.as_ptr()) };
+                assert!(!made.is_null(), "this libtorch has no oneDNN product");
+                let difference =
+                    (unsafe { Tensor::from_ptr(made) } - &expected).abs().max().double_value(&[]);
+                assert!(
+                    difference < 1e-6 * (k as f64) && product(a, b).size() == [m, n],
+                    "{m} {k} {n}: {difference}"
+                );
+            }
         }
     }
 
