@@ -13,15 +13,13 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tch::{Device, Kind, Tensor};
+use tch::Kind;
 
 use crate::config::Config;
+use crate::files::write_atomically;
 use crate::reader::Vocabulary;
 use crate::rnn::{CellType, State};
 use crate::tf;
-
-/// Checkpoints kept in a folder: the last one and the one before it.
-const KEEP: usize = 2;
 
 const FORMAT: &str = "ptb-word-lm 1";
 
@@ -78,31 +76,16 @@ impl Checkpoint {
     }
 
     fn to_bytes(&self) -> Result<Vec<u8>> {
-        let mut tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
-        let state = self.state.iter().enumerate().map(|(k, tensor)| (format!("state/{k}"), tensor));
-        for (name, tensor) in self.variables.iter().map(|(n, t)| (n.clone(), t)).chain(state) {
-            let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
-            let dtype = match tensor.kind() {
-                Kind::Float => Dtype::F32,
-                Kind::Double => Dtype::F64,
-                kind => bail!("variable {name} is {kind:?}; checkpoints hold float32 and float64"),
-            };
-            let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
-            tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
-            tensors.insert(name, (dtype, tensor.size().iter().map(|&d| d as usize).collect(), bytes));
-        }
+        let mut tensors: tf::Variables =
+            self.variables.iter().map(|(k, v)| (k.clone(), v.shallow_clone())).collect();
+        tensors.extend(self.state.iter().enumerate().map(|(k, t)| (format!("state/{k}"), t.shallow_clone())));
         let meta = Meta { run: self.run.clone(), progress: self.progress.clone() };
         let mut metadata: HashMap<String, String> =
             [("format".into(), FORMAT.into()), ("meta".into(), serde_json::to_string(&meta)?)].into();
         if let Some(vocabulary) = &self.vocabulary {
             metadata.insert("vocabulary".into(), vocabulary.words().join("\n"));
         }
-        let views: BTreeMap<&String, TensorView> = tensors
-            .iter()
-            .map(|(name, (dtype, shape, bytes))| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)))
-            .collect::<Result<_>>()?;
-        metadata.insert("sha256".into(), digest(&metadata, &views));
-        Ok(safetensors::serialize(views, Some(metadata))?)
+        to_safetensors(&tensors, metadata)
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self> {
@@ -138,7 +121,7 @@ impl Checkpoint {
                 dtype => bail!("variable {name} has type {dtype:?}; expected F32 or F64"),
             };
             let shape: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
-            let tensor = Tensor::f_from_data_size(view.data(), &shape, kind)?;
+            let tensor = tf::tensor_from_bytes(view.data(), &shape, kind)?;
             match name.strip_prefix("state/") {
                 Some(k) => drop(state.insert(k.parse::<usize>().context("state")?, tensor)),
                 None => drop(variables.insert(name.clone(), tensor)),
@@ -189,6 +172,26 @@ impl Checkpoint {
     }
 }
 
+/// Tensors and metadata as a safetensors file, with a SHA-256 of it all among the metadata.
+///
+/// # Errors
+/// A tensor that is neither float32 nor float64.
+pub fn to_safetensors(tensors: &tf::Variables, mut metadata: HashMap<String, String>) -> Result<Vec<u8>> {
+    let bytes = tensors.values().map(tf::tensor_to_bytes).collect::<Result<Vec<_>>>()?;
+    let mut views: BTreeMap<&String, TensorView> = BTreeMap::new();
+    for ((name, tensor), bytes) in tensors.iter().zip(&bytes) {
+        let dtype = match tensor.kind() {
+            Kind::Float => Dtype::F32,
+            Kind::Double => Dtype::F64,
+            kind => bail!("variable {name} is {kind:?}; checkpoints hold float32 and float64"),
+        };
+        let shape = tensor.size().iter().map(|&d| d as usize).collect();
+        views.insert(name, TensorView::new(dtype, shape, bytes)?);
+    }
+    metadata.insert("sha256".into(), digest(&metadata, &views));
+    Ok(safetensors::serialize(views, Some(metadata))?)
+}
+
 /// A digest over metadata and tensors, whatever their order in the file.
 fn digest(metadata: &HashMap<String, String>, views: &BTreeMap<&String, TensorView>) -> String {
     let mut hash = Sha256::new();
@@ -225,16 +228,18 @@ fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
 /// A run's `--save-path`: checked to be writable, and locked for as long as this value lives.
 pub struct SaveFolder {
     path: PathBuf,
+    /// Checkpoints to keep.
+    keep: usize,
     /// Held, not used: the system lets the lock go when the process ends, however it ends.
     _lock: File,
 }
 
 impl SaveFolder {
-    /// Creates the folder if need be, and locks it.
+    /// Creates the folder if need be, and locks it. The newest `keep` checkpoints are kept, at least 1.
     ///
     /// # Errors
     /// A place that cannot be written, or that another run is using.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, keep: usize) -> Result<Self> {
         let cannot = || format!("--save-path {}: cannot be written", path.display());
         fs::create_dir_all(path).with_context(cannot)?;
         let lock = File::options().create(true).append(true).open(path.join("lock")).with_context(cannot)?;
@@ -248,9 +253,9 @@ impl SaveFolder {
             }
             Err(fs::TryLockError::Error(error)) => return Err(error).with_context(cannot),
         }
-        write_atomically(&path.join("probe"), b"").with_context(cannot)?;
+        write_atomically(&path.join("probe"), |_| Ok(())).with_context(cannot)?;
         fs::remove_file(path.join("probe")).with_context(cannot)?;
-        Ok(SaveFolder { path: path.to_owned(), _lock: lock })
+        Ok(SaveFolder { path: path.to_owned(), keep: keep.max(1), _lock: lock })
     }
 
     /// The folder.
@@ -266,38 +271,22 @@ impl SaveFolder {
         Checkpoint::latest(&self.path, notice)
     }
 
-    /// Writes a checkpoint, then removes those that are older than the one before it.
+    /// Writes a checkpoint, reads it back to prove it, then removes the oldest.
     ///
     /// # Errors
-    /// A disk that is full or gone; the earlier checkpoints are then untouched.
+    /// A disk that is full or gone, or does not give back what was written; the earlier checkpoints are then untouched.
     pub fn save(&self, checkpoint: &Checkpoint) -> Result<PathBuf> {
         let path = self.path.join(format!("model-{}.safetensors", checkpoint.progress.global_step));
-        write_atomically(&path, &checkpoint.to_bytes()?)
-            .with_context(|| format!("{}: the checkpoint could not be written", path.display()))?;
+        let bytes = checkpoint.to_bytes()?;
+        write_atomically(&path, |file| Ok(file.write_all(&bytes)?))?;
+        let there = fs::read(&path).with_context(|| format!("{}: cannot be read back", path.display()))?;
+        ensure!(there == bytes, "{}: reads back as something else than was written", path.display());
         let all = list(&self.path)?;
-        for (_, old) in &all[..all.len().saturating_sub(KEEP)] {
+        for (_, old) in &all[..all.len().saturating_sub(self.keep)] {
             fs::remove_file(old).with_context(|| format!("{}: could not be removed", old.display()))?;
         }
         Ok(path)
     }
-}
-
-/// Writes a file so that its place holds either the old content or all of the new, whatever happens.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().context("a file name is missing")?;
-    let beside = folder.join(format!(".{}.tmp", name.to_string_lossy()));
-    let written = (|| {
-        let mut file = File::create(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        File::open(folder)?.sync_all()
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&beside);
-    }
-    Ok(written?)
 }
 
 /// Refuses to continue `saved` as `wanted` where they differ in more than the number of epochs, naming each difference.

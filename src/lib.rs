@@ -22,6 +22,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod device;
+pub mod files;
 pub mod loss;
 pub mod model;
 pub mod optimizer;

@@ -156,14 +156,24 @@ unsafe extern "C" {
 /// The fast door: `logits [n, vocab]` without the bias, float32 on the CPU, are overwritten, with `gradient` by
 /// `(softmax(logits + b) - onehot(target)) * scale`. Returns the total cross entropy in nats, and with `gradient` the sum of the new rows,
 /// `[vocab]`.
-fn softmax_cross_entropy(logits: &mut Tensor, b: &Tensor, targets: &Tensor, scale: f32, gradient: bool) -> (f64, Tensor) {
+fn softmax_cross_entropy(
+    logits: &mut Tensor,
+    b: &Tensor,
+    targets: &Tensor,
+    scale: f32,
+    gradient: bool,
+) -> (f64, Tensor) {
     let (rows, vocab) = logits.size2().expect("logits have two dimensions");
     let (b, targets) = (b.contiguous(), targets.contiguous());
-    let fits = |t: &Tensor, size: i64, kind| t.size() == [size] && t.kind() == kind && t.device() == Device::Cpu;
+    let fits =
+        |t: &Tensor, size: i64, kind| t.size() == [size] && t.kind() == kind && t.device() == Device::Cpu;
     assert!(fits(&b, vocab, Kind::Float) && fits(&targets, rows, Kind::Int64));
     assert!(logits.kind() == Kind::Float && logits.device() == Device::Cpu && logits.is_contiguous());
     if rows > 0 {
-        assert!(targets.min().int64_value(&[]) >= 0 && targets.max().int64_value(&[]) < vocab, "targets are ids of words");
+        assert!(
+            targets.min().int64_value(&[]) >= 0 && targets.max().int64_value(&[]) < vocab,
+            "targets are ids of words"
+        );
     }
     let bias_gradient = gradient.then(|| Tensor::empty([vocab], (Kind::Float, Device::Cpu)));
     // SAFETY: all are contiguous CPU tensors of the types and sizes that the function takes (asserted above), the targets lie within the
@@ -211,7 +221,9 @@ mod tests {
     #[test]
     fn fast_softmax_is_the_plain_one() {
         tch::manual_seed(8);
-        for (n, hidden, vocab, size) in [(1, 3, 2, 1.0), (7, 5, 33, 1.0), (40, 16, 1001, 3.0), (9, 4, 10_000, 5.0)] {
+        for (n, hidden, vocab, size) in
+            [(1, 3, 2, 1.0), (7, 5, 33, 1.0), (40, 16, 1001, 3.0), (9, 4, 10_000, 5.0)]
+        {
             let double = [random(&[hidden, vocab]) * size, random(&[vocab]), random(&[n, hidden])];
             let [w, b, output] = double.each_ref().map(|t| t.to_kind(Kind::Float));
             let double = [&w, &b, &output].map(|t| t.to_kind(Kind::Double));
@@ -239,7 +251,10 @@ mod tests {
     #[test]
     fn fast_softmax_does_not_hide_what_is_not_finite() {
         for bad in [f32::NAN, f32::INFINITY] {
-            let (w, b) = (Tensor::ones([1, 40], (Kind::Float, Device::Cpu)), Tensor::zeros([40], (Kind::Float, Device::Cpu)));
+            let (w, b) = (
+                Tensor::ones([1, 40], (Kind::Float, Device::Cpu)),
+                Tensor::zeros([40], (Kind::Float, Device::Cpu)),
+            );
             let layer = SoftmaxLayer { w: &w, b: &b };
             let output = Tensor::from_slice(&[1.0, bad, 2.0]).view([3, 1]);
             let targets = Tensor::from_slice(&[0i64, 1, 39]);

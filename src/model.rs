@@ -177,7 +177,9 @@ impl PtbVariables {
         tch::no_grad(|| {
             let mut checked = tf::Variables::new();
             for (name, own) in self.named(&self.trainable())? {
-                let Some(tensor) = given.get(&name) else {
+                // A plain LSTMCell's variables go by the same names as block mode's, which are read as BasicLSTMCell's.
+                let also = name.replace("/lstm_cell/", "/basic_lstm_cell/");
+                let Some(tensor) = given.get(&name).or_else(|| given.get(&also)) else {
                     bail!("variable {name} (shape {:?}) is missing; there are: {}", own.size(), names(given));
                 };
                 ensure!(

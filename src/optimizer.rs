@@ -87,7 +87,9 @@ pub fn apply_gradients(variables: &[&Tensor], gradients: &[Gradient], scale: &Te
             let _ = match gradient {
                 // One pass over the variable; `factor` is broadcast, so nothing is copied.
                 Gradient::Dense(values) => variable.addcmul_(values, &factor),
-                Gradient::IndexedSlices { values, indices } => variable.index_add_(0, indices, &(values * &factor)),
+                Gradient::IndexedSlices { values, indices } => {
+                    variable.index_add_(0, indices, &(values * &factor))
+                }
             };
         }
     })

@@ -140,6 +140,11 @@ impl Reporter {
                 self.bar.reset_eta();
                 self.bar.enable_steady_tick(Duration::from_millis(250));
             }
+            Event::SaveFailed { error } => {
+                self.bar.suspend(|| {
+                    notice(&format!("warning: {error}; training goes on, the earlier checkpoints are kept"))
+                });
+            }
             Event::Tick { done } => self.bar.set_position(*done as u64),
             Event::Progress { perplexity, wps, .. } | Event::Step { perplexity, wps, .. } => {
                 self.bar.set_message(format!("ppl {perplexity:.1} {wps:.0} wps"));

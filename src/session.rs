@@ -2,13 +2,19 @@
 //!
 //! Nothing here knows about terminals or files of figures: what happens is told as [`Event`]s to whoever listens.
 
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::checkpoint::{Checkpoint, Progress, RunConfig, SaveFolder};
-use crate::config::RnnMode;
+use crate::config::{ConfigError, RnnMode};
 use crate::model::{PtbModel, PtbVariables};
 use crate::reader::{Producer, RawData, Vocabulary};
 use crate::rnn::State;
@@ -80,7 +86,12 @@ pub enum Event {
     /// A checkpoint is written.
     Saved {
         /// Where.
-        path: std::path::PathBuf,
+        path: PathBuf,
+    },
+    /// A checkpoint could not be written; training goes on, and the next one is tried in its time.
+    SaveFailed {
+        /// Why, in words.
+        error: String,
     },
 }
 
@@ -150,8 +161,57 @@ pub fn evaluate(model: &PtbModel, producer: &Producer) -> Result<Evaluation> {
     Ok(Evaluation::new(costs, iters, batch_size, start))
 }
 
+/// How often a run is saved, besides at the end of every epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum CheckpointEvery {
+    /// After so many steps.
+    Steps(i64),
+    /// After so much time.
+    Minutes(f64),
+}
+
+impl FromStr for CheckpointEvery {
+    type Err = ConfigError;
+
+    fn from_str(s: &str) -> Result<Self, ConfigError> {
+        let every = match s.strip_suffix('m') {
+            Some(minutes) => {
+                minutes.parse().ok().filter(|m: &f64| m.is_finite() && *m > 0.0).map(Self::Minutes)
+            }
+            None => s.parse().ok().filter(|&n| n > 0).map(Self::Steps),
+        };
+        every.ok_or_else(|| {
+            ConfigError("it is a number of steps, such as 500, or of minutes, such as 10m".into())
+        })
+    }
+}
+
+impl TryFrom<String> for CheckpointEvery {
+    type Error = ConfigError;
+
+    fn try_from(s: String) -> Result<Self, ConfigError> {
+        s.parse()
+    }
+}
+
+impl From<CheckpointEvery> for String {
+    fn from(every: CheckpointEvery) -> String {
+        every.to_string()
+    }
+}
+
+impl fmt::Display for CheckpointEvery {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            CheckpointEvery::Steps(n) => write!(f, "{n}"),
+            CheckpointEvery::Minutes(m) => write!(f, "{m}m"),
+        }
+    }
+}
+
 /// How a session runs, apart from what it computes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How the recurrent layers are run.
     pub rnn_mode: RnnMode,
@@ -161,6 +221,12 @@ pub struct Options {
     pub max_steps: Option<i64>,
     /// Whether to evaluate the validation and test texts.
     pub evaluate: bool,
+    /// When to save within an epoch.
+    pub checkpoint_every: CheckpointEvery,
+    /// Not 0: finish the step, save, and stop. Signal handlers set it.
+    pub stop: Arc<AtomicUsize>,
+    /// Evaluate even when stopped.
+    pub evaluate_when_stopped: bool,
 }
 
 /// A training run.
@@ -173,6 +239,9 @@ pub struct Session<'a> {
     folder: Option<&'a SaveFolder>,
     progress: Progress,
     state: State,
+    /// When the last checkpoint was due, and why it could not be written, if so.
+    saved_at: Instant,
+    save_error: Option<anyhow::Error>,
     /// Cost and global norm, added up on the device since they were last read, in double precision.
     pending: Tensor,
 }
@@ -188,7 +257,6 @@ impl<'a> Session<'a> {
         folder: Option<&'a SaveFolder>,
     ) -> Self {
         let pending = Tensor::zeros([2], (Kind::Double, variables.device()));
-        let state = State::new();
         Session {
             variables,
             input,
@@ -197,7 +265,9 @@ impl<'a> Session<'a> {
             options,
             folder,
             progress: Progress::default(),
-            state,
+            state: State::new(),
+            saved_at: Instant::now(),
+            save_error: None,
             pending,
         }
     }
@@ -214,34 +284,49 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Trains to the end, or to `max_steps`, and evaluates.
+    /// Trains to the end, or to `max_steps`, or until [`Options::stop`]; and evaluates.
     ///
     /// # Errors
-    /// A cost that is not finite, a checkpoint that cannot be written.
+    /// A cost that is not finite; the last checkpoint could not be written.
     pub fn train(&mut self, listen: &mut dyn FnMut(Event)) -> Result<()> {
+        let epochs = self.run.config.max_max_epoch;
         let mut validated = false;
-        while self.progress.epoch < self.run.config.max_max_epoch && !self.at_limit() {
+        while self.progress.epoch < epochs && !self.at_limit() {
             let complete = self.train_epoch(listen)?;
+            // Saved before the evaluation, which may take long.
             self.save(listen)?;
-            if self.options.evaluate {
+            if self.evaluates() {
                 self.validate(listen)?;
                 validated = true;
             }
-            if !complete {
+            if !complete || self.stopped() {
                 break;
             }
             self.progress = Progress { epoch: self.progress.epoch + 1, step: 0, costs: 0.0, ..self.progress };
             self.state.clear();
             self.save(listen)?;
         }
-        if self.options.evaluate {
-            if !validated && self.progress.epoch < self.run.config.max_max_epoch {
+        if self.evaluates() {
+            if !validated && self.progress.epoch < epochs {
                 self.validate(listen)?;
             }
             let model = PtbModel::new(self.variables, false, self.options.rnn_mode);
             listen(Event::Final(evaluate(&model, &self.input.test)?));
         }
-        Ok(())
+        match self.save_error.take() {
+            Some(error) => {
+                Err(error.context("the run is over, but its last checkpoint could not be written"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.options.stop.load(Ordering::Relaxed) != 0
+    }
+
+    fn evaluates(&self) -> bool {
+        self.options.evaluate && (!self.stopped() || self.options.evaluate_when_stopped)
     }
 
     fn at_limit(&self) -> bool {
@@ -270,7 +355,7 @@ impl<'a> Session<'a> {
         }
         let dropout = self.run.config.keep_prob < 1.0;
         let start = Instant::now();
-        while self.progress.step < epoch_size && !self.at_limit() {
+        while self.progress.step < epoch_size && !self.at_limit() && !self.stopped() {
             let Progress { step, global_step, .. } = self.progress;
             if dropout {
                 // A function of seed and step alone, so that a resumed run draws the masks that it would have drawn.
@@ -312,6 +397,13 @@ impl<'a> Session<'a> {
                 }
             }
             listen(Event::Tick { done: step + 1 });
+            let due = match self.options.checkpoint_every {
+                CheckpointEvery::Steps(n) => self.progress.global_step % n == 0,
+                CheckpointEvery::Minutes(m) => self.saved_at.elapsed().as_secs_f64() >= 60.0 * m,
+            };
+            if due && self.progress.step < epoch_size {
+                self.save(listen)?;
+            }
         }
         self.read_costs()?;
         let complete = self.progress.step == epoch_size;
@@ -341,16 +433,28 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Writes a checkpoint. If the disk refuses it, that is told and training goes on: the earlier checkpoints are still there.
     fn save(&mut self, listen: &mut dyn FnMut(Event)) -> Result<()> {
         let Some(folder) = self.folder else { return Ok(()) };
-        let path = folder.save(&Checkpoint {
+        self.read_costs()?;
+        self.saved_at = Instant::now();
+        let checkpoint = Checkpoint {
             run: self.run.clone(),
             progress: self.progress.clone(),
             variables: self.variables.to_tensorflow()?,
             state: self.state.iter().map(Tensor::shallow_clone).collect(),
             vocabulary: Some(self.vocabulary.clone()),
-        })?;
-        listen(Event::Saved { path });
+        };
+        match folder.save(&checkpoint) {
+            Ok(path) => {
+                self.save_error = None;
+                listen(Event::Saved { path });
+            }
+            Err(error) => {
+                listen(Event::SaveFailed { error: format!("{error:#}") });
+                self.save_error = Some(error);
+            }
+        }
         Ok(())
     }
 }

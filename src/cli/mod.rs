@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod compare;
+mod convert;
 mod eval;
 mod train;
 
@@ -10,8 +11,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, RnnMode};
 use crate::report::notice;
+use crate::rnn::CellType;
 
 /// Exit code of a command that was understood and failed.
 const FAILED: u8 = 1;
@@ -26,7 +28,7 @@ const USAGE: u8 = 2;
     long_about = "TensorFlow's PTB word language model (ptb_word_lm.py; Zaremba et al., \"Recurrent Neural Network Regularization\") in \
                   Rust on libtorch: the same graph, the same steps, the same lines on standard output.\n\n\
                   The original's flags work in its own spelling too: --data_path, --save_path.",
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage.",
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage; 130 and 143: stopped by Ctrl-C or SIGTERM, and saved.",
     max_term_width = 100
 )]
 struct Cli {
@@ -40,6 +42,10 @@ enum Command {
     Train(Box<train::TrainArgs>),
     /// Print the valid and test perplexity of a saved model
     Eval(eval::EvalArgs),
+    /// Make a checkpoint of a model that TensorFlow saved
+    Import(convert::ImportArgs),
+    /// Write a saved model in TensorFlow's formats
+    Export(convert::ExportArgs),
     /// Show runs beside the published TensorFlow numbers
     Compare(compare::CompareArgs),
 }
@@ -66,7 +72,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             notice(&format!("error: {error:#}"));
             ExitCode::from(if error.is::<ConfigError>() { USAGE } else { FAILED })
@@ -74,11 +80,25 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<()> {
+fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Train(args) => args.run(),
+        Command::Train(args) => return args.run(),
         Command::Eval(args) => args.run(),
+        Command::Import(args) => args.run(),
+        Command::Export(args) => args.run(),
         Command::Compare(args) => args.run(),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The mode to run a cell in: `asked`, or the fastest that it has.
+fn rnn_mode(cell: CellType, asked: Option<RnnMode>) -> Result<RnnMode, ConfigError> {
+    match (cell, asked) {
+        (CellType::BasicLstm, asked) => Ok(asked.unwrap_or(RnnMode::Cudnn)),
+        (_, None | Some(RnnMode::Basic)) => Ok(RnnMode::Basic),
+        (cell, Some(mode)) => Err(ConfigError(format!(
+            "--rnn-mode {mode} is made for --cell basic_lstm; {cell} runs in --rnn-mode basic"
+        ))),
     }
 }
 

@@ -1,12 +1,18 @@
 //! `train`
 
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use tch::Kind;
 
+use super::rnn_mode;
 use crate::checkpoint::{RunConfig, SaveFolder, ensure_same_run, ensure_same_vocabulary};
 use crate::config::{Config, LrSchedule, Model, RnnMode};
 use crate::device::{self, DeviceArg};
@@ -15,7 +21,7 @@ use crate::reader::{RawData, SAMPLE, Split};
 use crate::report::{Metrics, Reporter, notice};
 use crate::rnn::CellType;
 use crate::sample;
-use crate::session::{Event, Input, Options, Session};
+use crate::session::{CheckpointEvery, Event, Input, Options, Session};
 use crate::tf;
 
 #[derive(Args)]
@@ -26,34 +32,59 @@ pub struct TrainArgs {
     /// Folder to keep checkpoints and metrics in; a run that is there already goes on where it stopped
     #[arg(long, value_name = "DIR", help_heading = "The original's flags")]
     save_path: Option<PathBuf>,
-    /// Which of the original's configurations
+    /// Which of the original's configurations: small, medium, large or test
     #[arg(long, value_enum, default_value_t = Model::Small, hide_possible_values = true, help_heading = "The original's flags")]
     model: Model,
-    /// How the recurrent layers are run: one function of the same variables in all modes
-    #[arg(long, value_enum, default_value_t = RnnMode::Cudnn, hide_possible_values = true, help_heading = "The original's flags")]
-    rnn_mode: RnnMode,
+    /// How the recurrent layers are run, the same numbers each way: cudnn (the whole sequence in one fused call; the default), block
+    /// (one fused op per time step) or basic (op by op)
+    #[arg(
+        long,
+        value_enum,
+        value_name = "MODE",
+        hide_possible_values = true,
+        help_heading = "The original's flags"
+    )]
+    rnn_mode: Option<RnnMode>,
 
     #[command(flatten)]
     device: DeviceFlags,
     /// What the initial variables and the dropout masks are a function of
-    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Running")]
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Running"
+    )]
     seed: i64,
-    /// Start from these variables (a .npz with TensorFlow's names) instead of random ones
+    /// Start from variables that TensorFlow saved, instead of random ones: a .npz, or a checkpoint's prefix
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     init_from: Option<PathBuf>,
     /// Write metrics here as JSON lines [default: metrics.jsonl in the save path]
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     metrics: Option<PathBuf>,
     /// Put a step's figures into the metrics every N steps; 0 for none
-    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(i64).range(0..), help_heading = "Running")]
+    #[arg(long, default_value_t = 100, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(0..), help_heading = "Running")]
     log_every: i64,
     /// Stop after N training steps in all, then still evaluate; 0 trains nothing
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..), help_heading = "Running")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(0..), help_heading = "Running")]
     max_steps: Option<i64>,
+    /// Save within an epoch too, every N steps or every Nm minutes
+    #[arg(long, default_value_t = CheckpointEvery::Minutes(10.0), value_name = "N", help_heading = "Running")]
+    checkpoint_every: CheckpointEvery,
+    /// Checkpoints to keep
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Running")]
+    keep: u32,
+    /// When stopped by Ctrl-C, still evaluate the validation and test texts
+    #[arg(long, help_heading = "Running")]
+    test_on_interrupt: bool,
     /// Do not evaluate the validation and test texts
     #[arg(long, help_heading = "Running")]
     no_eval: bool,
 
+    /// Which recurrent cell: basic_lstm (the original's), lstm, gru or basic_rnn
+    #[arg(long, default_value_t = CellType::BasicLstm, help_heading = "Hyperparameters (each overrides the model's)")]
+    cell: CellType,
     /// Which of the original's learning-rate schedules; the published table was made with 2016's
     #[arg(
         long,
@@ -132,15 +163,17 @@ overrides! {
 }
 
 impl TrainArgs {
-    pub fn run(self) -> Result<()> {
+    pub fn run(self) -> Result<ExitCode> {
         let mut config = self.overrides.over(self.model.config());
         if let Some(schedule) = self.lr_schedule {
             config.lr_schedule = schedule;
         }
         config.validate()?;
+        let rnn_mode = rnn_mode(self.cell, self.rnn_mode)?;
         let device = self.device.select()?;
         // What can fail is tried before anything long begins: the save path before the data, the data before the model.
-        let folder = self.save_path.as_deref().map(SaveFolder::open).transpose()?;
+        let folder =
+            self.save_path.as_deref().map(|path| SaveFolder::open(path, self.keep as usize)).transpose()?;
         let data = RawData::read(&self.data_path)?;
         for split in [&data.valid, &data.test] {
             if split.dropped > 0 {
@@ -152,7 +185,7 @@ impl TrainArgs {
         }
         config.vocab_size = data.vocabulary.len() as i64;
         config.validate()?;
-        let run = RunConfig { config, cell: CellType::BasicLstm.to_string(), seed: self.seed };
+        let run = RunConfig { config, cell: self.cell.to_string(), seed: self.seed };
 
         let checkpoint = match &folder {
             Some(folder) => folder.latest(&mut notice)?,
@@ -167,18 +200,25 @@ impl TrainArgs {
             }
         }
 
-        let variables = PtbVariables::new(&config, CellType::BasicLstm, device, Kind::Float, self.seed)?;
+        let variables = PtbVariables::new(&config, self.cell, device, Kind::Float, self.seed)?;
         let input = Input::new(&data, &variables)?;
         let options = Options {
-            rnn_mode: self.rnn_mode,
+            rnn_mode,
             log_every: self.log_every,
             max_steps: self.max_steps,
             evaluate: !self.no_eval,
+            checkpoint_every: self.checkpoint_every,
+            stop: stop_on_signals()?,
+            evaluate_when_stopped: self.test_on_interrupt,
         };
+        let stop = options.stop.clone();
         if let Some(path) = self.init_from.as_deref().filter(|_| checkpoint.is_none()) {
-            variables
-                .assign(&tf::read_npz(path)?)
-                .with_context(|| format!("--init-from {}", path.display()))?;
+            let from = || format!("--init-from {}", path.display());
+            let model = tf::Model::read(path).with_context(from)?;
+            for note in model.notes() {
+                notice(&format!("{}: not part of the model: {note}", path.display()));
+            }
+            variables.assign(&model.variables).with_context(from)?;
         }
         let mut session = Session::new(&variables, &input, &data.vocabulary, run, options, folder.as_ref());
         if let Some(checkpoint) = &checkpoint {
@@ -201,8 +241,8 @@ impl TrainArgs {
             "event": "start",
             "model": self.model,
             "config": config,
-            "cell": CellType::BasicLstm.to_string(),
-            "rnn_mode": self.rnn_mode,
+            "cell": self.cell.to_string(),
+            "rnn_mode": rnn_mode,
             "seed": self.seed,
             "device": device::name(device),
             "threads": tch::get_num_threads(),
@@ -227,7 +267,8 @@ impl TrainArgs {
             reporter.show(&event);
         })?;
         if let Some(perplexity) = test_perplexity.filter(|_| self.data_path == SAMPLE) {
-            let words: Vec<&str> = data.test.tokens.iter().filter_map(|&id| data.vocabulary.word(id)).collect();
+            let words: Vec<&str> =
+                data.test.tokens.iter().filter_map(|&id| data.vocabulary.word(id)).collect();
             let best = sample::best_perplexity(&words, 1, 1)?;
             notice(&format!(
                 "The sample corpus has a known source: no model can reach a lower test perplexity than {best:.3} on average. \
@@ -235,6 +276,22 @@ impl TrainArgs {
                 100.0 * (perplexity / best - 1.0)
             ));
         }
-        Ok(())
+        Ok(match stop.load(Ordering::Relaxed) {
+            0 => ExitCode::SUCCESS,
+            signal => ExitCode::from(128 + signal as u8),
+        })
     }
+}
+
+/// SIGINT and SIGTERM put their number here, and the run stops after its step; a second one ends the process at once.
+fn stop_on_signals() -> Result<Arc<AtomicUsize>> {
+    let stop = Arc::new(AtomicUsize::new(0));
+    let second = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the first signal finds `second` not yet set.
+        flag::register_conditional_shutdown(signal, 128 + signal, second.clone())?;
+        flag::register(signal, second.clone())?;
+        flag::register_usize(signal, stop.clone(), signal as usize)?;
+    }
+    Ok(stop)
 }

@@ -16,7 +16,8 @@ use prost::Message;
 use prost::encoding::{decode_varint, encode_varint};
 use tch::{Kind, Tensor};
 
-use super::{Loaded, Variables, num_elements, tensor_from_bytes, tensor_to_bytes, write_atomically};
+use super::{Loaded, Variables, num_elements, tensor_from_bytes, tensor_to_bytes};
+use crate::files::write_atomically;
 
 // The messages, as far as they are used here; prost skips what else there is.
 

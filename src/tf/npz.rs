@@ -10,7 +10,8 @@ use npyz::zip::{CompressionMethod, DateTime, write::FileOptions};
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar, WriteOptions, WriterBuilder};
 use tch::{Kind, Tensor};
 
-use super::{Variables, num_elements, tensor_from_bytes, tensor_to_bytes, write_atomically};
+use super::{Variables, num_elements, tensor_from_bytes, tensor_to_bytes};
+use crate::files::write_atomically;
 
 /// Reads every array of a `.npz` file, as written by `numpy.savez` or [`write_npz`].
 ///

@@ -1,0 +1,138 @@
+//! `import` and `export`
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::checkpoint::{Checkpoint, Progress, RunConfig, SaveFolder, to_safetensors};
+use crate::config::{Config, Model};
+use crate::files::write_atomically;
+use crate::reader::RawData;
+use crate::report::{line, notice};
+use crate::tf;
+
+#[derive(Args)]
+pub struct ImportArgs {
+    /// What TensorFlow saved: a checkpoint's prefix (model.ckpt-123), its folder, or a .npz
+    #[arg(value_name = "FILE")]
+    from: PathBuf,
+    /// Folder for the new checkpoint
+    #[arg(long, value_name = "DIR")]
+    save_path: PathBuf,
+    /// The data that it was trained on, for the vocabulary; without it the vocabulary of the data given to `eval` is taken
+    #[arg(long, value_name = "DIR")]
+    data_path: Option<String>,
+    /// The configuration it was made with, for what the variables do not tell (num_steps, batch_size, ...) [default: by its size]
+    #[arg(long, value_enum, hide_possible_values = true)]
+    model: Option<Model>,
+}
+
+impl ImportArgs {
+    pub fn run(self) -> Result<()> {
+        let model = tf::Model::read(&self.from)?;
+        let shapes = model.shapes;
+        let sizes = [Model::Small, Model::Medium, Model::Large, Model::Test];
+        let by_size = sizes.into_iter().find(|m| m.config().hidden_size == shapes.hidden_size);
+        let preset = self.model.or(by_size).unwrap_or(Model::Small);
+        let config = Config {
+            hidden_size: shapes.hidden_size,
+            num_layers: shapes.num_layers,
+            vocab_size: shapes.vocab_size,
+            ..preset.config()
+        };
+        config.validate()?;
+        let vocabulary = match &self.data_path {
+            Some(path) => {
+                let vocabulary = RawData::read(path)?.vocabulary;
+                if vocabulary.len() as i64 != shapes.vocab_size {
+                    bail!(
+                        "{}: the model has {} words, but --data-path {path} has {}",
+                        self.from.display(),
+                        shapes.vocab_size,
+                        vocabulary.len()
+                    );
+                }
+                Some(vocabulary)
+            }
+            None => None,
+        };
+        for note in model.notes() {
+            notice(&format!("{}: not part of the model: {note}", self.from.display()));
+        }
+        // A cell's scope is its name with `_cell`.
+        let cell = shapes.cell.trim_end_matches("_cell").to_owned();
+        let run = RunConfig { config, cell, seed: 0 };
+        let variables = model
+            .variables
+            .into_iter()
+            .map(|(name, tensor)| (name, tensor.to_kind(tch::Kind::Float)))
+            .collect();
+        let checkpoint =
+            Checkpoint { run, progress: Progress::default(), variables, state: Vec::new(), vocabulary };
+        let folder = SaveFolder::open(&self.save_path, 1)?;
+        if folder.latest(&mut notice)?.is_some() {
+            bail!(
+                "--save-path {}: there is a run in this folder already; give another",
+                self.save_path.display()
+            );
+        }
+        let path = folder.save(&checkpoint)?;
+        line(&format!(
+            "{}: {} words, {} layers of {} units",
+            path.display(),
+            shapes.vocab_size,
+            shapes.num_layers,
+            shapes.hidden_size
+        ));
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// a checkpoint that the original restores: PREFIX.index and PREFIX.data-00000-of-00001
+    TfCheckpoint,
+    /// numpy's .npz under TensorFlow's names
+    TfNpz,
+    /// safetensors under TensorFlow's names
+    Safetensors,
+}
+
+#[derive(Args)]
+pub struct ExportArgs {
+    /// The save path of a run, or one of its checkpoints
+    #[arg(long, value_name = "DIR")]
+    checkpoint: PathBuf,
+    /// What to write
+    #[arg(long, value_enum)]
+    format: Format,
+    /// The file to write; for tf-checkpoint its prefix, such as DIR/model.ckpt-123
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    /// For tf-checkpoint: name the cells as the original does in block mode, which is its default, instead of basic mode
+    #[arg(long)]
+    block: bool,
+}
+
+impl ExportArgs {
+    pub fn run(self) -> Result<()> {
+        let Checkpoint { run, progress, variables, .. } = Checkpoint::load(&self.checkpoint, &mut notice)?;
+        let epoch = progress.epoch.min(run.config.max_max_epoch - 1);
+        let learning_rate = run.config.learning_rate_at(epoch) as f32;
+        let all = tf::for_original(&variables, self.block, learning_rate, progress.global_step);
+        match self.format {
+            Format::TfCheckpoint => tf::write_checkpoint(&self.output, &all, true)?,
+            Format::TfNpz => tf::write_npz(&self.output, &variables)?,
+            Format::Safetensors => {
+                let bytes = to_safetensors(&variables, HashMap::new())?;
+                write_atomically(&self.output, |file| Ok(file.write_all(&bytes)?))?;
+            }
+        }
+        let names: Vec<&str> = variables.keys().map(String::as_str).collect();
+        line(&format!("{}: {}", self.output.display(), names.join(", ")));
+        Ok(())
+    }
+}

@@ -1,0 +1,393 @@
+//! The program as a person runs it: end to end on the sample corpus, resuming, and what it says to bad input.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+
+/// Flags that make the sample corpus a matter of a second: one layer, few units, 60 steps an epoch.
+const TINY: &[&str] = &["--model", "test", "--hidden-size", "16", "--num-steps", "15", "--batch-size", "100"];
+
+fn run(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
+        .args(args)
+        .env("OMP_NUM_THREADS", "1")
+        .env_remove("RUST_BACKTRACE")
+        .output()
+        .expect("the program starts")
+}
+
+fn stdout(output: &Output) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "it failed: {errors}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Runs something that must fail: its exit code, and its error in words, not as a panic.
+fn fails(args: &[&str]) -> (i32, String) {
+    let output = run(args);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    let code = output.status.code().unwrap_or_else(|| panic!("{args:?} was killed: {errors}"));
+    assert!(code == 1 || code == 2, "{args:?} gave exit code {code}: {errors}");
+    assert!(
+        !errors.contains("panicked") && !errors.contains("backtrace") && !errors.contains("frame #"),
+        "{errors}"
+    );
+    (code, errors)
+}
+
+fn train(more: &[&str]) -> Vec<String> {
+    let args = [&["train", "--data-path", "sample", "--device", "cpu"], TINY, more].concat();
+    stdout(&run(&args)).lines().map(str::to_owned).collect()
+}
+
+fn fails_to_train(more: &[&str]) -> (i32, String) {
+    fails(
+        &[
+            &["train", "--data-path", "sample", "--device", "cpu", "--max-steps", "1", "--no-eval"],
+            TINY,
+            more,
+        ]
+        .concat(),
+    )
+}
+
+fn metrics(path: &Path) -> Vec<Value> {
+    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The newest checkpoint's variables.
+fn saved(folder: &Path) -> BTreeMap<String, Tensor> {
+    let checkpoint = ptb_word_lm::checkpoint::Checkpoint::load(folder, &mut |n| panic!("{n}")).unwrap();
+    checkpoint.variables
+}
+
+#[test]
+fn a_run_prints_the_original_s_lines_and_writes_its_metrics() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("metrics.jsonl");
+    let lines =
+        train(&["--max-max-epoch", "2", "--max-epoch", "0", "--log-every", "20", "--metrics", text(&file)]);
+    let starts =
+        ["Epoch: 1 Learning rate: 1.000", "Epoch: 1 Train Perplexity: ", "Epoch: 1 Valid Perplexity: "]
+            .into_iter()
+            .chain([
+                "Epoch: 2 Learning rate: 0.500",
+                "Epoch: 2 Train Perplexity: ",
+                "Epoch: 2 Valid Perplexity: ",
+            ])
+            .chain(["Test Perplexity: "]);
+    let epochs: Vec<&String> = lines.iter().filter(|line| !line.ends_with(" wps")).collect();
+    assert_eq!(epochs.len(), 7, "{lines:?}");
+    for (line, start) in epochs.iter().zip(starts) {
+        assert!(line.starts_with(start), "{line:?} instead of {start:?}");
+    }
+
+    let events = metrics(&file);
+    let start = &events[0];
+    assert_eq!(start["event"], "start");
+    assert_eq!(start["config"]["hidden_size"], 16);
+    assert_eq!(start["config"]["lr_schedule"], "2016");
+    assert_eq!(start["seed"], 0);
+    assert_eq!(start["device"], "cpu");
+    assert_eq!(start["data"]["train"]["md5"].as_str().unwrap().len(), 32);
+    let of = |event: &str| events.iter().filter(|e| e["event"] == event).collect::<Vec<_>>();
+    for (k, step) in of("step").iter().enumerate() {
+        assert_eq!(step["global_step"], 20 * k as i64);
+        for key in ["epoch", "step", "cost", "global_norm", "lr", "perplexity", "wps"] {
+            assert!(step[key].as_f64().is_some_and(f64::is_finite), "{key} of {step}");
+        }
+    }
+    // The first step's perplexity follows from its cost alone.
+    let first = of("step")[0];
+    let perplexity = (first["cost"].as_f64().unwrap() / 15.0).exp();
+    assert!((first["perplexity"].as_f64().unwrap() / perplexity - 1.0).abs() < 1e-12);
+    let splits: Vec<(i64, &str)> =
+        of("epoch").iter().map(|e| (e["epoch"].as_i64().unwrap(), e["split"].as_str().unwrap())).collect();
+    assert_eq!(splits, [(1, "train"), (1, "valid"), (2, "train"), (2, "valid")]);
+    let last = events.last().unwrap();
+    assert_eq!((&last["event"], &last["split"]), (&"final".into(), &"test".into()));
+    // Every word of the test text but the first is predicted.
+    let test_tokens = start["data"]["test"]["tokens"].as_i64().unwrap();
+    assert_eq!(last["tokens"], test_tokens - 1);
+    let printed = format!("Test Perplexity: {:.3}", last["perplexity"].as_f64().unwrap());
+    assert_eq!(lines.last().unwrap(), &printed);
+}
+
+#[test]
+fn a_run_that_is_stopped_and_resumed_is_the_run_that_was_not() {
+    let folder = tempfile::tempdir().unwrap();
+    // A space and a letter that is not ASCII, as in many people's folders.
+    let (whole, parts) = (folder.path().join("one piece"), folder.path().join("stückweise"));
+    let flags = ["--keep-prob", "0.5", "--max-max-epoch", "2", "--log-every", "1", "--save-path"];
+    let whole_lines = train(&[&flags[..], &[text(&whole)]].concat());
+    let epoch_size =
+        metrics(&whole.join("metrics.jsonl")).iter().filter(|e| e["event"] == "step").count() as i64 / 2;
+    // Stopped within the first epoch, at its very end, and within the second.
+    for stop in [7, epoch_size, epoch_size + 5] {
+        train(&[&flags[..], &[text(&parts), "--max-steps", &stop.to_string(), "--no-eval"]].concat());
+    }
+    let resumed_lines = train(&[&flags[..], &[text(&parts)]].concat());
+    assert_eq!(resumed_lines.last(), whole_lines.last());
+    let perplexity =
+        |lines: &[String]| lines.iter().find(|l| l.starts_with("Epoch: 2 Train")).unwrap().clone();
+    assert_eq!(perplexity(&resumed_lines), perplexity(&whole_lines));
+    assert_eq!(saved(&parts), saved(&whole), "the variables are equal to the last bit");
+    let steps = |folder: &Path| {
+        let of_step = |e: &Value| (e["global_step"].as_i64().unwrap(), e["cost"].to_string());
+        metrics(&folder.join("metrics.jsonl"))
+            .iter()
+            .filter(|e| e["event"] == "step")
+            .map(of_step)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(steps(&parts), steps(&whole), "every step's cost, once");
+
+    // Resuming a finished run trains nothing, and says the same.
+    let again = train(&[&flags[..], &[text(&parts)]].concat());
+    assert_eq!(again, [whole_lines.last().unwrap().clone()]);
+    let eval = run(&["eval", "--checkpoint", text(&parts), "--data-path", "sample", "--device", "cpu"]);
+    let evaluated = stdout(&eval);
+    let valid = whole_lines.iter().find(|l| l.starts_with("Epoch: 2 Valid")).unwrap();
+    assert!(
+        evaluated.contains(valid.strip_prefix("Epoch: 2 ").unwrap())
+            && evaluated.contains(&whole_lines[whole_lines.len() - 1])
+    );
+}
+
+#[test]
+fn max_steps_0_trains_nothing_and_evaluates() {
+    let lines = train(&["--max-steps", "0"]);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].starts_with("Epoch: 1 Valid Perplexity: ") && lines[1].starts_with("Test Perplexity: "));
+    let perplexity: f64 = lines[1].rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(perplexity > 100.0, "an untrained model cannot be at {perplexity}");
+}
+
+#[test]
+fn all_modes_and_the_original_s_spelling_give_the_same_run() {
+    let final_line = |flags: &[&str]| {
+        let args =
+            [&["train", "--data_path=sample", "--max_steps", "20", "--device", "cpu"], TINY, flags].concat();
+        stdout(&run(&args)).lines().last().unwrap().rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    let basic = final_line(&["--rnn_mode", "basic"]);
+    for mode in ["block", "cudnn"] {
+        assert!((final_line(&["--rnn_mode", mode]) / basic - 1.0).abs() < 1e-3);
+    }
+}
+
+#[test]
+fn variables_go_out_and_come_in_unchanged() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let flags = ["--max-steps", "30", "--save-path"];
+    let lines = train(&[&flags[..], &[text(&at("run"))]].concat());
+    for (format, file) in
+        [("tf-npz", "model.npz"), ("tf-checkpoint", "model.ckpt-30"), ("safetensors", "model.safetensors")]
+    {
+        let output = at(file);
+        stdout(&run(&[
+            "export",
+            "--checkpoint",
+            text(&at("run")),
+            "--format",
+            format,
+            "--output",
+            text(&output),
+        ]));
+        if format == "safetensors" {
+            let bytes = fs::read(&output).unwrap();
+            let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            assert_eq!(file.tensor("Model/softmax_w").unwrap().shape()[0], 16);
+            continue;
+        }
+        let started = train(&["--max-steps", "0", "--init-from", text(&output)]);
+        assert_eq!(started.last(), lines.last(), "{format}");
+        let imported = at(&format!("imported from {format}"));
+        stdout(&run(&["import", text(&output), "--save-path", text(&imported), "--model", "test"]));
+        assert_eq!(saved(&imported), saved(&at("run")));
+        let eval =
+            run(&["eval", "--checkpoint", text(&imported), "--data-path", "sample", "--device", "cpu"]);
+        assert!(stdout(&eval).ends_with(&format!("{}\n", lines.last().unwrap())), "{format}");
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over_for_the_one_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let save = folder.path().join("run");
+    let flags = ["--no-eval", "--save-path", text(&save), "--max-steps"];
+    train(&[&flags[..], &["10"]].concat());
+    train(&[&flags[..], &["20"]].concat());
+    let newest = save.join("model-20.safetensors");
+    let whole = fs::read(&newest).unwrap();
+    let mut flipped = whole.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    for damaged in [&whole[..whole.len() - 1], &whole[..100], &[], &flipped] {
+        fs::write(&newest, damaged).unwrap();
+        let output = run(&["eval", "--checkpoint", text(&save), "--data-path", "sample", "--device", "cpu"]);
+        stdout(&output);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            errors.contains("model-20.safetensors") && errors.contains("trying the one before it"),
+            "{errors}"
+        );
+        let (_, error) =
+            fails(&["eval", "--checkpoint", text(&newest), "--data-path", "sample", "--device", "cpu"]);
+        assert!(error.contains("model-20.safetensors"), "{error}");
+    }
+    fs::write(save.join("model-10.safetensors"), b"").unwrap();
+    let (_, error) =
+        fails(&["eval", "--checkpoint", text(&save), "--data-path", "sample", "--device", "cpu"]);
+    assert!(error.contains("no checkpoint in it is whole"), "{error}");
+}
+
+#[test]
+fn wrong_flags_are_usage_errors_that_name_the_flag() {
+    for (flags, says) in [
+        (&["--keep-prob", "0"][..], "--keep-prob is 0"),
+        (&["--keep-prob", "1.5"], "--keep-prob is 1.5"),
+        (&["--hidden-size", "0"], "--hidden-size is 0"),
+        (&["--num-layers", "-1"], "--num-layers is -1"),
+        (&["--num-steps", "-20"], "--num-steps is -20"),
+        (&["--batch-size", "0"], "--batch-size is 0"),
+        (&["--batch-size", "many"], "--batch-size"),
+        (&["--learning-rate", "nan"], "--learning-rate"),
+        (&["--max-grad-norm", "0"], "--max-grad-norm is 0"),
+        (&["--device", "tpu"], "auto, cpu, cuda, cuda:N"),
+        (&["--threads", "0"], "--threads"),
+        (&["--max-steps", "-1"], "--max-steps"),
+        (&["--cell", "transformer"], "basic_lstm"),
+        (&["--cell", "gru", "--rnn-mode", "cudnn"], "--rnn-mode"),
+        (&["--no-such-flag"], "--no-such-flag"),
+    ] {
+        // The flags above take the place of those of TINY, so each is given once.
+        let base = ["train", "--data-path", "sample", "--max-steps", "1", "--no-eval"];
+        let base = if flags[0] == "--max-steps" { [&base[..3], &base[5..]].concat() } else { base.to_vec() };
+        let (code, error) = fails(&[&base[..], flags].concat());
+        assert_eq!(code, 2, "{flags:?}: {error}");
+        assert!(error.contains(says), "{flags:?}: {error}");
+    }
+    assert_eq!(fails(&["train"]).0, 2);
+    assert_eq!(fails(&[]).0, 2);
+}
+
+#[test]
+fn bad_input_is_an_error_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let failing = |args: &[&str], says: &[&str]| {
+        let (code, error) = fails(args);
+        assert_eq!(code, 1, "{error}");
+        for words in says {
+            assert!(error.contains(words), "{args:?} should say {words:?}: {error}");
+        }
+    };
+    let nowhere = at("nowhere");
+    failing(&["train", "--data-path", text(&nowhere)], &["--data-path", "nowhere", "no such folder"]);
+    failing(&["eval", "--checkpoint", text(&nowhere), "--data-path", "sample"], &["nowhere"]);
+
+    let data = |name: &str, texts: [&[u8]; 3]| -> PathBuf {
+        let path = at(name);
+        fs::create_dir(&path).unwrap();
+        for (split, bytes) in ["train", "valid", "test"].iter().zip(texts) {
+            fs::write(path.join(format!("ptb.{split}.txt")), bytes).unwrap();
+        }
+        path
+    };
+    let long = b"a b c d\n".repeat(100);
+    let short = data("short", [b"a b c\n", b"a\n", b"a b\n"]);
+    failing(
+        &["train", "--data-path", text(&short)],
+        &["ptb.train.txt", "decrease --batch-size or --num-steps"],
+    );
+    let empty = data("empty", [&long, b"", &long]);
+    failing(&["train", "--data-path", text(&empty)], &["ptb.valid.txt", "empty"]);
+    let latin = data("latin", [&long, &long, b"a b\n\xe9 c\n"]);
+    failing(&["train", "--data-path", text(&latin)], &["ptb.test.txt", "UTF-8", "line 2", "byte 4"]);
+    let one = data("one", [b"\n\n\n\n", b"\n", b"\n"]);
+    failing(&["train", "--data-path", text(&one)], &["1 word"]);
+    let missing = data("missing", [&long, &long, &long]);
+    fs::remove_file(missing.join("ptb.test.txt")).unwrap();
+    failing(&["train", "--data-path", text(&missing)], &["ptb.test.txt"]);
+
+    // A save path that is a file, and one inside of a file.
+    let file = at("a file");
+    fs::write(&file, b"").unwrap();
+    for path in [file.clone(), file.join("below")] {
+        let (code, error) = fails_to_train(&["--save-path", text(&path)]);
+        assert_eq!(code, 1);
+        assert!(error.contains("--save-path") && error.contains("a file"), "{error}");
+    }
+    let (_, error) = fails_to_train(&["--metrics", text(&file.join("m.jsonl"))]);
+    assert!(error.contains("--metrics"), "{error}");
+
+    // Variables that are missing, misshapen, damaged.
+    let npz = at("some.npz");
+    let variables = [("Model/embedding".to_owned(), Tensor::zeros([3, 2], (Kind::Float, Device::Cpu)))];
+    ptb_word_lm::tf::write_npz(&npz, &variables.into()).unwrap();
+    let (_, error) = fails_to_train(&["--init-from", text(&npz)]);
+    assert!(error.contains("some.npz") && error.contains("missing"), "{error}");
+    fs::write(&npz, b"PK\x03\x04 not a zip").unwrap();
+    let (_, error) = fails_to_train(&["--init-from", text(&npz)]);
+    assert!(error.contains("some.npz"), "{error}");
+    let (_, error) = fails_to_train(&["--init-from", text(&nowhere)]);
+    assert!(error.contains("nowhere"), "{error}");
+
+    // Another configuration, another vocabulary, another run at work.
+    let save = at("run");
+    train(&["--max-steps", "1", "--no-eval", "--save-path", text(&save)]);
+    let (code, error) = fails_to_train(&["--save-path", text(&save), "--num-layers", "2"]);
+    assert_eq!(code, 1);
+    assert!(error.contains("num_layers is 1 there and 2 here"), "{error}");
+    let abcd = data("abcd", [&long, &long, &long]);
+    failing(&["eval", "--checkpoint", text(&save), "--data-path", text(&abcd)], &["vocabulary"]);
+    let lock = fs::File::open(save.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let (_, error) = fails_to_train(&["--save-path", text(&save)]);
+    assert!(error.contains("another run is using this folder"), "{error}");
+}
+
+#[test]
+fn cuda_without_cuda_says_what_is_missing() {
+    if tch::Cuda::is_available() || Path::new("/dev/nvidiactl").exists() {
+        // With a GPU the same flag must work instead.
+        train(&["--max-steps", "1", "--no-eval", "--device", "cuda"]);
+        return;
+    }
+    let (code, error) = fails(&["train", "--data-path", "sample", "--device", "cuda"]);
+    assert_eq!(code, 1);
+    assert!(error.contains("NVIDIA driver") && error.contains("make train-cpu"), "{error}");
+}
+
+#[test]
+fn compare_shows_a_run_beside_the_published_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let run_folder = folder.path().join("my run");
+    fs::create_dir(&run_folder).unwrap();
+    let lines = [
+        r#"{"event":"start","model":"small","config":{"lr_schedule":"2016"}}"#,
+        r#"{"event":"epoch","epoch":1,"split":"train","perplexity":37.99}"#,
+        r#"{"event":"epoch","epoch":1,"split":"valid","perplexity":133.529}"#,
+        r#"{"event":"final","split":"test","perplexity":110.1145}"#,
+    ];
+    fs::write(run_folder.join("metrics.jsonl"), lines.join("\n")).unwrap();
+    let table = stdout(&run(&["compare", text(&run_folder)]));
+    let row = table.lines().find(|l| l.starts_with("my run")).unwrap_or_else(|| panic!("{table}"));
+    for cell in ["2016", "37.99", "+0.0%", "133.53", "+10.0%", "110.11", "-5.0%"] {
+        assert!(row.contains(cell), "{cell} in {row}");
+    }
+    assert!(table.contains("115.91"), "{table}");
+    assert!(table.lines().all(|l| l.chars().count() <= 100), "{table}");
+    let (_, error) = fails(&["compare", text(folder.path())]);
+    assert!(error.contains("metrics.jsonl"), "{error}");
+}
