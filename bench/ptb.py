@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import sys
 import time
 from collections import Counter, namedtuple
@@ -98,8 +97,7 @@ def measure(step, args, epoch_size, words_per_step, version):
     seconds = time.perf_counter() - start
     timed = len(costs) - max(args.warmup, 1)  # Step 0 is never timed: whatever is set up lazily is set up there.
     result = {"wps": timed * words_per_step / seconds if timed else None, "steps": timed, "startup_s": round(startup, 2),
-              "cost_first": costs[0], "cost_total": sum(costs), "threads": args.threads, "version": version,
-              "max_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+              "cost_first": costs[0], "cost_total": sum(costs), "threads": args.threads, "version": version}
     if args.costs:
         result["costs"] = costs
     print(json.dumps(result), flush=True)
