@@ -77,7 +77,7 @@ compare: build ## Runs (results/, or ARGS) beside TensorFlow's published numbers
 	@$(BIN) compare $(ARGS)
 
 bench: build ## Ours against PyTorch and TensorFlow, side by side
-	@PTB_DATA='$(PTB_DATA)' bench/run.sh $(ARGS)
+	@DATA='$(PTB_DATA)' bench/run.sh $(ARGS)
 
 golden: ## Make the golden files again with TensorFlow 1.15 (needs Python 3.7)
 	tests/golden/run.sh
