@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 use criterion::{Criterion, Throughput};
 use ptb_word_lm::config::{Config, Precision, RnnMode};
+use ptb_word_lm::device::keep_freed_memory;
 use ptb_word_lm::loss::SoftmaxLayer;
 use ptb_word_lm::model::{PtbModel, PtbVariables};
 use ptb_word_lm::optimizer::{apply_gradients, clip_scale, global_norm};
@@ -20,16 +21,6 @@ use tch::{Device, Kind, Tensor};
 
 /// Words per training step of `small`: 20 rows of 20.
 const WORDS: u64 = 400;
-
-/// As the program does (src/cli/mod.rs): without it every large block is paged in anew.
-fn keep_freed_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: mallopt only sets parameters of the allocator; the process has no other thread yet.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30);
-    }
-}
 
 /// Three texts of PTB's sizes: 9,999 words drawn with probabilities that fall with their rank, in lines of 21.
 fn write_text(folder: &Path) -> Result<()> {

@@ -74,6 +74,18 @@ pub fn name(device: Device) -> String {
     }
 }
 
+/// Keeps freed memory in the process. A step frees and asks for the same large blocks again, the logits above all; left alone, glibc gives
+/// each back to the system, and the system zeroes every page of the next one (docs/performance.md has the figures). It is for
+/// programs, at their very start: a library should not choose its host's allocator.
+pub fn keep_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt only sets parameters of the allocator; the process has no other thread yet.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30);
+    }
+}
+
 /// Finds the device, loading libtorch's CUDA part if it may be needed. Call it before anything else of libtorch.
 ///
 /// # Errors

@@ -119,6 +119,18 @@ mod tests {
         assert!((global_norm(&dense).double_value(&[]) - 10.0).abs() < 1e-12);
     }
 
+    /// At the real sizes of softmax_w, where libtorch's own float32 norm of the whole loses the fifth digit and with it TensorFlow's clipping.
+    #[test]
+    fn float32_norms_of_large_gradients_keep_their_digits() {
+        tch::manual_seed(11);
+        for hidden in [200, 650] {
+            let gradient = Tensor::randn([hidden, 10_000], (Kind::Float, Device::Cpu)) * 1e-3;
+            let exact = gradient.to_kind(Kind::Double).square().sum(Kind::Double).sqrt().double_value(&[]);
+            let ours = global_norm(&[Gradient::Dense(gradient)]).double_value(&[]);
+            assert!((ours / exact - 1.0).abs() < 1e-6, "{hidden}: {ours} instead of {exact}");
+        }
+    }
+
     #[test]
     fn clipping_scales_only_above_the_norm() {
         let gradients = || [Gradient::Dense(Tensor::from_slice(&[3.0])), slices(&[[0.0, 4.0]], &[0])];

@@ -12,6 +12,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::config::{ConfigError, RnnMode};
+use crate::device;
 use crate::report::notice;
 use crate::rnn::CellType;
 
@@ -50,20 +51,9 @@ enum Command {
     Compare(compare::CompareArgs),
 }
 
-/// Keeps freed memory in the process. A step frees and asks for the same large blocks again, the logits above all; left alone, glibc gives
-/// each back to the system, and the system zeroes every page of the next one (docs/performance.md has the figures).
-fn keep_freed_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: mallopt only sets parameters of the allocator; the process has no other thread yet.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30);
-    }
-}
-
 /// Parses the arguments, runs the command, says what went wrong, and returns the exit code.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    keep_freed_memory();
+    device::keep_freed_memory();
     let cli = match Cli::try_parse_from(args.map(underscores_to_dashes)) {
         Ok(cli) => cli,
         Err(error) => {
