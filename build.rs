@@ -1,4 +1,4 @@
-//! Compiles the two C++ files, and tells the built programs where libtorch is.
+//! Compiles the C++ files, and tells the built programs where libtorch is.
 
 use std::path::PathBuf;
 
@@ -6,6 +6,7 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/softmax.cpp");
     println!("cargo:rerun-if-changed=src/product.cpp");
+    println!("cargo:rerun-if-changed=src/cuda.cpp");
     println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
     // torch-sys tells where it found libtorch: its `links` key makes this variable for those who depend on it directly.
     let lib =
@@ -30,5 +31,6 @@ fn main() {
         .warnings(false)
         .include(root.join("include"))
         .file("src/product.cpp")
-        .compile("ptb_product");
+        .file("src/cuda.cpp")
+        .compile("ptb_libtorch");
 }

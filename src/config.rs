@@ -242,22 +242,44 @@ impl fmt::Display for RnnMode {
     }
 }
 
-/// What the large matrix products are computed in; variables, states, softmax and sums are float32 in any case.
+/// What the large matrix products are computed in; variables, their updates, softmax and sums are float32 in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// float32
     #[default]
     Fp32,
+    /// float32 numbers of which a product reads the upper 10 bits of precision; on a GPU only
+    Tf32,
     /// bfloat16: half the width, float32's range, 8 bits of precision
     Bf16,
+    /// float16: half the width, 11 bits of precision, a small range, so that the loss is scaled; on a GPU only
+    Fp16,
+}
+
+impl Precision {
+    /// Refuses what the device has not.
+    ///
+    /// # Errors
+    /// `tf32` or `fp16` on the CPU.
+    pub fn check(self, cuda: bool) -> Result<(), ConfigError> {
+        match self {
+            Precision::Tf32 | Precision::Fp16 if !cuda => Err(ConfigError(format!(
+                "--precision {self}{} needs a GPU; the CPU has --precision fp32 and, in half the width, --precision bf16",
+                if self == Precision::Fp16 { " (the original's --use_fp16)" } else { "" }
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
             Precision::Fp32 => "fp32",
+            Precision::Tf32 => "tf32",
             Precision::Bf16 => "bf16",
+            Precision::Fp16 => "fp16",
         })
     }
 }

@@ -94,7 +94,9 @@ pub fn select(arg: DeviceArg) -> Result<Device> {
     match arg {
         DeviceArg::Cpu => Ok(Device::Cpu),
         DeviceArg::Auto => {
-            Ok(if load_cuda().is_ok() && tch::Cuda::is_available() { Device::Cuda(0) } else { Device::Cpu })
+            let found = load_cuda().is_ok() && tch::Cuda::is_available();
+            allow_tf32(false);
+            Ok(if found { Device::Cuda(0) } else { Device::Cpu })
         }
         DeviceArg::Cuda(index) => {
             if let Err(missing) = load_cuda() {
@@ -110,9 +112,20 @@ pub fn select(arg: DeviceArg) -> Result<Device> {
             if index as i64 >= count {
                 bail!("--device {arg}: there is no GPU {index}; this machine has {count}, counted from 0");
             }
+            allow_tf32(false);
             Ok(Device::Cuda(index))
         }
     }
+}
+
+/// Whether float32 products on a GPU may be computed in TF32. Off after [`select`], for libtorch's own default is on in cuDNN.
+pub fn allow_tf32(allow: bool) {
+    // SAFETY: it sets two flags of libtorch's; no thread is computing yet.
+    unsafe { ptb_allow_tf32(allow) }
+}
+
+unsafe extern "C" {
+    fn ptb_allow_tf32(allow: bool);
 }
 
 /// Loads the NVIDIA driver, then libtorch_cuda; the error names what is missing.

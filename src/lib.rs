@@ -23,6 +23,7 @@ pub mod cli;
 pub mod config;
 pub mod device;
 pub mod files;
+pub mod graph;
 pub mod loss;
 pub mod model;
 pub mod optimizer;

@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
 use crate::config::Precision;
+use crate::model::FP16_LOSS_SCALE;
 
 /// `tf.contrib.legacy_seq2seq.sequence_loss_by_example`: weighted cross entropy per example, summed over the list of steps.
 ///
@@ -99,18 +100,21 @@ pub struct SoftmaxGradients {
 impl SoftmaxLayer<'_> {
     /// `output @ softmax_w + softmax_b`: `[n, hidden]` -> `[n, vocab]`.
     pub fn logits(&self, output: &Tensor) -> Tensor {
-        self.b.addmm(output, self.w)
+        let (output, w) = (self.narrow(output), self.narrow(self.w));
+        // In half the width the bias is added in float32.
+        if w.kind() == self.b.kind() { self.b.addmm(&output, &w) } else { self.b + output.mm(&w) }
     }
 
     /// Whether the pointwise part runs in src/softmax.cpp instead of op by op.
     fn fast(&self) -> bool {
-        self.w.device() == Device::Cpu && self.w.kind() == Kind::Float
+        self.w.device() == Device::Cpu && self.w.kind() == Kind::Float && self.precision != Precision::Fp16
     }
 
     /// A factor of a product, in the product's precision.
     fn narrow(&self, t: &Tensor) -> Tensor {
         match self.precision {
-            Precision::Bf16 if self.fast() => t.to_kind(Kind::BFloat16),
+            Precision::Bf16 if self.w.kind() == Kind::Float => t.to_kind(Kind::BFloat16),
+            Precision::Fp16 if self.w.kind() == Kind::Float => t.to_kind(Kind::Half),
             _ => t.shallow_clone(),
         }
     }
@@ -137,26 +141,31 @@ impl SoftmaxLayer<'_> {
     pub fn cost_and_gradients(&self, output: &Tensor, targets: &Tensor, batch_size: i64) -> SoftmaxGradients {
         tch::no_grad(|| {
             let scale = 1.0 / batch_size as f64;
-            let (output, w) = (self.narrow(output), self.narrow(self.w));
+            let (narrow, w) = (self.narrow(output), self.narrow(self.w));
+            let loss_scale = if w.kind() == Kind::Half { FP16_LOSS_SCALE } else { 1.0 };
             let (logits, cost, b) = if self.fast() {
-                let mut logits = product(&output, &w);
+                let mut logits = product(&narrow, &w);
                 let (total, b) = softmax_cross_entropy(&mut logits, self.b, targets, scale as f32, true);
                 (logits, Tensor::from((total * scale) as f32), b)
             } else {
-                let mut logits = self.logits(&output);
                 let index = targets.unsqueeze(1);
-                let normalizer = logits.logsumexp(1, true);
-                let cost = (&normalizer - logits.gather(1, &index, false)).sum(None::<Kind>) * scale;
-                let _ = logits.subtract_(&normalizer).exp_().g_mul_scalar_(scale);
-                let _ = logits.scatter_add_(1, &index, &Tensor::full_like(&normalizer, -scale));
-                let b = logits.sum_dim_intlist(0, false, None::<Kind>);
-                (logits, cost, b)
+                let mut logits = self.logits(output).log_softmax(1, None::<Kind>);
+                let cost = logits.gather(1, &index, false).sum(None::<Kind>) * -scale;
+                let scaled = scale * loss_scale;
+                let _ = logits.exp_().g_mul_scalar_(scaled);
+                let minus = Tensor::full_like(&logits.narrow(1, 0, 1), -scaled);
+                let _ = logits.scatter_add_(1, &index, &minus);
+                let b = logits.sum_dim_intlist(0, false, None::<Kind>) / loss_scale;
+                (logits.to_kind(w.kind()), cost, b)
             };
-            let wide = |gradient: Tensor| gradient.to_kind(self.w.kind());
+            let wide = |gradient: Tensor| {
+                let gradient = gradient.to_kind(self.w.kind());
+                if loss_scale == 1.0 { gradient } else { gradient / loss_scale }
+            };
             SoftmaxGradients {
                 cost,
                 output: wide(product(&logits, &w.tr())),
-                w: wide(product(&output.tr(), &logits)),
+                w: wide(product(&narrow.tr(), &logits)),
                 b,
             }
         })

@@ -4,7 +4,6 @@
 //! dropout and gradients, and one that is not, for validation and test.
 
 use anyhow::{Context, Result, bail, ensure};
-use tch::nn::RNN;
 use tch::{Device, Kind, Tensor, nn};
 
 use crate::config::{Config, Precision, RnnMode};
@@ -28,18 +27,50 @@ fn cell_scope(k: usize) -> String {
     format!("Model/RNN/multi_rnn_cell/cell_{k}")
 }
 
-/// One layer's variables as libtorch wants them, and `nn::lstm` over them.
-struct LstmLayer {
-    lstm: nn::LSTM,
-    /// `[4*hidden, in]`, `[4*hidden, hidden]`, `[4*hidden]`, gates in libtorch's order. Recurrent and input bias are one in the original: the
-    /// second of libtorch's two biases stays zero and is not trained, since under SGD it would double the bias's step.
-    weights: [Tensor; 3],
+/// A layer's variables as libtorch wants them: `[4*hidden, in]`, `[4*hidden, hidden]`, `[4*hidden]`, `[4*hidden]`, gates in libtorch's order.
+///
+/// Recurrent and input bias are one in the original: the second of libtorch's two biases stays zero and is not trained, since under SGD it
+/// would double the bias's step.
+type LstmWeights = [Tensor; 4];
+
+/// `nn::lstm`'s variables of the layers that are run in one call of libtorch's LSTM: all layers, or a single one where dropout stands
+/// between them.
+struct LstmStack {
+    layers: Vec<LstmWeights>,
+    /// On a GPU the one buffer that the layers' variables are views of: cuDNN wants them side by side.
+    flat: Option<Tensor>,
 }
+
+impl LstmStack {
+    /// The weights in another precision, as leaves to differentiate; side by side like these.
+    fn narrowed(&self, kind: Kind) -> LstmStack {
+        tch::no_grad(|| {
+            let flat = self.flat.as_ref().map(|flat| flat.to_kind(kind));
+            let narrow = |t: &Tensor| match (&self.flat, &flat) {
+                (Some(wide), Some(narrow)) => {
+                    let offset = (t.data_ptr() as usize - wide.data_ptr() as usize) / size_of::<f32>();
+                    narrow.narrow(0, offset as i64, t.numel() as i64).view(t.size().as_slice())
+                }
+                _ => t.to_kind(kind),
+            };
+            let leaf = |t: &Tensor| narrow(t).detach().set_requires_grad(t.requires_grad());
+            LstmStack { layers: self.layers.iter().map(|layer| layer.each_ref().map(leaf)).collect(), flat }
+        })
+    }
+}
+
+/// The factor that keeps float16's small gradients above its least number (6e-8), and by which they are divided again in float32.
+///
+/// A logit's gradient is `p / batch_size`: below float16's normal range (6e-5) from p = 0.001 on, and after scaling only from p = 5e-6 on.
+/// It is safe at the other end: if all 700 rows of a batch (medium's and large's) stood for the same word and every output were
+/// `1 / keep_prob` (at most 2.9), the sum in softmax_w's gradient would be 700 * 2.9 / 20 * 256 = 26,000 of float16's 65,504. A scale that
+/// is a constant needs no state, so a resumed run is the uninterrupted one.
+pub(crate) const FP16_LOSS_SCALE: f64 = 256.0;
 
 /// The recurrent part's variables.
 enum Recurrent {
     /// `basic_lstm`: kept in libtorch's layout, mapped to TensorFlow's where variables go in or out.
-    Lstm(Vec<LstmLayer>),
+    Lstm(Vec<LstmStack>),
     /// Other cells: kept under TensorFlow's names in TensorFlow's layout.
     Cells(tf::Variables),
 }
@@ -76,8 +107,12 @@ impl PtbVariables {
         let embedding = var("embedding", &[vocab, hidden], uniform)?;
         let recurrent = match cell {
             CellType::BasicLstm => {
-                let layer = |k| Self::lstm_layer(&store, &root / format!("cell_{k}"), config);
-                Recurrent::Lstm((0..config.num_layers).map(layer).collect::<Result<_>>()?)
+                // One call for all layers lets cuDNN work on several at once. Dropout between them has to come from here: the same
+                // in all modes, and a function of seed and step.
+                let (stacks, layers) =
+                    if config.keep_prob < 1.0 { (config.num_layers, 1) } else { (1, config.num_layers) };
+                let stack = |k| Self::lstm_stack(&store, &root / format!("cell_{k}"), config, layers);
+                Recurrent::Lstm((0..stacks).map(stack).collect::<Result<_>>()?)
             }
             _ => {
                 let mut variables = tf::Variables::new();
@@ -97,20 +132,43 @@ impl PtbVariables {
         Ok(PtbVariables { config: *config, cell, device, kind, embedding, recurrent, softmax_w, softmax_b })
     }
 
-    fn lstm_layer(store: &nn::VarStore, path: nn::Path, config: &Config) -> Result<LstmLayer> {
+    fn lstm_stack(
+        store: &nn::VarStore,
+        path: nn::Path,
+        config: &Config,
+        num_layers: i64,
+    ) -> Result<LstmStack> {
         let uniform = nn::Init::Uniform { lo: -config.init_scale, up: config.init_scale };
-        let options = nn::RNNConfig { w_ih_init: uniform, w_hh_init: uniform, ..Default::default() };
-        let lstm = nn::lstm(&path, config.hidden_size, config.hidden_size, options);
+        let options =
+            nn::RNNConfig { w_ih_init: uniform, w_hh_init: uniform, num_layers, ..Default::default() };
+        let hidden = config.hidden_size;
+        nn::lstm(&path, hidden, hidden, options);
         let variables = store.variables();
-        let get = |name: &str| {
-            let full = path.path(&format!("{name}_l0"));
+        let get = |name: &str, k: i64| {
+            let full = path.path(&format!("{name}_l{k}"));
             variables
                 .get(&full)
                 .map(Tensor::shallow_clone)
                 .with_context(|| format!("nn::lstm made no variable {full}"))
         };
-        let _ = get("bias_hh")?.set_requires_grad(false);
-        Ok(LstmLayer { lstm, weights: [get("weight_ih")?, get("weight_hh")?, get("bias_ih")?] })
+        let layer = |k| -> Result<LstmWeights> {
+            let second_bias = get("bias_hh", k)?.set_requires_grad(false);
+            Ok([get("weight_ih", k)?, get("weight_hh", k)?, get("bias_ih", k)?, second_bias])
+        };
+        let layers = (0..num_layers).map(layer).collect::<Result<Vec<_>>>()?;
+        // nn::lstm has laid them side by side for cuDNN; once more, to get hold of the buffer. They stay there: values are copied in.
+        let flat = (path.device().is_cuda() && tch::Cuda::cudnn_is_available())
+            .then(|| {
+                let all: Vec<&Tensor> = layers.iter().flatten().collect();
+                tch::no_grad(|| {
+                    // (4 tensors a layer, mode 2: LSTM, no projection, batch first, one direction)
+                    Tensor::f_internal_cudnn_rnn_flatten_weight(
+                        &all, 4, hidden, 2, hidden, 0, num_layers, true, false,
+                    )
+                })
+            })
+            .transpose()?;
+        Ok(LstmStack { layers, flat })
     }
 
     /// The configuration that the variables were made for.
@@ -126,7 +184,7 @@ impl PtbVariables {
     /// The trainable variables, in the order of the model's gradients.
     pub fn trainable(&self) -> Vec<&Tensor> {
         let recurrent: Vec<&Tensor> = match &self.recurrent {
-            Recurrent::Lstm(layers) => layers.iter().flat_map(|layer| &layer.weights).collect(),
+            Recurrent::Lstm(stacks) => layers(stacks).flat_map(|layer| &layer[..3]).collect(),
             Recurrent::Cells(variables) => variables.values().collect(),
         };
         [vec![&self.embedding], recurrent, vec![&self.softmax_w, &self.softmax_b]].concat()
@@ -199,12 +257,12 @@ impl PtbVariables {
             copy(&self.softmax_w, &checked[SOFTMAX_W]);
             copy(&self.softmax_b, &checked[SOFTMAX_B]);
             match &self.recurrent {
-                Recurrent::Lstm(layers) => {
-                    for (k, layer) in layers.iter().enumerate() {
+                Recurrent::Lstm(stacks) => {
+                    for (k, layer) in layers(stacks).enumerate() {
                         let get = |name| &checked[&format!("{}/basic_lstm_cell/{name}", cell_scope(k))];
                         let (w_ih, w_hh, bias) =
                             kernel_to_libtorch(get("kernel"), get("bias"), self.config.hidden_size)?;
-                        for (variable, value) in layer.weights.iter().zip([w_ih, w_hh, bias]) {
+                        for (variable, value) in layer.iter().zip([w_ih, w_hh, bias]) {
                             copy(variable, &value);
                         }
                     }
@@ -221,11 +279,10 @@ impl PtbVariables {
 
     /// The cells over these variables, one per layer, for a mode that is unrolled over time.
     fn cells(&self, mode: RnnMode) -> Result<Vec<Box<dyn RnnCell>>> {
-        let layers = 0..self.config.num_layers as usize;
+        let indices = 0..self.config.num_layers as usize;
         match &self.recurrent {
-            Recurrent::Lstm(layers) => layers
-                .iter()
-                .map(|LstmLayer { weights: [w_ih, w_hh, bias], .. }| -> Result<Box<dyn RnnCell>> {
+            Recurrent::Lstm(stacks) => layers(stacks)
+                .map(|[w_ih, w_hh, bias, _]| -> Result<Box<dyn RnnCell>> {
                     if mode == RnnMode::Block {
                         return Ok(Box::new(LSTMBlockCell::from_libtorch(w_ih, w_hh, bias)?));
                     }
@@ -234,10 +291,35 @@ impl PtbVariables {
                 })
                 .collect(),
             Recurrent::Cells(variables) => {
-                layers.map(|k| self.cell.build(variables, &cell_scope(k), FORGET_BIAS)).collect()
+                indices.map(|k| self.cell.build(variables, &cell_scope(k), FORGET_BIAS)).collect()
             }
         }
     }
+}
+
+/// libtorch's LSTM through some layers: `x [batch, steps, in]`, `state` c and h of each layer. In the weights' type; the states come back
+/// in theirs.
+fn lstm(x: &Tensor, state: &[Tensor], weights: &[LstmWeights]) -> Result<(Tensor, State)> {
+    let kind = weights[0][0].kind();
+    // [layers, batch, hidden]; a view where it is one layer.
+    let of_all = |which: usize| {
+        let each: Vec<&Tensor> = state.iter().skip(which).step_by(2).collect();
+        let all = if let [one] = each[..] { one.unsqueeze(0) } else { Tensor::stack(&each, 0) };
+        all.to_kind(kind)
+    };
+    let (c, h) = (of_all(0), of_all(1));
+    let params: Vec<&Tensor> = weights.iter().flatten().collect();
+    // (with biases, no dropout of its own, training or not is then the same, one direction, batch first)
+    let train = params.iter().any(|w| w.requires_grad());
+    let (output, h, c) =
+        x.to_kind(kind).f_lstm(&[&h, &c], &params, true, weights.len() as i64, 0.0, train, false, true)?;
+    let last = |all: &Tensor, k: usize| all.get(k as i64).to_kind(state[0].kind());
+    let last = (0..weights.len()).flat_map(|k| [last(&c, k), last(&h, k)]).collect();
+    Ok((output, last))
+}
+
+fn layers(stacks: &[LstmStack]) -> impl Iterator<Item = &LstmWeights> {
+    stacks.iter().flat_map(|stack| &stack.layers)
 }
 
 fn names(variables: &tf::Variables) -> String {
@@ -299,6 +381,37 @@ impl<'a> PtbModel<'a> {
     /// `masks` are the L+1 of [`Self::dropout_masks`], or none. Information meets dropout L+1 times on its way up and never on the
     /// recurrent path.
     pub fn outputs(&self, inputs: &Tensor, state: &[Tensor], masks: &[Tensor]) -> Result<(Tensor, State)> {
+        self.outputs_of(self.narrowed().as_deref(), inputs, state, masks)
+    }
+
+    /// The type that the recurrent layers run in where it is not the variables' own: half width, in cuDNN.
+    fn narrow_kind(&self) -> Option<Kind> {
+        let kind = match self.precision {
+            Precision::Bf16 => Kind::BFloat16,
+            Precision::Fp16 => Kind::Half,
+            Precision::Fp32 | Precision::Tf32 => return None,
+        };
+        let v = self.variables;
+        // (float16 on the CPU too: slow, but it shows that the numbers are right. The command line does not offer it.)
+        let here = v.device.is_cuda() || kind == Kind::Half;
+        (here && v.kind == Kind::Float && self.rnn_mode == RnnMode::Cudnn).then_some(kind)
+    }
+
+    /// Copies of the LSTM's weights in that type, made anew for every step: what is trained are the float32 ones.
+    fn narrowed(&self) -> Option<Vec<LstmStack>> {
+        let (Recurrent::Lstm(stacks), Some(kind)) = (&self.variables.recurrent, self.narrow_kind()) else {
+            return None;
+        };
+        Some(stacks.iter().map(|stack| stack.narrowed(kind)).collect())
+    }
+
+    fn outputs_of(
+        &self,
+        narrowed: Option<&[LstmStack]>,
+        inputs: &Tensor,
+        state: &[Tensor],
+        masks: &[Tensor],
+    ) -> Result<(Tensor, State)> {
         let v = self.variables;
         let drop = |x: Tensor, place: usize| match masks.get(place) {
             Some(mask) => x * mask,
@@ -307,14 +420,20 @@ impl<'a> PtbModel<'a> {
         let mut x = drop(inputs.shallow_clone(), 0);
         let mut final_state = State::with_capacity(state.len());
         match (&v.recurrent, self.rnn_mode) {
-            (Recurrent::Lstm(layers), RnnMode::Cudnn) => {
-                // Layer by layer, so that the dropout between layers is the same in all modes.
-                for (k, layer) in layers.iter().enumerate() {
-                    let at = |i: usize| state[2 * k + i].unsqueeze(0);
-                    let (output, last) = layer.lstm.seq_init(&x, &nn::LSTMState((at(1), at(0))));
-                    x = drop(output, k + 1);
-                    final_state.extend([last.c().squeeze_dim(0), last.h().squeeze_dim(0)]);
+            (Recurrent::Lstm(stacks), RnnMode::Cudnn) => {
+                let mut done = 0;
+                for stack in narrowed.unwrap_or(stacks) {
+                    // Masks (float32, so exact) stand between layers, so with them it is layer by layer in any case.
+                    let calls = if masks.is_empty() { 1 } else { stack.layers.len() };
+                    for weights in stack.layers.chunks(stack.layers.len() / calls) {
+                        let last;
+                        (x, last) = lstm(&x, &state[2 * done..2 * (done + weights.len())], weights)?;
+                        done += weights.len();
+                        x = drop(x, done);
+                        final_state.extend(last);
+                    }
                 }
+                x = x.to_kind(v.kind);
             }
             _ => {
                 // The walkthrough's way: wrap every cell in its dropout, stack the cells, unroll the stack over time.
@@ -376,13 +495,25 @@ impl<'a> PtbModel<'a> {
         let expected = if v.config.keep_prob < 1.0 { v.config.num_layers as usize + 1 } else { 0 };
         ensure!(masks.len() == expected, "{} dropout masks for {expected} places", masks.len());
         let rows = tch::no_grad(|| self.lookup(x)).set_requires_grad(true);
-        let (output, state) = self.outputs(&rows, state, masks)?;
+        let narrowed = self.narrowed();
+        let (output, state) = self.outputs_of(narrowed.as_deref(), &rows, state, masks)?;
         let softmax = self.softmax().cost_and_gradients(&output, &y.flatten(0, -1), x.size()[0]);
         let trainable = v.trainable();
-        let leaves = [&[&rows], &trainable[1..trainable.len() - 2]].concat();
+        let leaves: Vec<&Tensor> = match &narrowed {
+            Some(stacks) => layers(stacks).flat_map(|layer| &layer[..3]).collect(),
+            None => trainable[1..trainable.len() - 2].to_vec(),
+        };
+        let leaves = [vec![&rows], leaves].concat();
+        let loss_scale = if self.narrow_kind() == Some(Kind::Half) { FP16_LOSS_SCALE } else { 1.0 };
+        let above = if loss_scale == 1.0 { softmax.output } else { softmax.output * loss_scale };
         // tch starts a backward pass from a scalar: this one's gradient with respect to `output` is the softmax layer's.
-        let mut below =
-            Tensor::f_run_backward(&[(output * softmax.output).sum(v.kind)], &leaves, false, false)?;
+        let mut below = Tensor::f_run_backward(&[(output * above).sum(v.kind)], &leaves, false, false)?;
+        for gradient in &mut below {
+            *gradient = gradient.to_kind(v.kind);
+            if loss_scale != 1.0 {
+                let _ = gradient.g_mul_scalar_(1.0 / loss_scale);
+            }
+        }
         let recurrent = below.split_off(1);
         let embedding = Gradient::IndexedSlices {
             values: below.remove(0).reshape([-1, v.config.hidden_size]),
@@ -395,12 +526,23 @@ impl<'a> PtbModel<'a> {
 
     /// The original's `train_op`: gradients, clipping by global norm, one step of gradient descent.
     pub fn train_step(&self, x: &Tensor, y: &Tensor, state: &[Tensor], learning_rate: f64) -> Result<Step> {
+        self.train_step_by(x, y, state, |scale| scale * -learning_rate)
+    }
+
+    /// [`Self::train_step`] with the learning rate wherever it is: `factor` makes `-learning_rate * scale` of the clipping scale.
+    pub(crate) fn train_step_by(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        state: &[Tensor],
+        factor: impl Fn(&Tensor) -> Tensor,
+    ) -> Result<Step> {
         let size = x.size();
         let masks = self.dropout_masks(size[0], size[1])?;
         let (cost, gradients, state) = self.gradients(x, y, state, &masks)?;
         let global_norm = optimizer::global_norm(&gradients);
         let scale = optimizer::clip_scale(&global_norm, self.variables.config.max_grad_norm);
-        optimizer::apply_gradients(&self.variables.trainable(), &gradients, &scale, learning_rate);
+        optimizer::descend(&self.variables.trainable(), &gradients, &factor(&scale));
         Ok(Step { cost, global_norm, state })
     }
 }

@@ -85,16 +85,20 @@ pub fn clip_by_global_norm(gradients: &[Gradient], clip_norm: f64) -> Result<(Ve
 /// Plain gradient descent with clipping in one pass: `variable -= learning_rate * scale * gradient`, in place.
 /// `scale` is a scalar on the variables' device (see [`clip_scale`]). Of an embedding only the rows that occurred are touched.
 pub fn apply_gradients(variables: &[&Tensor], gradients: &[Gradient], scale: &Tensor, learning_rate: f64) {
+    descend(variables, gradients, &(scale * -learning_rate));
+}
+
+/// `variable += factor * gradient`, in place; `factor` is a scalar on the variables' device, `-learning_rate * scale`.
+pub(crate) fn descend(variables: &[&Tensor], gradients: &[Gradient], factor: &Tensor) {
     tch::no_grad(|| {
-        let factor = scale * -learning_rate;
         for (variable, gradient) in variables.iter().zip(gradients) {
             // A shallow clone is the same variable: tch asks for `mut` where libtorch writes in place.
             let mut variable = variable.shallow_clone();
             let _ = match gradient {
                 // One pass over the variable; `factor` is broadcast, so nothing is copied.
-                Gradient::Dense(values) => variable.addcmul_(values, &factor),
+                Gradient::Dense(values) => variable.addcmul_(values, factor),
                 Gradient::IndexedSlices { values, indices } => {
-                    variable.index_add_(0, indices, &(values * &factor))
+                    variable.index_add_(0, indices, &(values * factor))
                 }
             };
         }

@@ -297,6 +297,12 @@ impl Producer {
         self.slice(i * self.num_steps, self.num_steps)
     }
 
+    /// Step `i`'s words, `[batch_size, num_steps + 1]`, as they lie here (int32): the inputs are all but the last column, the targets all but
+    /// the first.
+    pub(crate) fn columns(&self, i: i64) -> Tensor {
+        self.rows.narrow(1, i * self.num_steps, self.num_steps + 1)
+    }
+
     /// All steps of an epoch in longer pieces of at most `max_len` words: the same words in the same order, for evaluation.
     pub fn chunks(&self, max_len: i64) -> impl Iterator<Item = (Tensor, Tensor)> + '_ {
         let total = self.epoch_size * self.num_steps;

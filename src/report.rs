@@ -145,6 +145,7 @@ impl Reporter {
                 self.bar.reset_eta();
                 self.bar.enable_steady_tick(Duration::from_millis(250));
             }
+            Event::Notice { text } => self.bar.suspend(|| notice(text)),
             Event::SaveFailed { error } => {
                 self.bar.suspend(|| {
                     notice(&format!("warning: {error}; training goes on, the earlier checkpoints are kept"))

@@ -15,6 +15,7 @@ use tch::{Kind, Tensor};
 
 use crate::checkpoint::{Checkpoint, Progress, RunConfig, SaveFolder};
 use crate::config::{ConfigError, Precision, RnnMode};
+use crate::graph::FixedStep;
 use crate::model::{PtbModel, PtbVariables};
 use crate::reader::{Producer, RawData, Vocabulary};
 use crate::rnn::State;
@@ -88,6 +89,11 @@ pub enum Event {
         /// Where.
         path: PathBuf,
     },
+    /// Something that a person should know; training goes on.
+    Notice {
+        /// In words.
+        text: String,
+    },
     /// A checkpoint could not be written; training goes on, and the next one is tried in its time.
     SaveFailed {
         /// Why, in words.
@@ -151,13 +157,15 @@ pub fn evaluate(model: &PtbModel, producer: &Producer) -> Result<Evaluation> {
     let start = Instant::now();
     let batch_size = producer.batch_size();
     let mut state = model.zero_state(batch_size);
-    let (mut costs, mut iters) = (0.0, 0);
+    let (mut costs, mut iters) = (Vec::new(), 0);
     for (x, y) in producer.chunks(EVAL_ROWS / batch_size) {
         let cost;
         (cost, state) = model.evaluate(&x, &y, &state)?;
-        costs += cost.f_double_value(&[])?;
+        costs.push(cost);
         iters += x.size()[1];
     }
+    // Read at the end, so that a GPU need not wait.
+    let costs = Vec::<f64>::try_from(Tensor::f_stack(&costs, 0)?.to_kind(Kind::Double))?.iter().sum();
     Ok(Evaluation::new(costs, iters, batch_size, start))
 }
 
@@ -229,6 +237,8 @@ pub struct Options {
     pub stop: Arc<AtomicUsize>,
     /// Evaluate even when stopped.
     pub evaluate_when_stopped: bool,
+    /// On a GPU: record the step as a CUDA graph and replay it.
+    pub cuda_graph: bool,
 }
 
 /// A training run.
@@ -246,6 +256,8 @@ pub struct Session<'a> {
     save_error: Option<anyhow::Error>,
     /// Cost and global norm, added up on the device since they were last read, in double precision.
     pending: Tensor,
+    /// On a GPU: the step on fixed buffers, which `state` then stands in.
+    fixed: Option<FixedStep<'a>>,
 }
 
 impl<'a> Session<'a> {
@@ -271,6 +283,7 @@ impl<'a> Session<'a> {
             saved_at: Instant::now(),
             save_error: None,
             pending,
+            fixed: None,
         }
     }
 
@@ -359,19 +372,33 @@ impl<'a> Session<'a> {
         if done == 0 {
             self.state = model.zero_state(batch_size);
         }
+        if self.fixed.is_none() && self.options.cuda_graph && self.variables.device().is_cuda() {
+            self.fixed = Some(FixedStep::new(self.model(true), batch_size, num_steps, &self.pending, true)?);
+        }
+        if let Some(fixed) = &mut self.fixed {
+            self.state = fixed.set(&self.state, learning_rate)?;
+        }
         let dropout = self.run.config.keep_prob < 1.0;
         let start = Instant::now();
         while self.progress.step < epoch_size && !self.at_limit() && !self.stopped() {
             let Progress { step, global_step, .. } = self.progress;
-            if dropout {
-                // A function of seed and step alone, so that a resumed run draws the masks that it would have drawn.
-                tch::manual_seed(step_seed(self.run.seed, global_step));
-            }
-            let (x, y) = producer.batch(step);
-            let result = model.train_step(&x, &y, &self.state, learning_rate)?;
-            self.state = result.state;
-            let figures = Tensor::stack(&[result.cost, result.global_norm], 0).to_kind(Kind::Double);
-            let _ = self.pending.g_add_(&figures);
+            // A function of seed and step alone, so that a resumed run draws the masks that it would have drawn.
+            let seed = dropout.then(|| step_seed(self.run.seed, global_step));
+            let figures = if let Some(fixed) = &mut self.fixed {
+                let notice = fixed.run(&producer.columns(step), seed)?;
+                notice.into_iter().for_each(|text| listen(Event::Notice { text }));
+                fixed.figures().shallow_clone()
+            } else {
+                if let Some(seed) = seed {
+                    tch::manual_seed(seed);
+                }
+                let (x, y) = producer.batch(step);
+                let result = model.train_step(&x, &y, &self.state, learning_rate)?;
+                self.state = result.state;
+                let figures = Tensor::stack(&[result.cost, result.global_norm], 0).to_kind(Kind::Double);
+                let _ = self.pending.g_add_(&figures);
+                figures
+            };
             self.progress.step += 1;
             self.progress.global_step += 1;
 

@@ -1,8 +1,12 @@
 //! The language model against TensorFlow 1.15: every `ptb_*.npz` of tests/fixtures/golden (its README says what is in them), or of the folder
 //! named by GOLDEN, in every rnn mode. They come from the original example's own PTBModel, driven for some steps from given variables.
 
+mod devices;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+use devices::{devices, host};
 
 use ptb_word_lm::config::{Config, RnnMode};
 use ptb_word_lm::model::{PtbModel, PtbVariables};
@@ -68,21 +72,21 @@ impl Golden {
     }
 
     /// Step k's dropout masks, as TensorFlow drew them; none where the file has none.
-    fn masks(&self, k: i64, kind: Kind) -> Vec<Tensor> {
+    fn masks(&self, k: i64, kind: Kind, device: Device) -> Vec<Tensor> {
         let Some(kept) = self.arrays.get("mask") else { return Vec::new() };
-        let scaled = |place| kept.get(k).get(place).to_kind(kind) / self.config.keep_prob;
+        let scaled = |place| kept.get(k).get(place).to_device(device).to_kind(kind) / self.config.keep_prob;
         (0..=self.config.num_layers).map(scaled).collect()
     }
 
-    fn variables(&self, kind: Kind) -> PtbVariables {
-        let variables = PtbVariables::new(&self.config, CellType::BasicLstm, Device::Cpu, kind, 0).unwrap();
+    fn variables(&self, kind: Kind, device: Device) -> PtbVariables {
+        let variables = PtbVariables::new(&self.config, CellType::BasicLstm, device, kind, 0).unwrap();
         variables.assign(&self.group("init")).unwrap();
         variables
     }
 
     /// Step k reads columns k*num_steps..(k+1)*num_steps of the tokens; the targets stand one to the right.
-    fn batch(&self, k: i64) -> (Tensor, Tensor) {
-        let column = |start| self.arrays["tokens"].narrow(1, start, self.config.num_steps);
+    fn batch(&self, k: i64, device: Device) -> (Tensor, Tensor) {
+        let column = |start| self.arrays["tokens"].narrow(1, start, self.config.num_steps).to_device(device);
         (column(k * self.config.num_steps), column(k * self.config.num_steps + 1))
     }
 
@@ -94,7 +98,7 @@ impl Golden {
 /// The largest difference, relative to the largest value of what is expected.
 fn difference(ours: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(ours.size(), expected.size());
-    let [ours, expected] = [ours, expected].map(|t| t.to_kind(Kind::Double));
+    let [ours, expected] = [ours, expected].map(|t| host(t).to_kind(Kind::Double));
     let scale = expected.abs().max().double_value(&[]).max(1e-12);
     ((ours - &expected).abs().max() / scale).double_value(&[])
 }
@@ -118,18 +122,18 @@ fn layers(state: &State, which: usize) -> Tensor {
 }
 
 /// Drives the whole file in one mode, and compares all that TensorFlow recorded.
-fn drive(golden: &Golden, mode: RnnMode, kind: Kind, tolerance: f64) {
-    let variables = golden.variables(kind);
+fn drive(golden: &Golden, mode: RnnMode, kind: Kind, device: Device, tolerance: f64) {
+    let variables = golden.variables(kind, device);
     let model = PtbModel::new(&variables, true, mode);
-    let what = |k: i64, of: &str| format!("{} {mode} {kind:?} step {k} {of}", golden.name);
+    let what = |k: i64, of: &str| format!("{} {mode} {kind:?} {device:?} step {k} {of}", golden.name);
     let close = |ours: f64, expected: f64, what: String| {
         let difference = (ours / expected - 1.0).abs();
         assert!(difference < tolerance, "{what}: {ours} instead of {expected}, by {difference:e}");
     };
     let mut state = model.zero_state(golden.config.batch_size);
     for k in 0..golden.steps {
-        let (x, y) = golden.batch(k);
-        let masks = golden.masks(k, kind);
+        let (x, y) = golden.batch(k, device);
+        let masks = golden.masks(k, kind, device);
         let (cost, gradients, next) = model.gradients(&x, &y, &state, &masks).unwrap();
         close(cost.double_value(&[]), golden.at("cost", k), what(k, "cost"));
         close(
@@ -176,11 +180,16 @@ fn drive(golden: &Golden, mode: RnnMode, kind: Kind, tolerance: f64) {
     );
 }
 
+/// Every file on every device.
+fn everywhere() -> impl Iterator<Item = (Golden, Device)> {
+    devices().iter().flat_map(|&device| Golden::all().into_iter().map(move |golden| (golden, device)))
+}
+
 #[test]
 fn float32_over_all_steps_in_all_modes() {
-    for golden in Golden::all() {
+    for (golden, device) in everywhere() {
         for mode in MODES {
-            drive(&golden, mode, Kind::Float, 1e-5);
+            drive(&golden, mode, Kind::Float, device, 1e-5);
         }
     }
 }
@@ -188,9 +197,9 @@ fn float32_over_all_steps_in_all_modes() {
 /// In double precision what is left is TensorFlow's own float32 rounding.
 #[test]
 fn float64_over_all_steps_in_all_modes() {
-    for golden in Golden::all() {
+    for (golden, device) in everywhere() {
         for mode in MODES {
-            drive(&golden, mode, Kind::Double, 1e-5);
+            drive(&golden, mode, Kind::Double, device, 1e-5);
         }
     }
 }
@@ -198,12 +207,11 @@ fn float64_over_all_steps_in_all_modes() {
 /// The three modes agree far below float32's rounding, with dropout too, given the same masks: cost, gradients, state.
 #[test]
 fn modes_agree_with_dropout() {
-    for golden in Golden::all() {
+    for (golden, device) in everywhere() {
         let config = Config { keep_prob: 0.5, ..golden.config };
-        let variables =
-            PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Double, 0).unwrap();
+        let variables = PtbVariables::new(&config, CellType::BasicLstm, device, Kind::Double, 0).unwrap();
         variables.assign(&golden.group("init")).unwrap();
-        let (x, y) = golden.batch(0);
+        let (x, y) = golden.batch(0, device);
         let mut results: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
         let drawn = PtbModel::new(&variables, true, RnnMode::Basic)
             .dropout_masks(config.batch_size, config.num_steps);
@@ -224,7 +232,7 @@ fn modes_agree_with_dropout() {
                     ours,
                     basic,
                     1e-12,
-                    &format!("{} {mode} against basic, with dropout", golden.name),
+                    &format!("{} {mode} against basic, with dropout, {device:?}", golden.name),
                 );
             }
         }
@@ -234,12 +242,12 @@ fn modes_agree_with_dropout() {
 /// The hand-written gradient is autograd's through the plain definition of the cost, table and all.
 #[test]
 fn gradients_are_autograd_s_of_the_plain_cost() {
-    for golden in Golden::all() {
-        let variables = golden.variables(Kind::Double);
-        let (x, y) = golden.batch(0);
+    for (golden, device) in everywhere() {
+        let variables = golden.variables(Kind::Double, device);
+        let (x, y) = golden.batch(0, device);
         let model = PtbModel::new(&variables, true, RnnMode::Basic);
         let state = model.zero_state(golden.config.batch_size);
-        let masks = golden.masks(0, Kind::Double);
+        let masks = golden.masks(0, Kind::Double, device);
         let (cost, gradients, _) = model.gradients(&x, &y, &state, &masks).unwrap();
         let plain = model.cost(&x, &y, &state, &masks).unwrap();
         assert_close(&cost, &plain, 1e-13, "cost");
@@ -253,9 +261,9 @@ fn gradients_are_autograd_s_of_the_plain_cost() {
 
 #[test]
 fn evaluation_gives_the_training_cost_without_dropout() {
-    for golden in Golden::all().into_iter().filter(|g| g.config.keep_prob == 1.0) {
-        let variables = golden.variables(Kind::Float);
-        let (x, y) = golden.batch(0);
+    for (golden, device) in everywhere().filter(|(g, _)| g.config.keep_prob == 1.0) {
+        let variables = golden.variables(Kind::Float, device);
+        let (x, y) = golden.batch(0, device);
         for mode in MODES {
             let model = PtbModel::new(&variables, false, mode);
             let (cost, state) = model.evaluate(&x, &y, &model.zero_state(golden.config.batch_size)).unwrap();

@@ -3,11 +3,14 @@
 //! `GOLDEN=folder cargo test --test rnn_golden` reads other files of the same layout (tests/fixtures/golden/README.md);
 //! sizes come from the arrays, cell and unroll from the case's name.
 
+mod devices;
+
 use anyhow::{Context, Result, bail, ensure};
+use devices::{devices, host};
 use ptb_word_lm::rnn::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 type Variables = BTreeMap<String, Tensor>;
 
@@ -16,6 +19,7 @@ const TOLERANCE: f64 = 1e-5;
 
 #[test]
 fn every_golden_case() -> Result<()> {
+    let devices = devices();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden");
     let folder = std::env::var_os("GOLDEN").map_or(fixtures, PathBuf::from);
     let mut cases = 0;
@@ -24,7 +28,10 @@ fn every_golden_case() -> Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with("rnn_cells") && name.ends_with(".npz") {
             for (name, case) in read_cases(&path)? {
-                check_case(&name, &case).with_context(|| format!("{}, case {name}", path.display()))?;
+                for &device in devices {
+                    check_case(&name, &case, device)
+                        .with_context(|| format!("{}, case {name}, {device:?}", path.display()))?;
+                }
                 cases += 1;
             }
         }
@@ -161,13 +168,14 @@ impl<'a> Spec<'a> {
     }
 }
 
-fn check_case(name: &str, case: &Variables) -> Result<()> {
+fn check_case(name: &str, case: &Variables, device: Device) -> Result<()> {
     let spec = Spec::of(name)?;
-    let get = |array: &str| case.get(array).with_context(|| format!("no array {array}"));
     let lengths = match case.get("seq_len") {
         Some(lengths) => Some(Vec::<i64>::try_from(lengths.to_kind(Kind::Int64))?),
         None => None,
     };
+    let case: Variables = case.iter().map(|(name, t)| (name.clone(), t.to_device(device))).collect();
+    let get = |array: &str| case.get(array).with_context(|| format!("no array {array}"));
     ensure!(!spec.has("seqlen") || lengths.is_some(), "no array seq_len");
 
     for kind in [Kind::Float, Kind::Double] {
@@ -218,11 +226,17 @@ fn check_case(name: &str, case: &Variables) -> Result<()> {
                     ensure!(past.count_nonzero(None::<i64>).int64_value(&[]) == 0, "not zero past the end");
                 }
             }
-            println!("{name} {unroll} {kind:?}: within {worst:.1e}");
+            println!("{name} {unroll} {kind:?} {device:?}: within {worst:.1e}");
 
-            // And the unrolls are one loop: the same bits.
+            // And the unrolls are one loop: the same bits (a GPU's products may differ with the layout of their factors).
             let output = output.detach();
-            ensure!(first_output.get_or_insert_with(|| output.copy()) == &output, "unrolls differ");
+            let first = first_output.get_or_insert_with(|| output.copy());
+            let same = if device == Device::Cpu {
+                *first == output
+            } else {
+                first.allclose(&output, 1e-5, 1e-6, false)
+            };
+            ensure!(same, "unrolls differ");
         }
     }
     Ok(())
@@ -231,7 +245,8 @@ fn check_case(name: &str, case: &Variables) -> Result<()> {
 /// The largest difference, relative to `scale`, the size of the numbers; an error if it is too large anywhere.
 fn compare(found: &Tensor, expected: &Tensor, scale: f64) -> Result<f64> {
     ensure!(found.size() == expected.size(), "shape {:?}, TensorFlow's {:?}", found.size(), expected.size());
-    let (found, expected) = (found.detach().to_kind(Kind::Double), expected.to_kind(Kind::Double));
+    let (found, expected) =
+        (host(&found.detach()).to_kind(Kind::Double), host(expected).to_kind(Kind::Double));
     let difference = (&found - &expected).abs();
     let worst = difference.max().double_value(&[]);
     let relative = if worst == 0.0 { 0.0 } else { worst / scale };

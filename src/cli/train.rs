@@ -14,7 +14,7 @@ use tch::Kind;
 
 use super::rnn_mode;
 use crate::checkpoint::{RunConfig, SaveFolder, ensure_same_run, ensure_same_vocabulary};
-use crate::config::{Config, LrSchedule, Model, Precision, RnnMode};
+use crate::config::{Config, ConfigError, LrSchedule, Model, Precision, RnnMode};
 use crate::device::{self, DeviceArg};
 use crate::model::PtbVariables;
 use crate::reader::{RawData, SAMPLE, Split};
@@ -48,9 +48,18 @@ pub struct TrainArgs {
 
     #[command(flatten)]
     device: DeviceFlags,
-    /// What the softmax layer's products, most of the arithmetic, are computed in: fp32 or bf16
-    #[arg(long, value_enum, default_value_t = Precision::Fp32, hide_possible_values = true, help_heading = "Running")]
-    precision: Precision,
+    /// The original's float16: --precision fp16, on a GPU
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set, value_name = "BOOL",
+          hide_possible_values = true, hide_default_value = true, help_heading = "The original's flags")]
+    use_fp16: bool,
+    /// What the large products, most of the arithmetic, are computed in: fp32, bf16, or on a GPU also tf32 and fp16. Variables stay
+    /// float32 [default: fp32]
+    #[arg(long, value_enum, hide_possible_values = true, help_heading = "Running")]
+    precision: Option<Precision>,
+    /// On a GPU, launch the step's kernels one by one instead of as one CUDA graph
+    #[arg(long, help_heading = "Running")]
+    no_cuda_graph: bool,
     /// What the initial variables and the dropout masks are a function of
     #[arg(
         long,
@@ -166,6 +175,17 @@ overrides! {
 }
 
 impl TrainArgs {
+    /// `--precision`, or the original's `--use_fp16`.
+    fn precision(&self) -> Result<Precision, ConfigError> {
+        match self.precision {
+            Some(precision) if self.use_fp16 && precision != Precision::Fp16 => Err(ConfigError(format!(
+                "--use-fp16 is --precision fp16, and --precision is {precision}: give one of them"
+            ))),
+            None if self.use_fp16 => Ok(Precision::Fp16),
+            precision => Ok(precision.unwrap_or_default()),
+        }
+    }
+
     pub fn run(self) -> Result<ExitCode> {
         let mut config = self.overrides.over(self.model.config());
         if let Some(schedule) = self.lr_schedule {
@@ -173,7 +193,10 @@ impl TrainArgs {
         }
         config.validate()?;
         let rnn_mode = rnn_mode(self.cell, self.rnn_mode)?;
+        let precision = self.precision()?;
         let device = self.device.select()?;
+        precision.check(device.is_cuda())?;
+        device::allow_tf32(precision == Precision::Tf32);
         // What can fail is tried before anything long begins: the save path before the data, the data before the model.
         let folder =
             self.save_path.as_deref().map(|path| SaveFolder::open(path, self.keep as usize)).transpose()?;
@@ -207,13 +230,14 @@ impl TrainArgs {
         let input = Input::new(&data, &variables)?;
         let options = Options {
             rnn_mode,
-            precision: self.precision,
+            precision,
             log_every: self.log_every,
             max_steps: self.max_steps,
             evaluate: !self.no_eval,
             checkpoint_every: self.checkpoint_every,
             stop: stop_on_signals()?,
             evaluate_when_stopped: self.test_on_interrupt,
+            cuda_graph: !self.no_cuda_graph,
         };
         let stop = options.stop.clone();
         if folder.is_none() {
@@ -250,7 +274,7 @@ impl TrainArgs {
             "config": config,
             "cell": self.cell.to_string(),
             "rnn_mode": rnn_mode,
-            "precision": self.precision,
+            "precision": precision,
             "seed": self.seed,
             "device": device::name(device),
             "threads": tch::get_num_threads(),

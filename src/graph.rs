@@ -1,0 +1,246 @@
+//! The training step on fixed buffers, and on a GPU recorded once as a CUDA graph and replayed.
+//!
+//! A step is some hundred kernels, and launching one takes the host a few microseconds. Where the kernels are as short as that (`small`) the
+//! GPU waits for the host. A graph launches them all at once. It repeats what was recorded to the letter, addresses included, so whatever
+//! changes from step to step stands in buffers that are filled before the launch: the words, the learning rate, the state. Dropout masks
+//! are drawn within the graph: a replay takes the generator's seed at that time.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use anyhow::{Context, Result, bail};
+use tch::{Device, Kind, Tensor};
+
+use crate::model::PtbModel;
+use crate::rnn::State;
+
+/// Steps that are run kernel by kernel first: cuDNN and cuBLAS set themselves up in them, which cannot be recorded.
+const WARM_UP: u32 = 3;
+
+/// A training step whose inputs and outputs always stand in the same place.
+pub struct FixedStep<'a> {
+    model: PtbModel<'a>,
+    /// `[batch, num_steps + 1]`, int64: a step's inputs and, shifted by one, its targets.
+    words: Tensor,
+    /// A scalar: the learning rate times -1.
+    minus_rate: Tensor,
+    /// The state before the step, and after it the next step's.
+    state: State,
+    /// The step's cost and global norm, in double precision.
+    figures: Tensor,
+    /// Their sum over steps, until the owner sets it to zero.
+    sums: Tensor,
+    recording: Recording,
+}
+
+enum Recording {
+    /// Not on the CPU, and not where it was refused.
+    Off,
+    /// So many steps kernel by kernel are still to come before it.
+    After(u32),
+    On(CudaGraph),
+}
+
+impl<'a> FixedStep<'a> {
+    /// A step of `model`, which is training, on batches of `batch_size` times `num_steps` words. `sums` (`[2]`, double) gets every step's
+    /// cost and global norm added. With `record` the fourth step on a GPU is recorded; from then on they are replayed.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn new(
+        model: PtbModel<'a>,
+        batch_size: i64,
+        num_steps: i64,
+        sums: &Tensor,
+        record: bool,
+    ) -> Result<Self> {
+        let device = sums.device();
+        let state = model.zero_state(batch_size);
+        let kind = state.first().map_or(Kind::Float, Tensor::kind);
+        let recording = match device {
+            Device::Cuda(index) if record => {
+                own_stream(index)?;
+                Recording::After(WARM_UP)
+            }
+            _ => Recording::Off,
+        };
+        Ok(FixedStep {
+            words: Tensor::f_zeros([batch_size, num_steps + 1], (Kind::Int64, device))?,
+            minus_rate: Tensor::f_zeros([0; 0], (kind, device))?,
+            figures: Tensor::f_zeros([2], (Kind::Double, device))?,
+            sums: sums.shallow_clone(),
+            model,
+            state,
+            recording,
+        })
+    }
+
+    /// Sets what seldom changes: the state (at an epoch's start, or resumed) and the learning rate. Returns the state's place: the same
+    /// tensors hold the state after every step.
+    ///
+    /// # Errors
+    /// A state of another shape.
+    pub fn set(&mut self, state: &[Tensor], learning_rate: f64) -> Result<State> {
+        tch::no_grad(|| {
+            for (own, given) in self.state.iter_mut().zip(state) {
+                own.f_copy_(given)?;
+            }
+            let _ = self.minus_rate.f_fill_(-learning_rate)?;
+            Ok(self.state.iter().map(Tensor::shallow_clone).collect())
+        })
+    }
+
+    /// The last step's cost and global norm, `[2]`, in double precision.
+    pub fn figures(&self) -> &Tensor {
+        &self.figures
+    }
+
+    /// One step over `words` (`[batch_size, num_steps + 1]`, any integers); with `seed` the device's generator is set to it before.
+    /// A notice, once, if recording was tried and failed: from then on it goes kernel by kernel.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn run(&mut self, words: &Tensor, seed: Option<i64>) -> Result<Option<String>> {
+        tch::no_grad(|| self.words.f_copy_(words))?;
+        let mut notice = None;
+        match self.recording {
+            Recording::After(0) => {
+                self.recording = match self.record() {
+                    Ok(graph) => Recording::On(graph),
+                    Err(error) => {
+                        notice = Some(format!(
+                            "the step cannot be recorded as a CUDA graph, so its kernels are launched one by one ({error:#})"
+                        ));
+                        Recording::Off
+                    }
+                }
+            }
+            Recording::After(steps) => self.recording = Recording::After(steps - 1),
+            _ => {}
+        }
+        if let Some(seed) = seed {
+            tch::manual_seed(seed);
+        }
+        match &self.recording {
+            Recording::On(graph) => graph.replay()?,
+            _ => self.step()?,
+        }
+        Ok(notice)
+    }
+
+    /// The step itself, from buffers to buffers.
+    fn step(&mut self) -> Result<()> {
+        let num_steps = self.words.size()[1] - 1;
+        let at = |start| self.words.narrow(1, start, num_steps).contiguous();
+        let step = self.model.train_step_by(&at(0), &at(1), &self.state, |scale| scale * &self.minus_rate)?;
+        tch::no_grad(|| {
+            for (own, new) in self.state.iter_mut().zip(&step.state) {
+                own.f_copy_(new)?;
+            }
+            self.figures.f_copy_(&Tensor::f_stack(&[step.cost, step.global_norm], 0)?)?;
+            let _ = self.sums.f_add_(&self.figures)?;
+            Ok(())
+        })
+    }
+
+    fn record(&mut self) -> Result<CudaGraph> {
+        let graph = CudaGraph::begin()?;
+        // tch's operators panic where libtorch refuses; that is an answer here, and not for the screen.
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let recorded = catch_unwind(AssertUnwindSafe(|| self.step()));
+        std::panic::set_hook(hook);
+        let ended = graph.end();
+        match recorded {
+            Ok(Ok(())) => ended,
+            Ok(Err(error)) => Err(error),
+            Err(panic) => bail!("{}", panic.downcast_ref::<String>().map_or("a panic", String::as_str)),
+        }
+    }
+}
+
+/// A recording that has begun: the current stream's work goes into it instead of to the GPU.
+struct Begun(*mut c_void);
+
+/// A finished recording.
+struct CudaGraph(*mut c_void);
+
+impl CudaGraph {
+    fn begin() -> Result<Begun> {
+        let mut graph = std::ptr::null_mut();
+        // SAFETY: `error` and its size describe a buffer that outlives the call, as `told` makes it.
+        told(|error, size| unsafe {
+            graph = ptb_graph_begin(error, size);
+            !graph.is_null()
+        })
+        .context("recording does not begin")?;
+        Ok(Begun(graph))
+    }
+
+    fn replay(&self) -> Result<()> {
+        // SAFETY: the pointer is a finished graph's, which lives as long as `self`.
+        told(|error, size| unsafe { ptb_graph_replay(self.0, error, size) }).context("replaying a CUDA graph")
+    }
+}
+
+impl Begun {
+    /// A recording that failed is left where it is: libtorch's allocator may still ask it whether it is under way.
+    fn end(self) -> Result<CudaGraph> {
+        // SAFETY: the pointer is that of a graph that was begun and not ended.
+        told(|error, size| unsafe { ptb_graph_end(self.0, error, size) })
+            .context("the recording does not end")?;
+        Ok(CudaGraph(self.0))
+    }
+}
+
+impl Drop for CudaGraph {
+    fn drop(&mut self) {
+        // SAFETY: a finished graph, deleted once.
+        unsafe { ptb_graph_delete(self.0) }
+    }
+}
+
+/// Gives the calling thread a stream of its own on this GPU: nothing can be recorded on the default one.
+fn own_stream(index: usize) -> Result<()> {
+    // SAFETY: as above.
+    told(|error, size| unsafe { ptb_cuda_own_stream(index as c_int, error, size) })
+        .with_context(|| format!("a stream on cuda:{index}"))
+}
+
+/// While `forbidden`, whatever makes the host wait for the GPU is an error: `torch.cuda.set_sync_debug_mode("error")`. For tests.
+///
+/// # Errors
+/// libtorch's CUDA part is not loaded.
+pub fn forbid_synchronization(forbidden: bool) -> Result<()> {
+    // SAFETY: as above.
+    told(|error, size| unsafe { ptb_cuda_forbid_sync(forbidden, error, size) })
+}
+
+/// How many operators within `work` read a number from a tensor into the program, for which a GPU makes the host wait. For tests.
+pub fn count_reads(work: impl FnOnce()) -> i64 {
+    // SAFETY: no arguments that could be wrong; the counting ends as it began, in this thread.
+    unsafe { ptb_count_reads(true) };
+    work();
+    unsafe { ptb_count_reads(false) }
+}
+
+/// Calls a function of src/cuda.cpp, which writes why it failed into the buffer that it is given.
+fn told(call: impl FnOnce(*mut c_char, usize) -> bool) -> Result<()> {
+    let mut error: [c_char; 1024] = [0; 1024];
+    if call(error.as_mut_ptr(), error.len()) {
+        return Ok(());
+    }
+    // SAFETY: the buffer began as zeros, and snprintf ends what it writes with one.
+    let text = unsafe { CStr::from_ptr(error.as_ptr()) }.to_string_lossy();
+    bail!("{}", text.lines().next().unwrap_or_default());
+}
+
+unsafe extern "C" {
+    fn ptb_cuda_own_stream(device: c_int, error: *mut c_char, size: usize) -> bool;
+    fn ptb_graph_begin(error: *mut c_char, size: usize) -> *mut c_void;
+    fn ptb_graph_end(graph: *mut c_void, error: *mut c_char, size: usize) -> bool;
+    fn ptb_graph_replay(graph: *mut c_void, error: *mut c_char, size: usize) -> bool;
+    fn ptb_graph_delete(graph: *mut c_void);
+    fn ptb_count_reads(begin: bool) -> std::ffi::c_long;
+    fn ptb_cuda_forbid_sync(forbid: bool, error: *mut c_char, size: usize) -> bool;
+}
