@@ -12,12 +12,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tch::Kind;
 
 use crate::config::Config;
 use crate::files::write_atomically;
-use crate::reader::Vocabulary;
+use crate::reader::{Limits, Vocabulary};
 use crate::rnn::{CellType, State};
 use crate::tf;
 
@@ -46,6 +47,9 @@ pub struct RunConfig {
     pub cell: String,
     /// What the initial values and the dropout masks are a function of.
     pub seed: i64,
+    /// What kept the vocabulary small: data read with the same has the same ids.
+    #[serde(flatten)]
+    pub limits: Limits,
 }
 
 /// A run at one moment.
@@ -83,7 +87,7 @@ impl Checkpoint {
         let mut metadata: HashMap<String, String> =
             [("format".into(), FORMAT.into()), ("meta".into(), serde_json::to_string(&meta)?)].into();
         if let Some(vocabulary) = &self.vocabulary {
-            metadata.insert("vocabulary".into(), vocabulary.words().join("\n"));
+            metadata.insert("vocabulary".into(), vocabulary.words().collect::<Vec<_>>().join("\n"));
         }
         to_safetensors(&tensors, metadata)
     }
@@ -109,9 +113,7 @@ impl Checkpoint {
         );
         let meta = metadata.get("meta").map_or("", String::as_str);
         let Meta { run, progress } = serde_json::from_str(meta).context("its metadata cannot be read")?;
-        let vocabulary = metadata
-            .get("vocabulary")
-            .map(|words| Vocabulary::from_words(words.split('\n').map(str::to_owned).collect()));
+        let vocabulary = metadata.get("vocabulary").map(|words| Vocabulary::from_words(words.split('\n')));
         let mut variables = tf::Variables::new();
         let mut state = BTreeMap::new();
         for (name, view) in views {
@@ -296,8 +298,15 @@ pub fn ensure_same_run(saved: &RunConfig, wanted: &RunConfig) -> Result<()> {
     let mut differences = Vec::new();
     for (name, value) in wanted.as_object().into_iter().flatten() {
         if name != "max_max_epoch" && saved.get(name) != Some(value) {
-            let was = saved.get(name).cloned().unwrap_or_default();
-            differences.push(format!("{name} is {was} there and {value} here"));
+            let text = |value: Option<&Value>| match value {
+                None | Some(Value::Null) => "not set".into(),
+                Some(value) => value.to_string(),
+            };
+            differences.push(format!(
+                "{name} is {} there and {} here",
+                text(saved.get(name)),
+                text(Some(value))
+            ));
         }
     }
     ensure!(
@@ -319,13 +328,8 @@ pub fn ensure_same_vocabulary(saved: &Vocabulary, data: &Vocabulary) -> Result<(
         saved.len(),
         data.len()
     );
-    let (id, (there, here)) = saved
-        .words()
-        .iter()
-        .zip(data.words())
-        .enumerate()
-        .find(|(_, (a, b))| a != b)
-        .context("same words")?;
+    let (id, (there, here)) =
+        saved.words().zip(data.words()).enumerate().find(|(_, (a, b))| a != b).context("same words")?;
     bail!(
         "the checkpoint was trained with another vocabulary: word {id} is {there:?} there and {here:?} in the data"
     );

@@ -13,6 +13,7 @@
 //! | `run_epoch`, `main` | [`session`] |
 //! | `tf.train.Supervisor`'s checkpoints | [`checkpoint`] |
 //! | `tf.train.Saver`'s files, `numpy.savez` | [`tf`] |
+//! | (the original has no such thing) | [`generate`] |
 
 #![deny(missing_docs)]
 
@@ -23,6 +24,7 @@ pub mod cli;
 pub mod config;
 pub mod device;
 pub mod files;
+pub mod generate;
 pub mod graph;
 pub mod loss;
 pub mod model;

@@ -351,6 +351,11 @@ impl<'a> PtbModel<'a> {
         PtbModel { variables, is_training, rnn_mode, precision: Precision::Fp32 }
     }
 
+    /// The configuration of its variables.
+    pub fn config(&self) -> &Config {
+        &self.variables.config
+    }
+
     /// The same view with its softmax layer's products, most of the model's arithmetic, in another precision.
     pub fn precision(self, precision: Precision) -> Self {
         PtbModel { precision, ..self }
@@ -477,6 +482,16 @@ impl<'a> PtbModel<'a> {
             let masks = self.dropout_masks(size[0], size[1])?;
             let (output, state) = self.outputs(&self.lookup(x), state, &masks)?;
             Ok((self.softmax().evaluate(&output, &y.flatten(0, -1), size[0])?, state))
+        })
+    }
+
+    /// The logits of the word after each of the words `x`, ids `[batch, steps]`, int64: `[batch * steps, vocab]` in batch-major order, and
+    /// the final state; without dropout and gradients.
+    pub fn logits(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
+        tch::no_grad(|| {
+            let x = x.f_to_device(self.variables.device)?;
+            let (output, state) = self.outputs(&self.lookup(&x), state, &[])?;
+            Ok((self.softmax().logits(&output), state))
         })
     }
 

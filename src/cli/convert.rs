@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
+use super::data::read_data;
 use crate::checkpoint::{Checkpoint, Progress, RunConfig, SaveFolder, to_safetensors};
 use crate::config::{Config, Model};
 use crate::files::write_atomically;
-use crate::reader::RawData;
+use crate::reader::Limits;
 use crate::report::{line, notice};
 use crate::tf;
 
@@ -46,7 +47,7 @@ impl ImportArgs {
         config.validate()?;
         let vocabulary = match &self.data_path {
             Some(path) => {
-                let vocabulary = RawData::read(path)?.vocabulary;
+                let vocabulary = read_data(path, Limits::default())?.vocabulary;
                 if vocabulary.len() as i64 != shapes.vocab_size {
                     bail!(
                         "{}: the model has {} words, but --data-path {path} has {}",
@@ -64,7 +65,7 @@ impl ImportArgs {
         }
         // A cell's scope is its name with `_cell`.
         let cell = shapes.cell.trim_end_matches("_cell").to_owned();
-        let run = RunConfig { config, cell, seed: 0 };
+        let run = RunConfig { config, cell, seed: 0, limits: Limits::default() };
         let variables = model
             .variables
             .into_iter()
@@ -104,7 +105,7 @@ enum Format {
 #[derive(Args)]
 pub struct ExportArgs {
     /// The save path of a run, or one of its checkpoints
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, visible_alias = "save-path", value_name = "DIR")]
     checkpoint: PathBuf,
     /// What to write
     #[arg(long, value_enum)]

@@ -6,21 +6,21 @@ use anyhow::{Context, Result};
 use clap::Args;
 use tch::Kind;
 
+use super::data::read_data;
 use super::rnn_mode;
 use super::train::DeviceFlags;
 use crate::checkpoint::{Checkpoint, ensure_same_vocabulary};
 use crate::config::RnnMode;
 use crate::model::{PtbModel, PtbVariables};
-use crate::reader::RawData;
 use crate::report::{line, notice};
 use crate::session::{Input, evaluate};
 
 #[derive(Args)]
 pub struct EvalArgs {
     /// The save path of a run, or one of its checkpoints
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, visible_alias = "save-path", value_name = "DIR")]
     checkpoint: PathBuf,
-    /// Folder with ptb.train.txt (for the vocabulary), ptb.valid.txt and ptb.test.txt, or `sample`
+    /// Folder with the training text (for the vocabulary), the validation and the test text, named as for `train`; or `sample`
     #[arg(long, value_name = "DIR")]
     data_path: String,
     /// How the recurrent layers are run: basic, block or cudnn
@@ -34,7 +34,7 @@ impl EvalArgs {
     pub fn run(self) -> Result<()> {
         let device = self.device.select()?;
         let checkpoint = Checkpoint::load(&self.checkpoint, &mut notice)?;
-        let data = RawData::read(&self.data_path)?;
+        let data = read_data(&self.data_path, checkpoint.run.limits)?;
         let here = || format!("--checkpoint {}", self.checkpoint.display());
         let mut config = checkpoint.run.config;
         let cell = checkpoint.cell()?;

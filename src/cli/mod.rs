@@ -2,7 +2,10 @@
 
 mod compare;
 mod convert;
+mod data;
 mod eval;
+mod generate;
+mod saved;
 mod train;
 
 use std::ffi::OsString;
@@ -43,6 +46,8 @@ enum Command {
     Train(Box<train::TrainArgs>),
     /// Print the valid and test perplexity of a saved model
     Eval(eval::EvalArgs),
+    /// Write text with a saved model, word by word
+    Generate(generate::GenerateArgs),
     /// Make a checkpoint of a model that TensorFlow saved
     Import(convert::ImportArgs),
     /// Write a saved model in TensorFlow's formats
@@ -78,6 +83,7 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Train(args) => return args.run(),
         Command::Eval(args) => args.run(),
+        Command::Generate(args) => args.run(),
         Command::Import(args) => args.run(),
         Command::Export(args) => args.run(),
         Command::Compare(args) => args.run(),

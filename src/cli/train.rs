@@ -12,12 +12,13 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use tch::Kind;
 
+use super::data::{LimitFlags, read_data};
 use super::rnn_mode;
 use crate::checkpoint::{RunConfig, SaveFolder, ensure_same_run, ensure_same_vocabulary};
 use crate::config::{Config, ConfigError, LrSchedule, Model, Precision, RnnMode};
 use crate::device::{self, DeviceArg};
 use crate::model::PtbVariables;
-use crate::reader::{RawData, SAMPLE, Split};
+use crate::reader::{SAMPLE, Split};
 use crate::report::{Metrics, Reporter, notice};
 use crate::rnn::CellType;
 use crate::sample;
@@ -26,7 +27,8 @@ use crate::tf;
 
 #[derive(Args)]
 pub struct TrainArgs {
-    /// Folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt; `sample` is the corpus inside this program
+    /// Folder with the texts: ptb.train.txt, ptb.valid.txt and ptb.test.txt; or train.txt, ...; or wiki.train.tokens, ...; `sample` is
+    /// the corpus inside this program
     #[arg(long, value_name = "DIR", help_heading = "The original's flags")]
     data_path: String,
     /// Folder to keep checkpoints and metrics in; a run that is there already goes on where it stopped
@@ -107,6 +109,8 @@ pub struct TrainArgs {
     lr_schedule: Option<LrSchedule>,
     #[command(flatten)]
     overrides: Overrides,
+    #[command(flatten)]
+    limits: LimitFlags,
 }
 
 /// Where to compute; shared by all commands that do.
@@ -200,18 +204,11 @@ impl TrainArgs {
         // What can fail is tried before anything long begins: the save path before the data, the data before the model.
         let folder =
             self.save_path.as_deref().map(|path| SaveFolder::open(path, self.keep as usize)).transpose()?;
-        let data = RawData::read(&self.data_path)?;
-        for split in [&data.valid, &data.test] {
-            if split.dropped > 0 {
-                notice(&format!(
-                    "{}: {} words are not in the training text and are left out",
-                    split.name, split.dropped
-                ));
-            }
-        }
+        let limits = self.limits.limits();
+        let data = read_data(&self.data_path, limits)?;
         config.vocab_size = data.vocabulary.len() as i64;
         config.validate()?;
-        let run = RunConfig { config, cell: self.cell.to_string(), seed: self.seed };
+        let run = RunConfig { config, cell: self.cell.to_string(), seed: self.seed, limits };
 
         let checkpoint = match &folder {
             Some(folder) => folder.latest(&mut notice)?,
@@ -276,6 +273,8 @@ impl TrainArgs {
             "rnn_mode": rnn_mode,
             "precision": precision,
             "seed": self.seed,
+            "max_vocab": limits.max_vocab,
+            "min_count": limits.min_count,
             "device": device::name(device),
             "threads": tch::get_num_threads(),
             "init_from": self.init_from,

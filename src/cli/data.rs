@@ -1,0 +1,76 @@
+//! Reading the data, with a progress bar where that takes a while.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::reader::{Limits, Progress, RawData};
+use crate::report::notice;
+
+/// Limits on the vocabulary.
+#[derive(Args)]
+#[command(next_help_heading = "Vocabulary (without these flags: all words, as the original)")]
+pub struct LimitFlags {
+    /// Keep the N most frequent words, `<unk>` and `<eos>` among them; all others are read as `<unk>`
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(2..))]
+    max_vocab: Option<u64>,
+    /// Keep the words that occur at least N times in the training text; all others are read as `<unk>`
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
+    min_count: Option<u64>,
+}
+
+impl LimitFlags {
+    pub fn limits(&self) -> Limits {
+        Limits { max_vocab: self.max_vocab, min_count: self.min_count }
+    }
+}
+
+/// [`RawData::read_with`], with a bar on a terminal once it has taken a second, and a word on what became of unknown words.
+pub fn read_data(data_path: &str, limits: Limits) -> Result<RawData> {
+    let start = Instant::now();
+    let mut bar = ProgressBar::hidden();
+    let mut of = String::new();
+    let data = RawData::read_with(data_path, limits, &mut |Progress { name, done, total }| {
+        if start.elapsed() < Duration::from_secs(1) {
+            return;
+        }
+        if of != name {
+            of = name.to_owned();
+            bar.finish_and_clear();
+            let style = ProgressStyle::with_template("{prefix} {wide_bar} {bytes}/{total_bytes} eta {eta}");
+            // On standard error, and only if that is a terminal.
+            bar = ProgressBar::new(total)
+                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+                .with_prefix(format!("reading {}", file_name(name)));
+        }
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let data = data?;
+    for split in [&data.train, &data.valid, &data.test] {
+        let all = split.tokens.len() as u64 + split.dropped;
+        let percent = |words: u64| 100.0 * words as f64 / all as f64;
+        if split.replaced > 0 {
+            let n = split.replaced;
+            notice(&format!(
+                "{}: {n} words ({:.2}%) outside of the vocabulary are read as <unk>",
+                split.name,
+                percent(n)
+            ));
+        }
+        if split.dropped > 0 {
+            notice(&format!(
+                "{}: {} words are not in the training text and are left out",
+                split.name, split.dropped
+            ));
+        }
+    }
+    Ok(data)
+}
+
+/// The last part of a path: the bar has one line for itself.
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}

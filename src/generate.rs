@@ -1,0 +1,270 @@
+//! Text from a model, word by word: each word is drawn from the model's distribution after all words before it, and fed back.
+
+use anyhow::{Context, Result, bail, ensure};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use tch::{Kind, Tensor};
+
+use crate::config::ConfigError;
+use crate::model::PtbModel;
+use crate::rnn::State;
+
+/// Words of a prompt that are read at once.
+const PROMPT_PIECE: usize = 400;
+
+/// How the next word is chosen from the logits; applied in the order of the fields.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// The logits are divided by it: below 1 likely words become likelier. 0 takes the likeliest word, of several the first by id.
+    pub temperature: f64,
+    /// Only so many likeliest words are left, if given.
+    pub top_k: Option<usize>,
+    /// Of them the fewest likeliest whose probabilities add up to this at least; 1 is all.
+    pub top_p: f64,
+}
+
+impl Default for Sampling {
+    /// The model's own distribution.
+    fn default() -> Self {
+        Sampling { temperature: 1.0, top_k: None, top_p: 1.0 }
+    }
+}
+
+impl Sampling {
+    /// Checks the fields.
+    ///
+    /// # Errors
+    /// Names the first unusable flag, its value and what is allowed.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let Sampling { temperature, top_k, top_p } = *self;
+        if !(temperature >= 0.0 && temperature.is_finite()) {
+            return Err(ConfigError(format!(
+                "--temperature is {temperature}; it must be 0 (always the likeliest word) or a number above 0"
+            )));
+        }
+        if top_k == Some(0) {
+            return Err(ConfigError("--top-k is 0; it must be 1 or more".into()));
+        }
+        if !(top_p > 0.0 && top_p <= 1.0) {
+            return Err(ConfigError(format!(
+                "--top-p is {top_p}; it is a probability, above 0 and at most 1"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The words that may come next and their probabilities, which add up to 1; the likeliest first, of equals the one of the lower id.
+    ///
+    /// # Errors
+    /// Logits that are not numbers.
+    pub fn distribution(&self, logits: &[f32]) -> Result<Vec<(usize, f64)>> {
+        ensure!(!logits.is_empty(), "there are no words to choose from");
+        ensure!(
+            logits.iter().all(|logit| logit.is_finite()),
+            "the model's outputs are not finite numbers: its run has diverged"
+        );
+        let likelier = |&(a, x): &(usize, f64), &(b, y): &(usize, f64)| y.total_cmp(&x).then(a.cmp(&b));
+        // -0 and 0 are equals.
+        let mut words: Vec<(usize, f64)> = logits.iter().map(|&x| f64::from(x) + 0.0).enumerate().collect();
+        let keep = if self.temperature == 0.0 { 1 } else { self.top_k.unwrap_or(words.len()) };
+        if keep < words.len() {
+            // So many first, in any order: a whole vocabulary need not be sorted.
+            words.select_nth_unstable_by(keep.max(1) - 1, likelier);
+            words.truncate(keep.max(1));
+        }
+        words.sort_unstable_by(likelier);
+        let temperature = if self.temperature == 0.0 { 1.0 } else { self.temperature };
+        let highest = words[0].1;
+        for (_, x) in &mut words {
+            *x = ((*x - highest) / temperature).exp();
+        }
+        normalize(&mut words);
+        if self.top_p < 1.0 {
+            let mut sum = 0.0;
+            let enough = words.iter().position(|(_, p)| {
+                sum += p;
+                sum >= self.top_p
+            });
+            words.truncate(enough.map_or(words.len(), |last| last + 1));
+            normalize(&mut words);
+        }
+        Ok(words)
+    }
+}
+
+fn normalize(words: &mut [(usize, f64)]) {
+    let sum: f64 = words.iter().map(|(_, p)| p).sum();
+    for (_, p) in words {
+        *p /= sum;
+    }
+}
+
+/// A number in [0, 1) from the 53 highest of 64 random bits.
+fn uniform(rng: &mut ChaCha8Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// A text in the making.
+///
+/// It begins with the original's zero state. The random numbers are ChaCha8's, one for every word, and a function of the seed alone: the
+/// same seed gives the same text, on every machine that computes the same logits.
+pub struct Generator<'a> {
+    model: &'a PtbModel<'a>,
+    sampling: Sampling,
+    rng: ChaCha8Rng,
+    state: State,
+    /// After the words so far: `[vocab]`.
+    logits: Option<Tensor>,
+}
+
+impl<'a> Generator<'a> {
+    /// A text of which there is nothing yet. `model` should be a view that is not training.
+    ///
+    /// # Errors
+    /// A value of `sampling` that cannot be used.
+    pub fn new(model: &'a PtbModel<'a>, sampling: Sampling, seed: u64) -> Result<Self, ConfigError> {
+        sampling.validate()?;
+        Ok(Generator {
+            model,
+            sampling,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            state: model.zero_state(1),
+            logits: None,
+        })
+    }
+
+    /// Goes on with words that are given: a prompt. Ids are below the vocabulary's size.
+    ///
+    /// # Errors
+    /// An id that is not; what libtorch refuses.
+    pub fn read(&mut self, ids: &[i32]) -> Result<()> {
+        let words = self.model.config().vocab_size;
+        if let Some(id) = ids.iter().find(|&&id| i64::from(id) >= words || id < 0) {
+            bail!("there is no word {id}; the model has {words}, counted from 0");
+        }
+        for piece in ids.chunks(PROMPT_PIECE) {
+            let ids: Vec<i64> = piece.iter().map(|&id| i64::from(id)).collect();
+            let (logits, state) =
+                self.model.logits(&Tensor::f_from_slice(&ids)?.f_unsqueeze(0)?, &self.state)?;
+            self.state = state;
+            self.logits = Some(logits.f_get(piece.len() as i64 - 1)?);
+        }
+        Ok(())
+    }
+
+    /// Draws the next word, and reads it.
+    ///
+    /// # Errors
+    /// Nothing was read before: a text begins with a prompt, or with `<eos>`.
+    pub fn next_word(&mut self) -> Result<i32> {
+        let logits =
+            self.logits.as_ref().context("a text begins with a word that is given, such as <eos>")?;
+        let logits = Vec::<f32>::try_from(logits.f_to_kind(Kind::Float)?)?;
+        let words = self.sampling.distribution(&logits)?;
+        let drawn = draw(&words, uniform(&mut self.rng)) as i32;
+        self.read(&[drawn])?;
+        Ok(drawn)
+    }
+}
+
+/// The word at `uniform` in [0, 1), where the words lie side by side, each as wide as its probability.
+fn draw(words: &[(usize, f64)], uniform: f64) -> usize {
+    let mut below = 0.0;
+    let found = words.iter().find(|(_, p)| {
+        below += p;
+        uniform < below
+    });
+    // Rounding may leave the sum a little below 1.
+    found.or(words.last()).map_or(0, |&(word, _)| word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Logits of a softmax with probabilities 0.4, 0.3, 0.2, 0.1 for the words 2, 0, 3, 1, and another constant.
+    const LOGITS: [f32; 4] = [1.796_027_2, 0.697_414_9, 2.083_709_3, 1.390_562];
+
+    fn chosen(sampling: Sampling) -> Vec<(usize, f64)> {
+        sampling.distribution(&LOGITS).unwrap()
+    }
+
+    fn assert_close(got: &[(usize, f64)], expected: &[(usize, f64)]) {
+        assert_eq!(got.len(), expected.len(), "{got:?}");
+        for (g, e) in got.iter().zip(expected) {
+            assert!(g.0 == e.0 && (g.1 - e.1).abs() < 1e-6, "{got:?} instead of {expected:?}");
+        }
+    }
+
+    #[test]
+    fn distributions_are_as_defined() {
+        let all = Sampling::default();
+        assert_close(&chosen(all), &[(2, 0.4), (0, 0.3), (3, 0.2), (1, 0.1)]);
+        // Temperature 1/2 squares the probabilities: 16, 9, 4, 1 of 30.
+        let cold = chosen(Sampling { temperature: 0.5, ..all });
+        assert_close(&cold, &[(2, 16.0 / 30.0), (0, 0.3), (3, 4.0 / 30.0), (1, 1.0 / 30.0)]);
+        assert_close(&chosen(Sampling { top_k: Some(2), ..all }), &[(2, 4.0 / 7.0), (0, 3.0 / 7.0)]);
+        assert_eq!(chosen(Sampling { top_k: Some(9), ..all }), chosen(all));
+        // The fewest words that reach the sum: 0.4 is not 0.5, 0.7 is.
+        assert_close(&chosen(Sampling { top_p: 0.5, ..all }), &[(2, 4.0 / 7.0), (0, 3.0 / 7.0)]);
+        assert_close(
+            &chosen(Sampling { top_p: 0.71, ..all }),
+            &[(2, 4.0 / 9.0), (0, 3.0 / 9.0), (3, 2.0 / 9.0)],
+        );
+        assert_close(&chosen(Sampling { top_p: 1e-9, ..all }), &[(2, 1.0)]);
+        // After top-k, top-p is of what is left: 4/7 is above 0.57.
+        assert_close(&chosen(Sampling { top_k: Some(2), top_p: 0.57, ..all }), &[(2, 1.0)]);
+        // Temperature comes before both: at 1/2, 16/30 is above 0.53.
+        assert_close(&chosen(Sampling { temperature: 0.5, top_p: 0.53, ..all }), &[(2, 1.0)]);
+        assert_close(&chosen(Sampling { temperature: 0.0, ..all }), &[(2, 1.0)]);
+        // Equals go by their ids; so do 0 and -0.
+        let greedy = Sampling { temperature: 0.0, ..all };
+        assert_eq!(greedy.distribution(&[1.0, 3.0, 3.0]).unwrap(), [(1, 1.0)]);
+        assert_eq!(greedy.distribution(&[-0.0, 0.0]).unwrap(), [(0, 1.0)]);
+        // However small the temperature or large the logits, these are probabilities.
+        let coldest = Sampling { temperature: 1e-300, ..all }.distribution(&[1e30, 2e30]).unwrap();
+        assert_eq!(coldest[0], (1, 1.0));
+        assert!(all.distribution(&[f32::NAN, 1.0]).is_err() && all.distribution(&[]).is_err());
+    }
+
+    #[test]
+    fn words_are_drawn_as_often_as_they_should_be() {
+        let n = 100_000;
+        for sampling in [
+            Sampling::default(),
+            Sampling { temperature: 0.5, ..Sampling::default() },
+            Sampling { top_k: Some(3), ..Sampling::default() },
+            Sampling { top_p: 0.6, ..Sampling::default() },
+        ] {
+            let words = chosen(sampling);
+            let mut counts = [0u32; 4];
+            let mut rng = ChaCha8Rng::seed_from_u64(3);
+            for _ in 0..n {
+                counts[draw(&words, uniform(&mut rng))] += 1;
+            }
+            // Pearson's statistic; with up to 3 degrees of freedom it is above 16.3 once in a thousand times.
+            let chi2: f64 = words
+                .iter()
+                .map(|&(word, p)| (f64::from(counts[word]) - p * f64::from(n)).powi(2) / (p * f64::from(n)))
+                .sum();
+            assert!(chi2 < 16.3, "{sampling:?}: {counts:?}, {chi2}");
+            let drawn = words.iter().map(|&(word, _)| counts[word]).sum::<u32>();
+            assert_eq!(drawn, n as u32, "others were drawn");
+        }
+        assert_eq!(draw(&[(7, 0.5), (8, 0.5 - 1e-12)], 1.0 - 1e-16), 8, "rounding");
+    }
+
+    #[test]
+    fn unusable_values_are_refused_by_flag() {
+        let refused = |s: Sampling| s.validate().unwrap_err().to_string();
+        let s = Sampling::default();
+        for temperature in [-0.1, f64::NAN, f64::INFINITY] {
+            assert!(refused(Sampling { temperature, ..s }).contains("--temperature is"));
+        }
+        for top_p in [0.0, -0.5, 1.01, f64::NAN] {
+            assert!(refused(Sampling { top_p, ..s }).contains("--top-p is"));
+        }
+        assert!(refused(Sampling { top_k: Some(0), ..s }).contains("--top-k is 0"));
+        assert!(Sampling { temperature: 0.0, top_k: Some(1), top_p: 1.0 }.validate().is_ok());
+    }
+}
