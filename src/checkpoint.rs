@@ -4,7 +4,7 @@
 //! layout, the LSTM's state, and as metadata the configuration, the vocabulary, the position in the run and a SHA-256 over it all. It is
 //! written beside its place, synced and renamed into it, and the previous one is kept, so a crash at any moment leaves a good one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -52,11 +52,52 @@ pub struct RunConfig {
     pub limits: Limits,
 }
 
+/// What else a run's numbers depend on: told when a run is resumed, and refused where it would be another run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Made {
+    /// MD5 of the training, validation and test texts.
+    pub data: Option<[String; 3]>,
+    /// The machine's part: device, threads, how the layers are run, precision. Another one gives the same numbers to rounding only.
+    pub with: BTreeMap<String, String>,
+}
+
+impl Made {
+    /// Refuses to go on with other texts than the checkpoint's.
+    ///
+    /// # Errors
+    /// Names those that differ.
+    pub fn ensure_same_data(&self, here: &Made) -> Result<()> {
+        let (Some(there), Some(here)) = (&self.data, &here.data) else { return Ok(()) };
+        let splits = ["training", "validation", "test"].into_iter().zip(there.iter().zip(here));
+        let differ: Vec<&str> =
+            splits.filter(|(_, (there, here))| there != here).map(|(name, _)| name).collect();
+        ensure!(
+            differ.is_empty(),
+            "the {} text is not the one that the checkpoint was made from (its MD5 is another). Give the same --data-path to resume it, \
+             or another --save-path for a new run",
+            differ.join(" and the ")
+        );
+        Ok(())
+    }
+
+    /// A line for each difference that costs bitwise equality, such as `threads was 2, is 1`.
+    pub fn differences(&self, here: &Made) -> Vec<String> {
+        let differ = |(name, is): (&String, &String)| {
+            let was = self.with.get(name).filter(|was| *was != is)?;
+            Some(format!("{name} was {was}, is {is}"))
+        };
+        here.with.iter().filter_map(differ).collect()
+    }
+}
+
 /// A run at one moment.
 #[derive(Debug)]
 pub struct Checkpoint {
     /// What the run is.
     pub run: RunConfig,
+    /// From which data, and with what.
+    pub made: Made,
     /// Where it stands.
     pub progress: Progress,
     /// The variables under TensorFlow's names.
@@ -70,7 +111,12 @@ pub struct Checkpoint {
 #[derive(Serialize, Deserialize)]
 struct Meta {
     run: RunConfig,
+    #[serde(default)]
+    made: Made,
     progress: Progress,
+    /// Of the epoch, for other readers: it follows from the rest.
+    #[serde(default)]
+    learning_rate: f64,
 }
 
 impl Checkpoint {
@@ -83,7 +129,12 @@ impl Checkpoint {
         let mut tensors: tf::Variables =
             self.variables.iter().map(|(k, v)| (k.clone(), v.shallow_clone())).collect();
         tensors.extend(self.state.iter().enumerate().map(|(k, t)| (format!("state/{k}"), t.shallow_clone())));
-        let meta = Meta { run: self.run.clone(), progress: self.progress.clone() };
+        let meta = Meta {
+            run: self.run.clone(),
+            made: self.made.clone(),
+            progress: self.progress.clone(),
+            learning_rate: self.run.config.learning_rate_at(self.progress.epoch),
+        };
         let mut metadata: HashMap<String, String> =
             [("format".into(), FORMAT.into()), ("meta".into(), serde_json::to_string(&meta)?)].into();
         if let Some(vocabulary) = &self.vocabulary {
@@ -108,12 +159,31 @@ impl Checkpoint {
         let views: BTreeMap<&String, TensorView> =
             tensors.iter().map(|(name, view)| (name, view.clone())).collect();
         ensure!(
-            digest(&metadata, &views) == written,
+            digest(&metadata, &views) == written || cfg!(fuzzing),
             "its SHA-256 does not fit its content: the file is damaged"
         );
         let meta = metadata.get("meta").map_or("", String::as_str);
-        let Meta { run, progress } = serde_json::from_str(meta).context("its metadata cannot be read")?;
-        let vocabulary = metadata.get("vocabulary").map(|words| Vocabulary::from_words(words.split('\n')));
+        let Meta { run, made, progress, .. } =
+            serde_json::from_str(meta).context("its metadata cannot be read")?;
+        // What another program may have written: it has the right checksum all the same.
+        // (As text: a ConfigError would count as wrong usage.)
+        run.config.validate().map_err(|e| anyhow!("its configuration cannot be: {e}"))?;
+        run.cell.parse::<CellType>().map_err(|e| anyhow!("its cell: {e}"))?;
+        let Progress { epoch, step, global_step, costs } = progress;
+        ensure!(
+            epoch >= 0 && step >= 0 && global_step >= step && costs.is_finite(),
+            "its place in the run cannot be: {progress:?}"
+        );
+        let vocabulary = match metadata.get("vocabulary") {
+            Some(words) => {
+                let (count, expected) = (words.split('\n').count(), run.config.vocab_size);
+                ensure!(count as i64 == expected, "it has {count} words, expected {expected}");
+                let different: HashSet<&str> = words.split('\n').collect();
+                ensure!(different.len() == count, "a word is in its vocabulary twice");
+                Some(Vocabulary::from_words(words.split('\n')))
+            }
+            None => None,
+        };
         let mut variables = tf::Variables::new();
         let mut state = BTreeMap::new();
         for (name, view) in views {
@@ -129,7 +199,7 @@ impl Checkpoint {
                 None => drop(variables.insert(name.clone(), tensor)),
             }
         }
-        Ok(Checkpoint { run, progress, variables, state: state.into_values().collect(), vocabulary })
+        Ok(Checkpoint { run, made, progress, variables, state: state.into_values().collect(), vocabulary })
     }
 
     /// Reads and verifies one file.
@@ -150,20 +220,31 @@ impl Checkpoint {
             return Self::read(path);
         }
         ensure!(path.is_dir(), "{}: there is no such checkpoint folder", path.display());
-        Self::latest(path, notice)?.with_context(|| {
+        Self::latest(path, notice, false)?.with_context(|| {
             format!("{}: there is no checkpoint (model-*.safetensors) in this folder; `train --save-path` writes them", path.display())
         })
     }
 
-    /// The newest good checkpoint of `folder`, if it has any file of that name.
-    fn latest(folder: &Path, notice: &mut dyn FnMut(&str)) -> Result<Option<Self>> {
+    /// The newest good checkpoint of `folder`, if it has any file of that name. Damaged ones may be `set_aside` for it: renamed, so that
+    /// they are not counted among those that are kept.
+    fn latest(folder: &Path, notice: &mut dyn FnMut(&str), set_aside: bool) -> Result<Option<Self>> {
         let mut last_error = None;
+        let mut damaged: Vec<PathBuf> = Vec::new();
         for (_, path) in list(folder)?.into_iter().rev() {
             match Self::read(&path) {
-                Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Ok(checkpoint) => {
+                    for path in damaged.iter().filter(|_| set_aside) {
+                        let aside = with_suffix(path, ".damaged");
+                        fs::rename(path, &aside)
+                            .with_context(|| format!("{}: cannot be set aside", path.display()))?;
+                        notice(&format!("the damaged file is now {}", aside.display()));
+                    }
+                    return Ok(Some(checkpoint));
+                }
                 Err(error) => {
                     notice(&format!("{error:#}; trying the one before it"));
                     last_error = Some(error);
+                    damaged.push(path);
                 }
             }
         }
@@ -227,6 +308,12 @@ fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
 /// A run's `--save-path`: checked to be writable, and locked for as long as this value lives.
 pub struct SaveFolder {
     path: PathBuf,
@@ -257,6 +344,14 @@ impl SaveFolder {
         }
         write_atomically(&path.join("probe"), |_| Ok(())).with_context(cannot)?;
         fs::remove_file(path.join("probe")).with_context(cannot)?;
+        // Half a checkpoint of a process that was killed while it wrote.
+        for entry in fs::read_dir(path).with_context(cannot)? {
+            let half = entry?.path();
+            let name = half.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with(".model-") && name.ends_with(".safetensors.tmp") {
+                fs::remove_file(&half).with_context(|| format!("{}: cannot be removed", half.display()))?;
+            }
+        }
         Ok(SaveFolder { path: path.to_owned(), keep: keep.max(1), _lock: lock })
     }
 
@@ -265,12 +360,17 @@ impl SaveFolder {
         &self.path
     }
 
-    /// The newest good checkpoint, if there is any.
+    /// The newest good checkpoint, if there is any. Damaged ones that are newer get `.damaged` to their names, with a word to `notice`.
     ///
     /// # Errors
     /// Checkpoints are there, but none is whole.
     pub fn latest(&self, notice: &mut dyn FnMut(&str)) -> Result<Option<Checkpoint>> {
-        Checkpoint::latest(&self.path, notice)
+        Checkpoint::latest(&self.path, notice, true)
+    }
+
+    /// The newest checkpoint's file, unread.
+    pub fn newest(&self) -> Option<PathBuf> {
+        list(&self.path).ok()?.pop().map(|(_, path)| path)
     }
 
     /// Writes a checkpoint, reads it back to prove it, then removes the oldest.
@@ -284,7 +384,7 @@ impl SaveFolder {
         let there = fs::read(&path).with_context(|| format!("{}: cannot be read back", path.display()))?;
         ensure!(there == bytes, "{}: reads back as something else than was written", path.display());
         let all = list(&self.path)?;
-        for (_, old) in &all[..all.len().saturating_sub(self.keep)] {
+        for (_, old) in all[..all.len().saturating_sub(self.keep)].iter().filter(|(_, old)| *old != path) {
             fs::remove_file(old).with_context(|| format!("{}: could not be removed", old.display()))?;
         }
         Ok(path)

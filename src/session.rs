@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
+use signal_hook::consts::SIGINT;
 use tch::{Kind, Tensor};
 
-use crate::checkpoint::{Checkpoint, Progress, RunConfig, SaveFolder};
+use crate::checkpoint::{Checkpoint, Made, Progress, RunConfig, SaveFolder};
 use crate::config::{ConfigError, Precision, RnnMode};
+use crate::device;
 use crate::graph::FixedStep;
 use crate::model::{PtbModel, PtbVariables};
 use crate::reader::{Producer, RawData, Vocabulary};
@@ -131,6 +133,8 @@ pub struct Input {
     pub valid: Producer,
     /// The test text, read word by word (`batch_size` and `num_steps` 1), as the original reads it.
     pub test: Producer,
+    /// MD5 of the three texts.
+    pub md5: [String; 3],
 }
 
 impl Input {
@@ -145,6 +149,7 @@ impl Input {
             train: Producer::new(&data.train, config.batch_size, config.num_steps, device)?,
             valid: Producer::new(&data.valid, config.batch_size, config.num_steps, device)?,
             test: Producer::new(&data.test, 1, 1, device)?,
+            md5: [&data.train, &data.valid, &data.test].map(|split| split.md5.clone()),
         })
     }
 }
@@ -154,11 +159,23 @@ impl Input {
 /// The words are the original's, in the original's order, the state carried from the first to the last; since nothing changes between
 /// steps, they are read in longer pieces, which gives the same number far faster.
 pub fn evaluate(model: &PtbModel, producer: &Producer) -> Result<Evaluation> {
+    evaluate_unless(model, producer, &|| false)?.context("the evaluation was stopped")
+}
+
+/// [`evaluate`], or `None` as soon as `stopped`.
+fn evaluate_unless(
+    model: &PtbModel,
+    producer: &Producer,
+    stopped: &dyn Fn() -> bool,
+) -> Result<Option<Evaluation>> {
     let start = Instant::now();
     let batch_size = producer.batch_size();
     let mut state = model.zero_state(batch_size);
     let (mut costs, mut iters) = (Vec::new(), 0);
     for (x, y) in producer.chunks(EVAL_ROWS / batch_size) {
+        if stopped() {
+            return Ok(None);
+        }
         let cost;
         (cost, state) = model.evaluate(&x, &y, &state)?;
         costs.push(cost);
@@ -166,7 +183,7 @@ pub fn evaluate(model: &PtbModel, producer: &Producer) -> Result<Evaluation> {
     }
     // Read at the end, so that a GPU need not wait.
     let costs = Vec::<f64>::try_from(Tensor::f_stack(&costs, 0)?.to_kind(Kind::Double))?.iter().sum();
-    Ok(Evaluation::new(costs, iters, batch_size, start))
+    Ok(Some(Evaluation::new(costs, iters, batch_size, start)))
 }
 
 /// How often a run is saved, besides at the end of every epoch.
@@ -233,9 +250,9 @@ pub struct Options {
     pub evaluate: bool,
     /// When to save within an epoch.
     pub checkpoint_every: CheckpointEvery,
-    /// Not 0: finish the step, save, and stop. Signal handlers set it.
+    /// Not 0: finish the step, save, and stop. Signal handlers set it, to the signal's number.
     pub stop: Arc<AtomicUsize>,
-    /// Evaluate even when stopped.
+    /// Evaluate even when stopped, if by SIGINT.
     pub evaluate_when_stopped: bool,
     /// On a GPU: record the step as a CUDA graph and replay it.
     pub cuda_graph: bool,
@@ -287,11 +304,36 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// From which data this run is made, and with what.
+    pub fn made(&self) -> Made {
+        let with = [
+            ("device", device::name(self.variables.device())),
+            ("threads", tch::get_num_threads().to_string()),
+            ("rnn_mode", self.options.rnn_mode.to_string()),
+            ("precision", self.options.precision.to_string()),
+        ];
+        let with = with.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Made { data: Some(self.input.md5.clone()), with }
+    }
+
+    /// Where the run stands.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
     /// Goes on where `checkpoint` was written.
     ///
     /// # Errors
-    /// Variables that do not fit.
+    /// Variables or a state that do not fit; other data.
     pub fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        checkpoint.made.ensure_same_data(&self.made())?;
+        let sizes = |state: &State| state.iter().map(Tensor::size).collect::<Vec<_>>();
+        let expected = sizes(&self.model(true).zero_state(self.run.config.batch_size));
+        let found = sizes(&checkpoint.state);
+        ensure!(
+            found == expected || found.is_empty() && checkpoint.progress.step == 0,
+            "the state has shapes {found:?}, but this model needs {expected:?}"
+        );
         self.variables.assign(&checkpoint.variables)?;
         let device = self.variables.device();
         self.state = checkpoint.state.iter().map(|tensor| tensor.to_device(device)).collect();
@@ -326,7 +368,9 @@ impl<'a> Session<'a> {
                 self.validate(listen)?;
             }
             let model = self.model(false);
-            listen(Event::Final(evaluate(&model, &self.input.test)?));
+            if let Some(result) = evaluate_unless(&model, &self.input.test, &|| !self.evaluates())? {
+                listen(Event::Final(result));
+            }
         }
         match self.save_error.take() {
             Some(error) => {
@@ -341,7 +385,8 @@ impl<'a> Session<'a> {
     }
 
     fn evaluates(&self) -> bool {
-        self.options.evaluate && (!self.stopped() || self.options.evaluate_when_stopped)
+        let interrupted = self.options.stop.load(Ordering::Relaxed) == SIGINT as usize;
+        self.options.evaluate && (!self.stopped() || self.options.evaluate_when_stopped && interrupted)
     }
 
     fn model(&self, is_training: bool) -> PtbModel<'a> {
@@ -354,8 +399,14 @@ impl<'a> Session<'a> {
 
     fn validate(&self, listen: &mut dyn FnMut(Event)) -> Result<()> {
         let model = self.model(false);
-        let result = evaluate(&model, &self.input.valid)?;
-        listen(Event::EpochEnd { epoch: self.progress.epoch + 1, split: "valid", result, complete: true });
+        if let Some(result) = evaluate_unless(&model, &self.input.valid, &|| !self.evaluates())? {
+            listen(Event::EpochEnd {
+                epoch: self.progress.epoch + 1,
+                split: "valid",
+                result,
+                complete: true,
+            });
+        }
         Ok(())
     }
 
@@ -450,34 +501,48 @@ impl<'a> Session<'a> {
         let [cost, global_norm] = [0, 1].map(|i| self.pending.double_value(&[i]));
         let _ = self.pending.zero_();
         if !(cost.is_finite() && global_norm.is_finite()) {
-            bail!(
-                "the run has diverged: at epoch {}, step {} (global step {}) the cost or the gradient's norm is no longer a finite number. \
-                 Nothing of it was saved{}. What helps: a smaller --learning-rate, a smaller --max-grad-norm, a smaller --init-scale",
-                self.progress.epoch + 1,
-                self.progress.step,
-                self.progress.global_step,
-                self.folder.map_or(String::new(), |f| format!(
-                    "; {} holds the last good checkpoint",
-                    f.path().display()
-                )),
-            );
+            return Err(self.diverged("the cost or the gradient's norm"));
         }
         self.progress.costs += cost;
         Ok(())
     }
 
-    /// Writes a checkpoint. If the disk refuses it, that is told and training goes on: the earlier checkpoints are still there.
+    fn diverged(&self, what: &str) -> anyhow::Error {
+        let kept = match self.folder {
+            None => "and without --save-path there is no checkpoint of it".to_owned(),
+            Some(folder) => match folder.newest() {
+                Some(path) => format!("the last good checkpoint is {}", path.display()),
+                None => "and there is no checkpoint of it yet".to_owned(),
+            },
+        };
+        anyhow!(
+            "the run has diverged: at epoch {}, step {} (global step {}) {what} is no longer a finite number. Nothing of it was saved; {kept}. \
+             What helps: a smaller --learning-rate, a smaller --max-grad-norm, a smaller --init-scale; with --init-from, other variables",
+            self.progress.epoch + 1,
+            self.progress.step,
+            self.progress.global_step,
+        )
+    }
+
+    /// Writes a checkpoint, but never one with a number that is not finite. If the disk refuses it, that is told and training goes on: the earlier checkpoints are still there.
     fn save(&mut self, listen: &mut dyn FnMut(Event)) -> Result<()> {
         let Some(folder) = self.folder else { return Ok(()) };
         self.read_costs()?;
         self.saved_at = Instant::now();
         let checkpoint = Checkpoint {
             run: self.run.clone(),
+            made: self.made(),
             progress: self.progress.clone(),
             variables: self.variables.to_tensorflow()?,
             state: self.state.iter().map(Tensor::shallow_clone).collect(),
             vocabulary: Some(self.vocabulary.clone()),
         };
+        for tensor in checkpoint.variables.values().chain(&checkpoint.state) {
+            // A cost that is finite may still come with an update that is not.
+            if !tensor.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
+                return Err(self.diverged("a variable"));
+            }
+        }
         match folder.save(&checkpoint) {
             Ok(path) => {
                 self.save_error = None;

@@ -1,13 +1,15 @@
 //! Runs that are killed, stopped, or refused by the disk: nothing may be lost, and what goes on must be the same run to the last bit.
 //!
-//! How often is set by the environment: KILLS (12 unless told) and DISK_FAULTS (4); `make torture` sets both high.
+//! How often is set by the environment: KILLS (12 unless told) and DISK_FAULTS (4); `make torture` sets both high. Lines that begin with
+//! TORTURE are rows of docs/reliability.md: what was tried, how often, how often survived, and lost.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ptb_word_lm::checkpoint::Checkpoint;
+use ptb_word_lm::checkpoint::{Checkpoint, SaveFolder};
+use ptb_word_lm::{sample, tf};
 
 /// Dropout on, two epochs of some 60 steps, a checkpoint every third step.
 const FLAGS: &[&str] = &[
@@ -38,8 +40,18 @@ const FLAGS: &[&str] = &[
 ];
 
 fn command(save: &Path) -> Command {
+    command_with(save, &[])
+}
+
+/// The run with other values for some of its flags.
+fn command_with(save: &Path, others: &[(&str, &str)]) -> Command {
+    let mut flags = FLAGS.to_vec();
+    for (flag, value) in others {
+        let at = flags.iter().position(|f| f == flag).unwrap();
+        flags[at + 1] = value;
+    }
     let mut command = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"));
-    command.args(FLAGS).arg(save).env("OMP_NUM_THREADS", "1").stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(flags).arg(save).env("OMP_NUM_THREADS", "1").stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
@@ -162,33 +174,214 @@ fn signals_save_and_exit_with_their_number() {
     assert!(String::from_utf8(output.stdout).unwrap().lines().last().unwrap().starts_with("Test Perplexity"));
 }
 
+/// A second signal does not wait for the step, nor for anything else.
+#[test]
+fn a_second_signal_ends_the_process_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        // One step of this takes minutes.
+        let save = folder.path().join(signal);
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
+            .args(["train", "--data-path", "sample", "--device", "cpu", "--rnn-mode", "basic"])
+            .args(["--hidden-size", "1000", "--batch-size", "60", "--num-steps", "150", "--save-path"])
+            .arg(&save)
+            .env("OMP_NUM_THREADS", "1")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // It says so when it begins.
+        let mut line = String::new();
+        let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+        assert!(line.starts_with("Epoch: 1 Learning rate"), "{line}");
+        let send = || {
+            let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
+            assert!(sent.unwrap().success());
+            std::thread::sleep(Duration::from_millis(300));
+        };
+        send();
+        send();
+        let status = match child.try_wait().unwrap() {
+            Some(status) => status,
+            None => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("{signal}: it goes on after the second signal");
+            }
+        };
+        assert_eq!(status.code(), Some(code), "{signal}");
+    }
+}
+
+/// A cost that is not finite, a gradient's norm that is not, an update that overflows: each stops the run before anything is saved.
 #[test]
 fn a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
+    let start = folder.path().join("start");
+    finish(command(&start).args(["--max-steps", "9", "--no-eval"]).spawn().unwrap(), "nine steps");
+    let good = Checkpoint::load(&start, &mut |n| panic!("{n}")).unwrap();
+    let scaled = |factor: f64| -> tf::Variables {
+        good.variables.iter().map(|(name, tensor)| (name.clone(), tensor * factor)).collect()
+    };
+    let mut one_nan = scaled(1.0);
+    let _ = one_nan.get_mut("Model/softmax_b").unwrap().get(0).fill_(f64::NAN);
+    let mut steep = scaled(1.0);
+    let softmax_w = &steep["Model/softmax_w"] * 1e38;
+    steep.insert("Model/softmax_w".into(), softmax_w);
+    for (name, variables, flags, says) in [
+        ("overflowed variables", scaled(1e39), &[][..], "the cost or the gradient's norm"),
+        ("one nan", one_nan, &[], "the cost or the gradient's norm"),
+        // A finite cost whose gradient is not.
+        ("steep", steep, &[], "the cost or the gradient's norm"),
+        // The first step is finite, and takes the variables out of float32's range.
+        ("a leap", scaled(1.0), &["--learning-rate", "1e300", "--max-grad-norm", "1e30"], "a variable"),
+    ] {
+        let save = folder.path().join(name);
+        let mut checkpoint = Checkpoint::load(&start, &mut |n| panic!("{n}")).unwrap();
+        checkpoint.variables = variables;
+        if name == "a leap" {
+            checkpoint.run.config.learning_rate = 1e300;
+            checkpoint.run.config.max_grad_norm = 1e30;
+        }
+        let written = SaveFolder::open(&save, 2).unwrap().save(&checkpoint).unwrap();
+        let before = fs::read(&written).unwrap();
+        let output = command_with(&save, &[("--checkpoint-every", "1")]).args(flags).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{name}: {errors}");
+        let last = format!("the last good checkpoint is {}", written.display());
+        for words in ["diverged: at epoch 1, step 10 (global step 10)", says, "--learning-rate", &last] {
+            assert!(errors.contains(words), "{name} should say {words:?}: {errors}");
+        }
+        assert_eq!(checkpoints(&save), ["model-9.safetensors"], "{name}");
+        assert_eq!(fs::read(&written).unwrap(), before, "{name}");
+    }
+}
+
+/// The names of the checkpoints in a folder.
+fn checkpoints(save: &Path) -> Vec<String> {
+    let names = fs::read_dir(save).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|n| n.contains("model-")).collect();
+    names.sort_by_key(|name| (name.len(), name.clone()));
+    names
+}
+
+/// How the next process finds what a run left: the number kept, half a file, damaged ones, other data, other threads.
+#[test]
+fn what_a_run_left_is_taken_up_in_words() {
+    let folder = tempfile::tempdir().unwrap();
     let save = folder.path().join("run");
-    finish(command(&save).args(["--max-steps", "9", "--no-eval"]).spawn().unwrap(), "nine steps");
-    let good = fs::read(save.join("model-9.safetensors")).unwrap();
-    // Variables that have overflowed.
-    let mut bad = Checkpoint::load(&save, &mut |n| panic!("{n}")).unwrap();
-    for tensor in bad.variables.values_mut() {
-        *tensor = &*tensor * 1e39;
+    // Checkpoints are made at 3, 6, ..., 18 and at the end.
+    let run = |flags: &[&str]| command(&save).args(flags).output().unwrap();
+    let words = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(run(&["--max-steps", "20", "--no-eval", "--keep", "3"]).status.success());
+    assert_eq!(checkpoints(&save), ["model-15.safetensors", "model-18.safetensors", "model-20.safetensors"]);
+
+    // A process that was killed while it wrote leaves half a file beside; the next one removes it.
+    let half = save.join(".model-18.safetensors.tmp");
+    fs::write(&half, b"half").unwrap();
+    // A damaged checkpoint is not counted among those that are kept: with --keep 1 the only good one would go for it.
+    fs::write(save.join("model-20.safetensors"), b"torn").unwrap();
+    let output = run(&["--max-steps", "19", "--no-eval", "--keep", "1"]);
+    let said = words(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(!half.exists());
+    assert!(said.contains("the damaged file is now") && said.contains("global step 18"), "{said}");
+    assert_eq!(checkpoints(&save), ["model-19.safetensors", "model-20.safetensors.damaged"]);
+
+    // Other threads, another mode: said, and done.
+    let output = run(&["--max-steps", "21", "--no-eval", "--rnn-mode", "block"]);
+    let said = words(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("rnn_mode was cudnn, is block: the run goes on equal to rounding"), "{said}");
+    let output = command_with(&save, &[("--threads", "2")]).args(["--max-steps", "22", "--no-eval"]).output();
+    let output = output.unwrap();
+    let said = words(&output);
+    assert!(output.status.success() && said.contains("threads was 1, is 2"), "{said}");
+
+    // The same words in another order are other data.
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    for (split, text) in [("train", sample::TRAIN), ("valid", sample::VALID), ("test", sample::TEST)] {
+        let lines: Vec<&str> = text.lines().collect();
+        let mut lines = if split == "train" { lines.into_iter().rev().collect() } else { lines };
+        lines.push("");
+        fs::write(data.join(format!("ptb.{split}.txt")), lines.join("\n")).unwrap();
     }
-    let other = folder.path().join("bad");
-    ptb_word_lm::checkpoint::SaveFolder::open(&other, 2).unwrap().save(&bad).unwrap();
-    let output = command(&other).output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{errors}");
-    for words in ["diverged", "epoch 1, step ", "--learning-rate", "holds the last good checkpoint"] {
-        assert!(errors.contains(words), "{words}: {errors}");
-    }
-    assert_eq!(
-        fs::read_dir(&other)
-            .unwrap()
-            .filter(|f| f.as_ref().unwrap().file_name().to_string_lossy().starts_with("model"))
-            .count(),
-        1
+    let output = command_with(&save, &[("--data-path", data.to_str().unwrap())]).output().unwrap();
+    let said = words(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("cannot be resumed") && said.contains("the training text is not the one"),
+        "{said}"
     );
-    assert_eq!(fs::read(save.join("model-9.safetensors")).unwrap(), good);
+
+    // A checkpoint with the right checksum whose content cannot be.
+    let good = || Checkpoint::load(&save, &mut |n| panic!("{n}")).unwrap();
+    type Wrong = fn(&mut Checkpoint);
+    let wrongs: [(Wrong, &str); 6] = [
+        (|c| c.run.config.batch_size = 0, "--batch-size is 0"),
+        (|c| c.run.config.num_layers = 1 << 40, "--num-layers"),
+        (|c| c.run.cell = "transformer".into(), "its cell"),
+        (|c| c.progress.step = -1, "its place in the run cannot be"),
+        (|c| c.run.config.vocab_size += 1, "words, expected"),
+        (|c| c.state.truncate(1), "the state has shapes"),
+    ];
+    for (k, (wrong, says)) in wrongs.into_iter().enumerate() {
+        let mut checkpoint = good();
+        wrong(&mut checkpoint);
+        let save = folder.path().join(format!("wrong {k}"));
+        fs::create_dir(&save).unwrap();
+        // As another program may write it: ours would refuse to.
+        SaveFolder::open(&save, 1).unwrap().save(&checkpoint).unwrap();
+        let output = command(&save).output().unwrap();
+        let said = words(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(says), "{says:?}: {said}");
+    }
+}
+
+/// A lock holds as long as its process, however that ends.
+#[test]
+fn a_lock_does_not_outlive_its_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let save = folder.path().join("run");
+    let mut first = command_with(&save, &[("--max-max-epoch", "100")]).spawn().unwrap();
+    while Checkpoint::load(&save, &mut |_| ()).is_err() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let second = command_with(&save, &[("--max-max-epoch", "100")]).output().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(1), "{said}");
+    assert!(said.contains("another run is using this folder"), "{said}");
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let output = command(&save).args(["--max-steps", "1", "--no-eval"]).output();
+    assert!(output.unwrap().status.success());
+}
+
+/// A folder that nothing can be written to is refused before anything else is done. A tmpfs mounted read-only, since root may write anywhere
+/// else; without the right to mount one, a folder without the right to write.
+#[test]
+fn a_read_only_folder_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "ro", "tmpfs"]).arg(&disk).output();
+    let _unmount = mounted.is_ok_and(|m| m.status.success()).then(|| Unmount(&disk));
+    let mut rights = fs::metadata(&disk).unwrap().permissions();
+    rights.set_readonly(true);
+    let _ = fs::set_permissions(&disk, rights);
+    if fs::write(disk.join("writable"), b"").is_ok() {
+        panic!("root without the right to mount: there is no read-only folder to try");
+    }
+    for save in [disk.clone(), disk.join("below")] {
+        let output = command(&save).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("--save-path") && said.contains("cannot be written"), "{said}");
+        assert!(output.stdout.is_empty(), "it trained: {}", String::from_utf8_lossy(&output.stdout));
+    }
 }
 
 /// A disk that fills up, at several sizes, in a small tmpfs: needs the right to mount one.

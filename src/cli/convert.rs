@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::data::read_data;
-use crate::checkpoint::{Checkpoint, Progress, RunConfig, SaveFolder, to_safetensors};
+use crate::checkpoint::{Checkpoint, Made, Progress, RunConfig, SaveFolder, to_safetensors};
 use crate::config::{Config, Model};
 use crate::files::write_atomically;
 use crate::reader::Limits;
@@ -71,8 +71,14 @@ impl ImportArgs {
             .into_iter()
             .map(|(name, tensor)| (name, tensor.to_kind(tch::Kind::Float)))
             .collect();
-        let checkpoint =
-            Checkpoint { run, progress: Progress::default(), variables, state: Vec::new(), vocabulary };
+        let checkpoint = Checkpoint {
+            run,
+            made: Made::default(),
+            progress: Progress::default(),
+            variables,
+            state: Vec::new(),
+            vocabulary,
+        };
         let folder = SaveFolder::open(&self.save_path, 1)?;
         if folder.latest(&mut notice)?.is_some() {
             bail!(

@@ -250,7 +250,8 @@ impl TrainArgs {
         }
         let mut session = Session::new(&variables, &input, &data.vocabulary, run, options, folder.as_ref());
         if let Some(checkpoint) = &checkpoint {
-            session.resume(checkpoint)?;
+            let path = self.save_path.clone().unwrap_or_default();
+            session.resume(checkpoint).with_context(|| format!("{}: cannot be resumed", path.display()))?;
             let at = &checkpoint.progress;
             notice(&format!(
                 "resuming at epoch {}, step {} (global step {})",
@@ -258,6 +259,9 @@ impl TrainArgs {
                 at.step,
                 at.global_step
             ));
+            for difference in checkpoint.made.differences(&session.made()) {
+                notice(&format!("{difference}: the run goes on equal to rounding, not to the last bit"));
+            }
         }
 
         let metrics = self.metrics.clone().or(self.save_path.as_ref().map(|path| path.join("metrics.jsonl")));
@@ -307,10 +311,19 @@ impl TrainArgs {
                 100.0 * (perplexity / best - 1.0)
             ));
         }
-        Ok(match stop.load(Ordering::Relaxed) {
-            0 => ExitCode::SUCCESS,
-            signal => ExitCode::from(128 + signal as u8),
-        })
+        let signal = stop.load(Ordering::Relaxed);
+        if signal == 0 {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let at = session.progress();
+        notice(&format!(
+            "stopped at epoch {}, step {} (global step {}){}",
+            at.epoch + 1,
+            at.step,
+            at.global_step,
+            if folder.is_some() { ": saved, and the same command goes on from there" } else { "" }
+        ));
+        Ok(ExitCode::from(128 + signal as u8))
     }
 }
 
