@@ -11,9 +11,9 @@ pub use targets::*;
 #[global_allocator]
 static HEAP: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, usize::MAX);
 
-/// Runs `read` on a file of `len` bytes; asking for more than `factor` times that, and 1 MiB, ends the process.
+/// Runs `read` on a file of `len` bytes; asking for more than `factor` times that, and 4 MiB, ends the process.
 fn within(len: usize, factor: usize, read: impl FnOnce()) {
-    HEAP.set_limit(HEAP.allocated() + (1 << 20) + factor * len).expect("below the limit");
+    HEAP.set_limit(HEAP.allocated() + (4 << 20) + factor * len).expect("below the limit");
     read();
     HEAP.set_limit(usize::MAX).expect("no limit");
 }

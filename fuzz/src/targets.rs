@@ -93,7 +93,10 @@ pub fn bundle(data: &[u8]) {
 fn model(path: &Path) {
     if let Ok(model) = tf::Model::read(path) {
         model.notes();
-        assert_eq!(model.variables["Model/embedding"].size(), [model.shapes.vocab_size, model.shapes.hidden_size]);
+        assert_eq!(
+            model.variables["Model/embedding"].size(),
+            [model.shapes.vocab_size, model.shapes.hidden_size]
+        );
     }
 }
 
