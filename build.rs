@@ -7,6 +7,7 @@ fn main() {
     println!("cargo:rerun-if-changed=src/softmax.cpp");
     println!("cargo:rerun-if-changed=src/product.cpp");
     println!("cargo:rerun-if-changed=src/cuda.cpp");
+    println!("cargo:rerun-if-changed=src/libtorch.cpp");
     println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
     // torch-sys tells where it found libtorch: its `links` key makes this variable for those who depend on it directly.
     let lib =
@@ -32,5 +33,6 @@ fn main() {
         .include(root.join("include"))
         .file("src/product.cpp")
         .file("src/cuda.cpp")
+        .file("src/libtorch.cpp")
         .compile("ptb_libtorch");
 }

@@ -128,8 +128,11 @@ unsafe extern "C" {
     fn ptb_allow_tf32(allow: bool);
 }
 
-/// Loads the NVIDIA driver, then libtorch_cuda; the error names what is missing.
-fn load_cuda() -> Result<(), String> {
+/// Loads the NVIDIA driver, then libtorch_cuda. Like [`select`], it must come before any other libtorch call of the process.
+///
+/// # Errors
+/// Names what is missing.
+pub fn load_cuda() -> Result<(), String> {
     load("libcuda.so.1").map_err(|e| format!("no NVIDIA driver was found ({e})"))?;
     load("libtorch_cuda.so").map_err(|e| {
         format!(

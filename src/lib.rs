@@ -26,6 +26,7 @@ pub mod device;
 pub mod files;
 pub mod generate;
 pub mod graph;
+pub mod libtorch;
 pub mod loss;
 pub mod model;
 pub mod optimizer;

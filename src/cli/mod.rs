@@ -1,8 +1,11 @@
 //! The command line: one file per subcommand.
 
 mod compare;
+mod completions;
+mod config_file;
 mod convert;
 mod data;
+mod doctor;
 mod eval;
 mod generate;
 mod saved;
@@ -12,12 +15,13 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{ConfigError, RnnMode};
-use crate::device;
-use crate::report::notice;
+use crate::report::{line, notice};
 use crate::rnn::CellType;
+use crate::{device, libtorch};
 
 /// Exit code of a command that was understood and failed.
 const FAILED: u8 = 1;
@@ -32,10 +36,19 @@ const USAGE: u8 = 2;
     long_about = "TensorFlow's PTB word language model (ptb_word_lm.py; Zaremba et al., \"Recurrent Neural Network Regularization\") in \
                   Rust on libtorch: the same graph, the same steps, the same lines on standard output.\n\n\
                   The original's flags work in its own spelling too: --data_path, --save_path.",
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage; 130 and 143: stopped by Ctrl-C or SIGTERM, and saved.",
+    after_help = "\
+Examples:
+  ptb-word-lm doctor
+      what is here, and what is missing
+  ptb-word-lm train --data-path sample --save-path run
+      on the corpus inside this program; `ptb-word-lm train --help` has more
+  ptb-word-lm eval --checkpoint run --data-path sample
+
+Exit codes: 0 done, 1 failed, 2 wrong usage; 130 and 143: stopped by Ctrl-C or SIGTERM, and saved.
+Colours and the progress bar are for terminals only; NO_COLOR=1 switches the colours off.",
     max_term_width = 100
 )]
-struct Cli {
+pub struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -43,24 +56,73 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Train a model, as the original does, then evaluate it
+    #[command(after_help = "\
+Examples:
+  ptb-word-lm train --data-path data/ptb --save-path runs/small
+      small on PTB, resumed by the same command if it was stopped
+  ptb-word-lm train --data_path=data/ptb --model=medium --save_path=runs/m
+      the original's command line
+  ptb-word-lm train --data-path sample --max-steps 100 --threads 1
+      a quick try on the corpus inside this program
+  ptb-word-lm train --config runs/small/metrics.jsonl --save-path runs/again
+      the run of these metrics, once more")]
     Train(Box<train::TrainArgs>),
     /// Print the valid and test perplexity of a saved model
+    #[command(after_help = "\
+Example:
+  ptb-word-lm eval --checkpoint runs/small --data-path data/ptb")]
     Eval(eval::EvalArgs),
     /// Write text with a saved model, word by word
+    #[command(after_help = "\
+Examples:
+  ptb-word-lm generate --checkpoint runs/small --words 50
+  ptb-word-lm generate --checkpoint runs/small --temperature 0.7 --top-k 40 --seed 3
+  ptb-word-lm generate --checkpoint runs/small --prompt 'the company said'
+      to go on from these words")]
     Generate(generate::GenerateArgs),
     /// Make a checkpoint of a model that TensorFlow saved
+    #[command(after_help = "\
+Examples:
+  ptb-word-lm import model.ckpt-30056 --save-path runs/tf --data-path data/ptb
+  ptb-word-lm eval --checkpoint runs/tf --data-path data/ptb")]
     Import(convert::ImportArgs),
     /// Write a saved model in TensorFlow's formats
+    #[command(after_help = "\
+Examples:
+  ptb-word-lm export --checkpoint runs/small --format tf-checkpoint -o model.ckpt
+  ptb-word-lm export --checkpoint runs/small --format tf-npz -o small.npz")]
     Export(convert::ExportArgs),
     /// Show runs beside the published TensorFlow numbers
+    #[command(after_help = "\
+Example:
+  ptb-word-lm compare runs/small runs/again")]
     Compare(compare::CompareArgs),
+    /// Say what was found, what is missing, and how to mend it
+    #[command(after_help = "\
+Examples:
+  ptb-word-lm doctor
+  ptb-word-lm doctor --data-path my-text
+
+Exit codes: 0 training on the CPU can work, 1 it cannot.")]
+    Doctor(doctor::DoctorArgs),
+    /// Write a script that completes commands and flags in a shell
+    #[command(after_help = "\
+Examples:
+  source <(ptb-word-lm completions bash)
+      in ~/.bashrc; for zsh and its ~/.zshrc the same with zsh
+  ptb-word-lm completions fish > ~/.config/fish/completions/ptb-word-lm.fish")]
+    Completions(completions::CompletionsArgs),
 }
 
 /// Parses the arguments, runs the command, says what went wrong, and returns the exit code.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     device::keep_freed_memory();
-    let cli = match Cli::try_parse_from(args.map(underscores_to_dashes)) {
+    let cli = match parse(args) {
         Ok(cli) => cli,
+        Err(error) if error.kind() == ErrorKind::DisplayVersion => {
+            line(&version());
+            return ExitCode::SUCCESS;
+        }
         Err(error) => {
             let _ = error.print();
             return ExitCode::from(error.exit_code() as u8);
@@ -79,6 +141,41 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// The command that the arguments, the program's name first, mean; and those in the file of `--config`.
+///
+/// # Errors
+/// Arguments that mean none; and those that ask for help or the version.
+pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    command.build();
+    let train = command.find_subcommand("train").cloned().unwrap_or_default();
+    let (args, repeats) = config_file::expand(args.map(underscores_to_dashes).collect(), &train)?;
+    let matches = command.try_get_matches_from(args)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    if let (Command::Train(args), Some(matches)) = (&mut cli.command, matches.subcommand_matches("train")) {
+        args.flags = config_file::flags(matches, &train);
+        args.repeats = repeats;
+    }
+    Ok(cli)
+}
+
+/// What `--version` prints.
+fn version() -> String {
+    let loaded = device::load_cuda(); // before any other libtorch call
+    let cuda = match (loaded, libtorch::made_for_cuda()) {
+        (Ok(()), _) => libtorch::cuda_version(tch::utils::version_cudart()),
+        (Err(_), Some(cuda)) => format!("{cuda}, not loaded: `ptb-word-lm doctor` says what is missing"),
+        (Err(_), None) => "none: this libtorch is CPU-only".into(),
+    };
+    format!(
+        "ptb-word-lm {}\ntch {}\nlibtorch {} (built against {})\nCUDA {cuda}",
+        env!("CARGO_PKG_VERSION"),
+        libtorch::TCH_VERSION,
+        libtorch::version(),
+        libtorch::built_against(),
+    )
+}
+
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Train(args) => return args.run(),
@@ -87,6 +184,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Import(args) => args.run(),
         Command::Export(args) => args.run(),
         Command::Compare(args) => args.run(),
+        Command::Doctor(args) => return args.run(),
+        Command::Completions(args) => args.run(Cli::command()),
     }?;
     Ok(ExitCode::SUCCESS)
 }
@@ -116,11 +215,33 @@ fn underscores_to_dashes(arg: OsString) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn flags_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples_and_they_can_be_run() {
+        let mut cli = Cli::command();
+        cli.build();
+        for command in cli.get_subcommands().chain([&cli]).filter(|command| command.get_name() != "help") {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let example = |line: &str| {
+                let words = line.trim().trim_start_matches("source <(").trim_end_matches(')');
+                let words = words.split(" > ").next()?;
+                words
+                    .starts_with("ptb-word-lm ")
+                    .then(|| words.split_whitespace().map(OsString::from).collect::<Vec<_>>())
+            };
+            let examples: Vec<_> = help.lines().filter_map(example).collect();
+            assert!(!examples.is_empty(), "{} has no example", command.get_name());
+            for words in examples.into_iter().filter(|words| !words.iter().any(|word| word == "--config")) {
+                if let Err(error) = parse(words.iter().cloned()) {
+                    assert_eq!(error.kind(), ErrorKind::DisplayHelp, "{words:?}: {error}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use tch::Kind;
 
 use super::data::{LimitFlags, read_data};
-use super::rnn_mode;
+use super::{config_file, rnn_mode};
 use crate::checkpoint::{RunConfig, SaveFolder, ensure_same_run, ensure_same_vocabulary};
 use crate::config::{Config, ConfigError, LrSchedule, Model, Precision, RnnMode};
 use crate::device::{self, DeviceArg};
@@ -25,7 +25,9 @@ use crate::sample;
 use crate::session::{CheckpointEvery, Event, Input, Options, Session};
 use crate::tf;
 
+// args_override_self: the command line's flags come after those of --config and win.
 #[derive(Args)]
+#[command(args_override_self = true)]
 pub struct TrainArgs {
     /// Folder with the texts: ptb.train.txt, ptb.valid.txt and ptb.test.txt; or train.txt, ...; or wiki.train.tokens, ...; `sample` is
     /// the corpus inside this program
@@ -48,6 +50,10 @@ pub struct TrainArgs {
     )]
     rnn_mode: Option<RnnMode>,
 
+    /// Take flags from a JSON file, such as {"model": "medium", "seed": 1}; those given here win. A run's metrics.jsonl (or its save
+    /// path) repeats that run exactly
+    #[arg(long, value_name = "FILE", help_heading = "Running")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceFlags,
     /// The original's float16: --precision fp16, on a GPU
@@ -111,6 +117,13 @@ pub struct TrainArgs {
     overrides: Overrides,
     #[command(flatten)]
     limits: LimitFlags,
+
+    /// All of the above, for the metrics' `start` event.
+    #[arg(skip)]
+    pub flags: Map<String, Value>,
+    /// The `start` event that `--config` gave, if it was one.
+    #[arg(skip)]
+    pub repeats: Option<Value>,
 }
 
 /// Where to compute; shared by all commands that do.
@@ -154,27 +167,27 @@ macro_rules! overrides {
 }
 
 overrides! {
-    /// Units per layer
+    /// Units per layer: 200, 650, 1500 (small, medium, large)
     hidden_size: i64,
-    /// Stacked LSTM layers
+    /// Stacked LSTM layers: 2 in all three
     num_layers: i64,
-    /// Words per step of truncated back-propagation
+    /// Words per step of truncated back-propagation: 20, 35, 35
     num_steps: i64,
-    /// Rows of text read side by side
+    /// Rows of text read side by side: 20 in all three
     batch_size: i64,
-    /// Probability that dropout keeps an element
+    /// Probability that dropout keeps an element: 1, 0.5, 0.35
     keep_prob: f64,
-    /// Learning rate of the first epochs
+    /// Learning rate of the first epochs: 1 in all three
     learning_rate: f64,
-    /// Its factor per epoch after them
+    /// Its factor per epoch after them: 0.5, 0.8, 1/1.15
     lr_decay: f64,
-    /// Variables start uniform in [-N, N]
+    /// Variables start uniform in [-N, N]: 0.1, 0.05, 0.04
     init_scale: f64,
-    /// Gradients are scaled down to this global norm
+    /// Gradients are scaled down to this global norm: 5, 5, 10
     max_grad_norm: f64,
-    /// Epochs at the full learning rate
+    /// Epochs at the full learning rate: 4, 6, 14
     max_epoch: i64,
-    /// Epochs in all
+    /// Epochs in all: 13, 39, 55
     max_max_epoch: i64,
 }
 
@@ -206,6 +219,9 @@ impl TrainArgs {
             self.save_path.as_deref().map(|path| SaveFolder::open(path, self.keep as usize)).transpose()?;
         let limits = self.limits.limits();
         let data = read_data(&self.data_path, limits)?;
+        if let Some(start) = &self.repeats {
+            config_file::ensure_same_texts(start, &self.data_path, &data)?;
+        }
         config.vocab_size = data.vocabulary.len() as i64;
         config.validate()?;
         let run = RunConfig { config, cell: self.cell.to_string(), seed: self.seed, limits };
@@ -283,8 +299,9 @@ impl TrainArgs {
             "threads": tch::get_num_threads(),
             "init_from": self.init_from,
             "resumed_at": checkpoint.as_ref().map(|c| c.progress.global_step),
-            "versions": {"ptb-word-lm": env!("CARGO_PKG_VERSION"), "tch": "0.24.0", "libtorch": "2.11.0"},
+            "versions": config_file::versions(),
             "data": {"path": self.data_path, "train": digest(&data.train), "valid": digest(&data.valid), "test": digest(&data.test)},
+            "flags": self.flags,
         }));
         notice(&format!(
             "model {} on {}, {} threads: {} words, learning-rate schedule {}",

@@ -1,0 +1,226 @@
+//! `train --config FILE`: flags out of a JSON file.
+//!
+//! The file is `{"model": "small", "seed": 1, ...}`, or the metrics of a run: their `start` event says all that the run was, so it repeats it.
+//! What the file says becomes arguments before those of the command line, where a later one takes the place of an earlier.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail, ensure};
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde_json::{Map, Value, json};
+
+use crate::libtorch;
+use crate::reader::RawData;
+use crate::report::notice;
+
+/// Flags that say where a run's results go, or where its flags came from, and so no part of what it computes; and `--use_fp16`, which is
+/// `--precision fp16` by another name.
+const NOT_REPEATED: [&str; 4] = ["config", "save_path", "metrics", "use_fp16"];
+
+/// The arguments with those of their `--config` put in, and the `start` event if it was one. `train` is that subcommand.
+///
+/// # Errors
+/// A file that cannot be read, is not JSON, or has a key that is no flag or a value that does not fit it.
+pub fn expand(
+    mut args: Vec<OsString>,
+    train: &Command,
+) -> Result<(Vec<OsString>, Option<Value>), clap::Error> {
+    if args.get(1).is_none_or(|command| command != "train") {
+        return Ok((args, None));
+    }
+    // What else is wrong with the arguments is told when they are parsed in earnest.
+    let glance = train.clone().ignore_errors(true).try_get_matches_from(&args[1..]);
+    let Some(path) = glance.ok().and_then(|matches| matches.get_one::<PathBuf>("config").cloned()) else {
+        return Ok((args, None));
+    };
+    let (flags, start) = read(&path, train).map_err(|error| {
+        clap::Error::raw(ErrorKind::ValueValidation, format!("--config {}: {error:#}\n", path.display()))
+    })?;
+    args.splice(2..2, flags);
+    Ok((args, start))
+}
+
+fn read(path: &Path, train: &Command) -> Result<(Vec<OsString>, Option<Value>)> {
+    let file = if path.is_dir() { path.join("metrics.jsonl") } else { path.to_owned() };
+    let text = match fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(error) => bail!("cannot be read ({error}); it is a JSON file of flags, or a run's metrics"),
+    };
+    let mut values = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+    let first = match values.next() {
+        Some(Ok(Value::Object(first))) => first,
+        Some(Err(error)) => bail!("it is not JSON: {error}"),
+        _ => bail!("it is not a JSON object, such as {{\"model\": \"small\", \"seed\": 1}}"),
+    };
+    let Some(event) = first.get("event") else {
+        ensure!(values.next().is_none(), "there is more in it than one JSON object");
+        return Ok((arguments(first, train)?, None));
+    };
+    ensure!(
+        event == "start",
+        "its first line is the event {event}; a run's metrics begin with the event \"start\""
+    );
+    // A run that was resumed has a start event for each time; how far it went is in the last. A line that was cut off ends the metrics.
+    let last = values.map_while(Result::ok).filter(|value| value["event"] == "start").last();
+    let flags = flags_of_start(&first, last.as_ref(), train);
+    Ok((arguments(flags, train)?, Some(Value::Object(first))))
+}
+
+/// The flags that repeat the run of a `start` event.
+fn flags_of_start(start: &Map<String, Value>, last: Option<&Value>, train: &Command) -> Map<String, Value> {
+    let object = |value: Option<&Value>| value.and_then(Value::as_object).cloned().unwrap_or_default();
+    // What was asked for, and above it what came of it, such as the device that `auto` found. Further figures are no flags.
+    let mut flags = object(start.get("flags"));
+    let resolved = start.iter().filter(|(key, _)| key.as_str() == "config" || flag(train, key).is_some());
+    flags.extend(resolved.map(|(key, value)| (key.clone(), value.clone())));
+    if let Some(path) = start.get("data").and_then(|data| data.get("path")) {
+        flags.insert("data_path".into(), path.clone());
+    }
+    if let Some(last) = last {
+        for key in ["max_steps", "no_eval"] {
+            flags.insert(key.into(), last["flags"][key].clone());
+        }
+    }
+    flags
+}
+
+/// The flag that a key names, in either spelling.
+fn flag<'a>(train: &'a Command, key: &str) -> Option<&'a Arg> {
+    let long = key.replace('_', "-");
+    train.get_arguments().find(|arg| arg.get_long() == Some(&long) && arg.get_id() != "config")
+}
+
+/// The arguments that say the same as `keys`.
+fn arguments(keys: Map<String, Value>, train: &Command) -> Result<Vec<OsString>> {
+    let mut arguments = Vec::new();
+    for (key, value) in keys {
+        match value {
+            // As a start event has them; the vocabulary's size comes from the data.
+            Value::Object(mut nested) if key == "config" => {
+                nested.remove("vocab_size");
+                arguments.extend(self::arguments(nested, train)?);
+            }
+            Value::Null => {}
+            value => {
+                let Some(arg) = flag(train, &key) else {
+                    bail!("key {key:?}: `train` has no such flag; `ptb-word-lm train --help` lists them")
+                };
+                match argument(arg, &value, train) {
+                    Ok(argument) => arguments.extend(argument),
+                    Err(why) => bail!("key {key:?}: {why}"),
+                }
+            }
+        }
+    }
+    Ok(arguments)
+}
+
+/// One flag with its value; none for a switch that is off. The error says what would fit.
+fn argument(arg: &Arg, value: &Value, train: &Command) -> Result<Option<OsString>, String> {
+    let long = arg.get_long().unwrap_or_default();
+    let text = match (kind(arg), value) {
+        (FlagKind::Switch, Value::Bool(on)) => return Ok(on.then(|| format!("--{long}").into())),
+        (FlagKind::Switch, _) => return Err(format!("it is true or false, not {value}")),
+        (FlagKind::Number | FlagKind::Word, Value::Number(number)) => number.to_string(),
+        (FlagKind::Text | FlagKind::Word, Value::String(text)) => text.clone(),
+        (FlagKind::Number, _) => return Err(format!("it is a number, not {value}")),
+        (FlagKind::Text | FlagKind::Word, _) => return Err(format!("it is text in quotes, not {value}")),
+    };
+    let argument: OsString = format!("--{long}={text}").into();
+    // Tried alone, so that an error is told as this file's.
+    let alone = train.clone().mut_args(|arg| arg.required(false));
+    match alone.try_get_matches_from([OsString::from("train"), argument.clone()]) {
+        Ok(_) => Ok(Some(argument)),
+        Err(error) => {
+            let message = error.to_string();
+            let message = message.split("\n\nUsage").next().unwrap_or_default().split("\n\nFor more").next();
+            Err(message.unwrap_or_default().trim_start_matches("error: ").trim().to_owned())
+        }
+    }
+}
+
+/// What a flag takes.
+enum FlagKind {
+    Switch,
+    Number,
+    /// A word, some of which are numbers: 2016, cuda:0.
+    Word,
+    /// A path or a name.
+    Text,
+}
+
+fn kind(arg: &Arg) -> FlagKind {
+    use std::any::TypeId;
+    let is = |types: &[TypeId]| types.iter().any(|id| arg.get_value_parser().type_id() == *id);
+    if matches!(arg.get_action(), ArgAction::SetTrue) {
+        FlagKind::Switch
+    } else if is(&[TypeId::of::<f64>(), TypeId::of::<i64>(), TypeId::of::<u64>()])
+        || is(&[TypeId::of::<i32>(), TypeId::of::<u32>(), TypeId::of::<usize>()])
+    {
+        FlagKind::Number
+    } else if is(&[TypeId::of::<String>(), TypeId::of::<PathBuf>()]) {
+        FlagKind::Text
+    } else {
+        FlagKind::Word
+    }
+}
+
+/// Every flag's value, given or default, as the `start` event records them.
+pub fn flags(matches: &ArgMatches, train: &Command) -> Map<String, Value> {
+    let mut flags = Map::new();
+    for arg in train.get_arguments().filter(|arg| arg.get_long().is_some_and(|long| long != "help")) {
+        let id = arg.get_id().as_str();
+        if NOT_REPEATED.contains(&id) {
+            continue;
+        }
+        let value = match kind(arg) {
+            FlagKind::Switch => json!(matches.get_flag(id)),
+            kind => {
+                let Some(text) = matches.get_raw(id).and_then(|mut values| values.next()) else { continue };
+                let text = text.to_string_lossy();
+                let number =
+                    || text.parse().map(|n: i64| json!(n)).or_else(|_| text.parse().map(|n: f64| json!(n)));
+                match kind {
+                    FlagKind::Number => number().unwrap_or_else(|_| json!(text)),
+                    _ => json!(text),
+                }
+            }
+        };
+        flags.insert(id.into(), value);
+    }
+    flags
+}
+
+/// Whether a run can repeat the one of `start`: it must have its texts, and should have its libtorch.
+///
+/// # Errors
+/// Another text in the same place. (Where `--data-path` names another place, that is wanted, and only told.)
+pub fn ensure_same_texts(start: &Value, data_path: &str, data: &RawData) -> Result<()> {
+    for (split, ours) in [("train", &data.train), ("valid", &data.valid), ("test", &data.test)] {
+        let Some(theirs) = start["data"][split]["md5"].as_str().filter(|md5| *md5 != ours.md5) else {
+            continue;
+        };
+        let differs = format!(
+            "{}: not the text that the run of --config was made with (MD5 {}, there {theirs}), so it cannot be repeated",
+            ours.name, ours.md5
+        );
+        ensure!(start["data"]["path"] != data_path, "{differs}; --data-path says where its text is");
+        notice(&differs);
+    }
+    for (library, ours) in versions().as_object().into_iter().flatten() {
+        if let Some(theirs) = start["versions"][library].as_str().filter(|theirs| ours != theirs) {
+            notice(&format!(
+                "the run of --config was made with {library} {theirs}; this is {ours}, whose last bits may differ"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The versions that the `start` event records.
+pub fn versions() -> Value {
+    json!({"ptb-word-lm": env!("CARGO_PKG_VERSION"), "tch": libtorch::TCH_VERSION, "libtorch": libtorch::version()})
+}

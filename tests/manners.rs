@@ -1,0 +1,393 @@
+//! What people expect of a command line: --config, --version, completions, colours, help at 80 columns, doctor.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ptb-word-lm");
+
+/// Flags that make the sample corpus a matter of a second, as a file of `--config` has them.
+fn tiny() -> Value {
+    json!({"data_path": "sample", "device": "cpu", "model": "test", "hidden_size": 16, "num-steps": 15, "batch_size": 100})
+}
+
+fn run(args: &[&str]) -> Output {
+    Command::new(PROGRAM).args(args).env("OMP_NUM_THREADS", "1").output().expect("the program starts")
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "it failed: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Exit code and what was said of something that must fail.
+fn fails(args: &[&str]) -> (i32, String) {
+    let output = run(args);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && !errors.contains("panicked"), "{args:?}: {errors}");
+    (output.status.code().unwrap(), errors)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn metrics(path: &Path) -> Vec<Value> {
+    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What a run computed: every figure of its metrics but the times.
+fn figures(path: &Path) -> Vec<String> {
+    let of = |mut event: Value| {
+        for timing in ["wps", "seconds"] {
+            event.as_object_mut().unwrap().remove(timing);
+        }
+        event.to_string()
+    };
+    metrics(path).into_iter().filter(|event| event["event"] != "start").map(of).collect()
+}
+
+/// What the program writes to a terminal of 80 columns.
+fn on_a_terminal(args: &str, environment: &str) -> String {
+    let command = format!("stty rows 24 cols 80; {environment} '{PROGRAM}' {args}");
+    let output = Command::new("script")
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+        .env_remove("NO_COLOR")
+        .env("TERM", "xterm")
+        .env("OMP_NUM_THREADS", "1")
+        .output()
+        .expect("`script`, of util-linux, gives it a terminal");
+    String::from_utf8(output.stdout).unwrap().replace('\r', "")
+}
+
+#[test]
+fn a_config_file_gives_flags_and_the_command_line_wins() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let mut keys = tiny();
+    for (key, value) in [
+        ("lr_schedule", json!(2017)),
+        ("learning-rate", json!(0.5)),
+        ("keep_prob", json!(1)),
+        ("seed", json!(-7)),
+        ("max_steps", json!(3)),
+        ("no_eval", json!(true)),
+        ("test_on_interrupt", json!(false)),
+        ("checkpoint_every", json!(500)),
+        ("init_from", Value::Null),
+        ("metrics", json!(text(&at("from file.jsonl")))),
+    ] {
+        keys[key] = value;
+    }
+    let file = at("run.json");
+    fs::write(&file, keys.to_string()).unwrap();
+    stdout(&run(&["train", "--config", text(&file)]));
+    let start = &metrics(&at("from file.jsonl"))[0];
+    assert_eq!((&start["seed"], &start["config"]["hidden_size"]), (&json!(-7), &json!(16)));
+    assert_eq!(
+        (&start["config"]["lr_schedule"], &start["config"]["learning_rate"]),
+        (&json!("2017"), &json!(0.5))
+    );
+    assert_eq!(start["flags"]["checkpoint_every"], "500");
+    // One training event, and no evaluation.
+    assert_eq!(figures(&at("from file.jsonl")).iter().filter(|line| line.contains("\"epoch\",")).count(), 1);
+
+    // Before and after --config, in both spellings, with and without `=`.
+    let output = text(&at("wins.jsonl")).to_owned();
+    let args = [
+        "train",
+        "--seed=5",
+        &format!("--config={}", text(&file)),
+        "--learning_rate",
+        "0.25",
+        "--metrics",
+        &output,
+    ];
+    stdout(&run(&args));
+    let start = &metrics(Path::new(&output))[0];
+    assert_eq!((&start["seed"], &start["config"]["learning_rate"]), (&json!(5), &json!(0.25)));
+    assert_eq!(start["config"]["lr_schedule"], "2017");
+}
+
+#[test]
+fn what_is_wrong_with_a_config_file_is_told_by_file_and_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.json");
+    for (content, says) in [
+        (json!({"hiden_size": 16}).to_string(), &["\"hiden_size\"", "no such flag"][..]),
+        (json!({"config": "other.json"}).to_string(), &["\"config\""]),
+        (json!({"config": {"depth": 2}}).to_string(), &["\"depth\""]),
+        (json!({"seed": "one"}).to_string(), &["\"seed\"", "a number", "\"one\""]),
+        (json!({"seed": "1"}).to_string(), &["\"seed\"", "a number"]),
+        (json!({"hidden_size": 1.5}).to_string(), &["\"hidden_size\"", "1.5"]),
+        (json!({"hidden_size": [1]}).to_string(), &["\"hidden_size\"", "a number"]),
+        (json!({"threads": 0}).to_string(), &["\"threads\"", "0"]),
+        (json!({"no_eval": "yes"}).to_string(), &["\"no_eval\"", "true or false"]),
+        (json!({"data_path": 3}).to_string(), &["\"data_path\"", "text"]),
+        (json!({"model": "huge"}).to_string(), &["\"model\"", "huge", "small"]),
+        (json!({"device": true}).to_string(), &["\"device\"", "text"]),
+        (json!({"cell": "transformer"}).to_string(), &["\"cell\"", "basic_lstm"]),
+        ("[1, 2]".into(), &["JSON object"]),
+        ("{\"seed\": 1".into(), &["not JSON", "line 1"]),
+        ("{\"seed\": 1}\n{\"seed\": 2}".into(), &["than one JSON object"]),
+        ("{\"event\": \"final\"}".into(), &["start"]),
+        (String::new(), &["JSON object"]),
+    ] {
+        fs::write(&file, &content).unwrap();
+        let (code, error) = fails(&["train", "--data-path", "sample", "--config", text(&file)]);
+        assert_eq!(code, 2, "{content}: {error}");
+        for words in [&["run.json"], says].concat() {
+            assert!(error.contains(words), "{content} should say {words:?}: {error}");
+        }
+    }
+    let nowhere = folder.path().join("nowhere.json");
+    let (code, error) = fails(&["train", "--data-path", "sample", "--config", text(&nowhere)]);
+    assert!(code == 2 && error.contains("nowhere.json"), "{error}");
+    // What the values come to is checked as if they were flags.
+    fs::write(&file, json!({"data_path": "sample", "keep_prob": 0}).to_string()).unwrap();
+    let (code, error) = fails(&["train", "--config", text(&file)]);
+    assert!(code == 2 && error.contains("--keep-prob is 0"), "{error}");
+}
+
+#[test]
+fn the_start_event_repeats_a_run_to_the_last_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let first = at("first");
+    let flags = [
+        "--keep-prob",
+        "0.5",
+        "--lr-decay",
+        "0.8695652173913044",
+        "--max-max-epoch",
+        "2",
+        "--max-epoch",
+        "0",
+    ];
+    let more = ["--seed", "11", "--log-every", "7", "--init-scale", "0.07", "--save-path", text(&first)];
+    fs::write(at("tiny.json"), tiny().to_string()).unwrap();
+    let tiny_file = at("tiny.json");
+    let base = ["train", "--config", text(&tiny_file)];
+    stdout(&run(&[&base[..], &flags, &more].concat()));
+    let recorded = first.join("metrics.jsonl");
+    let expected = figures(&recorded);
+    assert!(expected.len() > 20, "{expected:?}");
+
+    // Its first line alone, the whole file, the save path, a file cut off in the middle of a line.
+    let whole = fs::read_to_string(&recorded).unwrap();
+    fs::write(at("start.json"), whole.lines().next().unwrap()).unwrap();
+    fs::write(at("cut.jsonl"), &whole[..whole.len() / 2]).unwrap();
+    for (k, config) in [at("start.json"), recorded.clone(), first.clone(), at("cut.jsonl")].iter().enumerate()
+    {
+        let again = at(&format!("again {k}"));
+        stdout(&run(&["train", "--config", text(config), "--save-path", text(&again)]));
+        assert_eq!(figures(&again.join("metrics.jsonl")), expected, "{}", config.display());
+    }
+    // The copy's own start event says the same as the first one's.
+    let start = |path: &Path| {
+        let mut start = metrics(&path.join("metrics.jsonl")).remove(0);
+        // Given as a flag or found out, what comes of it is the same.
+        for key in ["rnn_mode", "lr_schedule", "threads"] {
+            start["flags"].as_object_mut().unwrap().remove(key);
+        }
+        start
+    };
+    for key in
+        ["model", "config", "cell", "rnn_mode", "precision", "seed", "device", "threads", "data", "versions"]
+    {
+        assert_eq!(start(&at("again 1"))[key], start(&first)[key], "{key}");
+    }
+
+    // A flag wins over it, too; and then it is another run.
+    let other = at("other.jsonl");
+    let args =
+        ["train", "--config", text(&first), "--seed", "12", "--max-steps", "20", "--metrics", text(&other)];
+    stdout(&run(&args));
+    let other = figures(&other);
+    assert!(other.len() > 3 && other[0] != expected[0]);
+}
+
+#[test]
+fn a_run_that_was_resumed_is_repeated_to_where_it_came() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let file = at("tiny.json");
+    fs::write(&file, tiny().to_string()).unwrap();
+    let (first, again) = (at("first"), at("again"));
+    let base = ["train", "--config", text(&file), "--log-every", "1", "--save-path", text(&first)];
+    for steps in ["4", "9"] {
+        stdout(&run(&[&base[..], &["--max-steps", steps, "--no-eval"]].concat()));
+    }
+    stdout(&run(&["train", "--config", text(&first), "--save-path", text(&again)]));
+    let steps = |path: &Path| {
+        let mut lines = figures(&path.join("metrics.jsonl"));
+        lines.retain(|line| line.contains("\"step\",\"epoch\""));
+        lines
+    };
+    assert_eq!(steps(&again).len(), 9);
+    assert_eq!(steps(&again), steps(&first));
+}
+
+#[test]
+fn another_text_in_the_same_place_is_not_the_same_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let write = |name: &str, extra: &str| {
+        fs::create_dir_all(at(name)).unwrap();
+        for split in ["train", "valid", "test"] {
+            let text = "a b c d e f g\n".repeat(200) + extra;
+            fs::write(at(name).join(format!("ptb.{split}.txt")), text).unwrap();
+        }
+    };
+    write("texts", "");
+    write("moved", "");
+    let (texts, moved, recorded) = (at("texts"), at("moved"), at("m.jsonl"));
+    let short = ["--model", "test", "--max-steps", "2", "--no-eval", "--device", "cpu", "--metrics"];
+    stdout(&run(&[&["train", "--data-path", text(&texts)], &short[..], &[text(&recorded)]].concat()));
+    let again = at("again.jsonl");
+    let repeat = ["train", "--config", text(&recorded), "--metrics", text(&again)];
+    stdout(&run(&repeat));
+    write("texts", "g f e\n");
+    let (code, error) = fails(&repeat);
+    assert!(code == 1 && error.contains("ptb.train.txt") && error.contains("MD5"), "{error}");
+    // The same text elsewhere will do.
+    let elsewhere = run(&[&repeat[..], &["--data-path", text(&moved)]].concat());
+    assert!(!String::from_utf8_lossy(&elsewhere.stderr).contains("MD5"));
+    stdout(&elsewhere);
+    write("moved", "g f e\n");
+    let elsewhere = run(&[&repeat[..], &["--data-path", text(&moved)]].concat());
+    assert!(String::from_utf8_lossy(&elsewhere.stderr).contains("MD5"));
+    stdout(&elsewhere);
+}
+
+#[test]
+fn the_version_is_that_of_all_parts() {
+    for flag in ["--version", "-V"] {
+        let text = stdout(&run(&[flag]));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], format!("ptb-word-lm {}", env!("CARGO_PKG_VERSION")));
+        assert_eq!(lines[1], "tch 0.24.0");
+        assert!(
+            lines[2].starts_with("libtorch 2.11.0") && lines[2].ends_with("(built against 2.11.0)"),
+            "{text}"
+        );
+        assert!(lines[3].starts_with("CUDA "), "{text}");
+        assert!(lines.iter().all(|line| line.len() <= 80), "{text}");
+    }
+}
+
+#[test]
+fn bash_completes_commands_and_flags() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("completions.bash");
+    fs::write(&script, stdout(&run(&["completions", "bash"]))).unwrap();
+    let complete = |words: &[&str]| {
+        let ask = format!(
+            "source '{}'; COMP_WORDS=({}); COMP_CWORD={}; {}; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            script.display(),
+            words.iter().map(|word| format!("'{word}' ")).collect::<String>(),
+            words.len() - 1,
+            // The function that the script registers, called as bash calls it.
+            format_args!(
+                "$(complete -p ptb-word-lm | sed 's/.*-F \\([^ ]*\\).*/\\1/') ptb-word-lm '{}' '{}'",
+                words[words.len() - 1],
+                words[words.len() - 2]
+            ),
+        );
+        stdout(&Command::new("bash").args(["--norc", "-c", &ask]).output().unwrap())
+    };
+    let commands = complete(&["ptb-word-lm", ""]);
+    for command in ["train", "eval", "compare", "doctor"] {
+        assert!(commands.lines().any(|line| line == command), "{commands}");
+    }
+    assert_eq!(complete(&["ptb-word-lm", "train", "--data"]).trim(), "--data-path");
+    let models = complete(&["ptb-word-lm", "train", "--model", ""]);
+    assert_eq!(models.split_whitespace().collect::<Vec<_>>(), ["small", "medium", "large", "test"]);
+}
+
+#[test]
+fn every_shell_has_a_script() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = stdout(&run(&["completions", shell]));
+        assert!(script.contains("data-path") && script.contains("lr-schedule"), "{shell}");
+    }
+    let (code, error) = fails(&["completions", "cobol"]);
+    assert!(code == 2 && error.contains("zsh"), "{error}");
+}
+
+#[test]
+fn help_fits_a_terminal_and_no_color_is_honoured() {
+    let commands = on_a_terminal("help", "NO_COLOR=1");
+    let names = commands.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
+    let names: Vec<&str> =
+        names.take_while(|line| !line.is_empty()).filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(names.contains(&"train") && names.contains(&"doctor"), "{commands}");
+    for name in names.iter().filter(|name| **name != "help") {
+        for flag in ["-h", "--help"] {
+            let plain = on_a_terminal(&format!("{name} {flag}"), "NO_COLOR=1");
+            assert!(!plain.contains('\x1b'), "{name}: colours in spite of NO_COLOR");
+            assert!(plain.contains("Example"), "{name} {flag} has no example");
+            // clap leaves its usage line to the terminal.
+            let long = plain.lines().find(|line| line.chars().count() > 80 && !line.starts_with("Usage: "));
+            assert_eq!(long, None, "{name} {flag}");
+            assert!(
+                on_a_terminal(&format!("{name} {flag}"), "").contains('\x1b'),
+                "{name}: no colours on a terminal"
+            );
+        }
+    }
+    let training = on_a_terminal("train --help", "NO_COLOR=1");
+    let original = training.find("The original's flags:").unwrap();
+    for flag in ["--data-path", "--save-path", "--model", "--rnn-mode"] {
+        let at = training.find(&format!("\n      {flag}")).unwrap();
+        assert!(at > original && at < training.find("Running:").unwrap(), "{flag}");
+    }
+    let flags = "train --data-path sample --model test --device cpu --max-steps 3 --no-eval";
+    let bar = on_a_terminal(flags, "NO_COLOR=1");
+    // Moving the cursor is not colour; colour ends with `m`.
+    let coloured = bar
+        .split("\x1b[")
+        .skip(1)
+        .any(|code| code.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m'));
+    assert!(!coloured, "{bar:?}");
+    let error = on_a_terminal("train --no-such-flag", "NO_COLOR=1");
+    assert!(error.contains("--no-such-flag") && !error.contains('\x1b'), "{error}");
+}
+
+#[test]
+fn doctor_says_what_is_here_and_what_is_missing() {
+    let doctor = |args: &[&str]| {
+        Command::new(PROGRAM)
+            .arg("doctor")
+            .args(args)
+            .env_remove("DATA")
+            .current_dir(std::env::temp_dir())
+            .output()
+            .expect("the program starts")
+    };
+    let text = stdout(&doctor(&[]));
+    for name in ["ptb-word-lm", "libtorch", "CPU", "memory", "driver", "GPU", "CUDA", "cuDNN", "data"] {
+        assert!(text.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}: {text}");
+    }
+    for words in [
+        "libtorch    2.11.0",
+        "a training step on the CPU",
+        "100001, ",
+        "make data",
+        "Training on the CPU works",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let here = doctor(&["--data-path", concat!(env!("CARGO_MANIFEST_DIR"), "/data/sample")]);
+    assert!(!stdout(&here).contains("make data"), "nothing is missing from the data that was named");
+
+    let broken = doctor(&["--data-path", "/no/such/folder"]);
+    let text = String::from_utf8(broken.stdout).unwrap();
+    assert_eq!(broken.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("/no/such/folder") && text.contains("-> ") && text.contains("does not work"),
+        "{text}"
+    );
+}
