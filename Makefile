@@ -86,9 +86,9 @@ torture: $(CPU_LIBTORCH) ## Kill, stop and starve runs hundreds of times: docs/r
 	scripts/torture.sh
 
 doc: $(CPU_LIBTORCH) ## The library's documentation
-	cargo doc --release --no-deps
+	RUSTDOCFLAGS='-D warnings' cargo doc --release --no-deps
 
-lint: $(CPU_LIBTORCH) ## rustfmt and clippy, warnings denied
+lint: doc ## rustfmt, clippy and rustdoc, warnings denied
 	cargo fmt --check
 	cargo clippy --release --all-targets -- -D warnings
 

@@ -1,0 +1,290 @@
+//! The documents' commands are run: every line of every ```sh block of README.md, data/README.md and docs/*.md, as written, in order, one
+//! shell for each document, in a copy of the repository's layout where
+//!
+//! - training ends after a few steps, since `target/release/ptb-word-lm` there adds `--max-steps` to `train`;
+//! - `ptb` and `my-text` are folders with a small piece of the sample corpus, and DATA names the first, so that nothing is fetched;
+//! - `cargo` works on the real repository, so that nothing is built twice.
+//!
+//! What cannot be run so is named below with the reason, and is checked without being run: a program's flags are parsed, what `make` would
+//! do is asked for (`make -n`), a script's syntax is checked.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ptb_word_lm::sample;
+
+/// Commands that are not run here, by their beginning, and why.
+const NOT_RUN: &[(&str, &str)] = &[
+    ("make train-cuda", "it needs a GPU"),
+    ("make test", "this test is part of it"),
+    ("LIBTORCH_USE_PYTORCH=1 make", "it needs a PyTorch 2.11 and builds all anew"),
+    ("LIBTORCH=/opt/libtorch make", "it needs an unpacked libtorch there and builds all anew"),
+];
+
+/// Steps that training takes here.
+const STEPS: &str = "5";
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+struct Document {
+    name: String,
+    text: String,
+}
+
+fn documents() -> Vec<Document> {
+    let folder = fs::read_dir(Path::new(ROOT).join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<PathBuf> = folder.filter(|path| path.extension().is_some_and(|e| e == "md")).collect();
+    paths.sort();
+    let fixed = ["README.md", "data/README.md"].map(|name| Path::new(ROOT).join(name));
+    let read = |path: PathBuf| Document {
+        name: path.strip_prefix(ROOT).unwrap().display().to_string(),
+        text: fs::read_to_string(&path).unwrap(),
+    };
+    fixed.into_iter().chain(paths).map(read).collect()
+}
+
+impl Document {
+    /// Text inside and outside of fences, line by line, with the fence's language.
+    fn lines(&self) -> Vec<(Option<&str>, &str)> {
+        let mut fence = None;
+        let mut lines = Vec::new();
+        for line in self.text.lines() {
+            match (line.trim_start().strip_prefix("```"), fence) {
+                (Some(language), None) => fence = Some(language.trim()),
+                (Some(_), Some(_)) => fence = None,
+                (None, _) => lines.push((fence, line)),
+            }
+        }
+        lines
+    }
+
+    /// The commands of its ```sh blocks; a line that ends in a backslash goes on in the next.
+    fn commands(&self) -> Vec<String> {
+        let mut commands: Vec<String> = Vec::new();
+        let mut goes_on = false;
+        for (_, line) in self.lines().into_iter().filter(|(fence, _)| *fence == Some("sh")) {
+            match commands.last_mut().filter(|_| goes_on) {
+                Some(command) => *command += &format!("\n{line}"),
+                None if line.trim().is_empty() || line.trim_start().starts_with('#') => continue,
+                None => commands.push(line.to_owned()),
+            }
+            goes_on = line.ends_with('\\');
+        }
+        commands
+    }
+}
+
+fn why_not_run(command: &str) -> Option<&'static str> {
+    let is = |start: &str| {
+        command.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+    };
+    NOT_RUN.iter().find(|(start, _)| is(start)).map(|(_, why)| *why)
+}
+
+/// The copy of the repository's layout.
+fn copy() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |path: &str| folder.path().join(path);
+    for name in ["Makefile", "README.md", "scripts", "bench", "results", "docs", "tests", "examples", "src"] {
+        std::os::unix::fs::symlink(Path::new(ROOT).join(name), at(name)).unwrap();
+    }
+    for name in ["data/sample", "ptb", "my-text", "bin", "target/release"] {
+        fs::create_dir_all(at(name)).unwrap();
+    }
+    for file in ["README.md", "fetch.sh", "reference.json"] {
+        fs::copy(Path::new(ROOT).join("data").join(file), at("data").join(file)).unwrap();
+    }
+    for (split, text) in [("train", sample::TRAIN), ("valid", sample::VALID), ("test", sample::TEST)] {
+        fs::write(at(&format!("data/sample/ptb.{split}.txt")), text).unwrap();
+        let lines = if split == "train" { 1500 } else { 150 };
+        let piece: String = text.split_inclusive('\n').take(lines).collect();
+        for folder in ["ptb", "my-text"] {
+            fs::write(at(&format!("{folder}/ptb.{split}.txt")), &piece).unwrap();
+        }
+    }
+    let program = format!(
+        "#!/bin/sh\n[ \"$1\" != train ] || set -- \"$@\" --max-steps {STEPS}\nexec '{}' \"$@\"\n",
+        env!("CARGO_BIN_EXE_ptb-word-lm")
+    );
+    let cargo = format!(
+        "#!/bin/sh\nverb=$1; shift\nexec '{}' \"$verb\" --manifest-path '{ROOT}/Cargo.toml' \"$@\"\n",
+        env!("CARGO")
+    );
+    for (path, script) in [("target/release/ptb-word-lm", program), ("bin/cargo", cargo)] {
+        use std::os::unix::fs::PermissionsExt;
+        fs::write(at(path), script).unwrap();
+        fs::set_permissions(at(path), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    folder
+}
+
+/// A shell in the copy.
+fn shell(folder: &Path, script: &str) -> Command {
+    let mut command = Command::new("bash");
+    let path = std::env::var("PATH").unwrap();
+    command
+        .args(["-c", script])
+        .current_dir(folder)
+        .env(
+            "PATH",
+            format!("{}:{}:{path}", folder.join("bin").display(), folder.join("target/release").display()),
+        )
+        .env("LIBTORCH", libtorch())
+        .env("DATA", folder.join("ptb"))
+        .env("OMP_NUM_THREADS", "1")
+        // Those of the `make test` around it are not meant for the `make` inside.
+        .env_remove("MAKEFLAGS")
+        .env_remove("MAKELEVEL")
+        .env_remove("PTB_DATA");
+    command
+}
+
+/// The libtorch that this test was built with: cargo's configuration sets it unless the environment did.
+fn libtorch() -> OsString {
+    std::env::var_os("LIBTORCH").unwrap_or_else(|| Path::new(ROOT).join(".libtorch/torch").into())
+}
+
+fn run(folder: &Path, script: &str, what: &str) -> String {
+    let output = shell(folder, script).output().expect("bash starts");
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{what}:\n{out}\n{}", String::from_utf8_lossy(&output.stderr));
+    out
+}
+
+#[test]
+fn the_documents_commands_run() {
+    let mut commands_run = 0;
+    for document in documents() {
+        let commands: Vec<String> =
+            document.commands().into_iter().filter(|command| why_not_run(command).is_none()).collect();
+        if commands.is_empty() {
+            continue;
+        }
+        commands_run += commands.len();
+        let folder = copy();
+        let script = format!(
+            "set -euo pipefail\ntrap 'echo \"FAILED: $BASH_COMMAND\" >&2' ERR\n{}",
+            commands.join("\n")
+        );
+        run(folder.path(), &script, &document.name);
+    }
+    assert!(commands_run > 10, "only {commands_run}");
+}
+
+#[test]
+fn what_is_not_run_is_checked() {
+    let folder = copy();
+    let mut used = BTreeSet::new();
+    for document in documents() {
+        for command in document.commands() {
+            let Some(why) = why_not_run(&command) else { continue };
+            used.insert(why);
+            let what = format!("{}: {command}", document.name);
+            let dry = command.replacen("make ", "make -n ", 1);
+            let would_do = run(folder.path(), &dry, &what);
+            let train =
+                would_do.lines().map(str::trim).find(|line| line.starts_with("target/release/ptb-word-lm "));
+            if let Some(train) = train {
+                let words = run(folder.path(), &format!("data=ptb; printf '%s\\n' {train}"), &what);
+                parses(words.lines(), &what);
+            } else {
+                assert!(!command.contains("train-"), "{what} does not train: {would_do}");
+            }
+        }
+    }
+    for (start, why) in NOT_RUN {
+        assert!(used.contains(why), "{start}: no document has this command any more");
+    }
+}
+
+/// Whether these arguments are understood.
+fn parses<'a>(words: impl Iterator<Item = &'a str>, what: &str) {
+    if let Err(error) = ptb_word_lm::cli::parse(words.map(OsString::from)) {
+        panic!("{what}: {error}");
+    }
+}
+
+#[test]
+fn commands_are_in_blocks_that_are_run() {
+    for document in documents() {
+        for (fence, line) in document.lines() {
+            let command = ["make ", "ptb-word-lm ", "cargo ", "./"]
+                .iter()
+                .any(|start| line.trim_start().starts_with(start));
+            let shown = match fence {
+                None => line.starts_with("    "),
+                Some("sh") => false,
+                Some(_) => line.trim_start().starts_with("$ "),
+            };
+            assert!(!(shown && command), "{}: this command is in no ```sh block: {line}", document.name);
+        }
+    }
+}
+
+#[test]
+fn what_the_text_names_is_there() {
+    let makefile = fs::read_to_string(Path::new(ROOT).join("Makefile")).unwrap();
+    let mut program = String::new();
+    for command in
+        ["train", "eval", "import", "export", "compare", "generate", "score", "doctor", "completions"]
+    {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_ptb-word-lm")).args([command, "--help"]).output().unwrap();
+        program += &String::from_utf8(output.stdout).unwrap();
+    }
+    for document in documents() {
+        let outside: Vec<&str> =
+            document.lines().into_iter().filter(|(fence, _)| fence.is_none()).map(|(_, line)| line).collect();
+        let outside = outside.join("\n");
+        // Every other piece between backquotes is code.
+        for code in outside.split('`').skip(1).step_by(2) {
+            if let Some(target) = code.strip_prefix("make ").and_then(|rest| rest.split_whitespace().next()) {
+                let target = format!("\n{target}:");
+                assert!(
+                    makefile.contains(&target),
+                    "{}: `{code}`: the Makefile has no such target",
+                    document.name
+                );
+            }
+            let flag = code.split(['=', ' ']).next().unwrap_or_default().replace('_', "-");
+            if flag.starts_with("--") && flag.len() > 2 && !code.contains("num_gpus=0") {
+                assert!(program.contains(&flag), "{}: `{code}`: no command has such a flag", document.name);
+            }
+        }
+        // Links to files and to their headings.
+        for link in outside.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            if path.contains("://") {
+                continue;
+            }
+            let here = Path::new(ROOT).join(&document.name);
+            let file = if path.is_empty() { here } else { here.with_file_name(path) };
+            assert!(file.exists(), "{}: {link}: there is no such file", document.name);
+            if !anchor.is_empty() {
+                let text = fs::read_to_string(&file).unwrap();
+                let headings = text.lines().filter(|line| line.starts_with('#')).map(heading_anchor);
+                assert!(
+                    headings.into_iter().any(|heading| heading == anchor),
+                    "{}: {link}: no such heading",
+                    document.name
+                );
+            }
+        }
+    }
+}
+
+/// What a heading is called in a link: lower case, blanks as dashes, no punctuation.
+fn heading_anchor(heading: &str) -> String {
+    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+    heading
+        .trim_start_matches('#')
+        .trim()
+        .to_lowercase()
+        .chars()
+        .filter(kept)
+        .collect::<String>()
+        .replace(' ', "-")
+}
