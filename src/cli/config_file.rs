@@ -123,7 +123,8 @@ fn argument(arg: &Arg, value: &Value, train: &Command) -> Result<Option<OsString
     let long = arg.get_long().unwrap_or_default();
     let text = match (kind(arg), value) {
         (FlagKind::Switch, Value::Bool(on)) => return Ok(on.then(|| format!("--{long}").into())),
-        (FlagKind::Switch, _) => return Err(format!("it is true or false, not {value}")),
+        (FlagKind::Bool, Value::Bool(on)) => on.to_string(),
+        (FlagKind::Switch | FlagKind::Bool, _) => return Err(format!("it is true or false, not {value}")),
         (FlagKind::Number | FlagKind::Word, Value::Number(number)) => number.to_string(),
         (FlagKind::Text | FlagKind::Word, Value::String(text)) => text.clone(),
         (FlagKind::Number, _) => return Err(format!("it is a number, not {value}")),
@@ -144,7 +145,10 @@ fn argument(arg: &Arg, value: &Value, train: &Command) -> Result<Option<OsString
 
 /// What a flag takes.
 enum FlagKind {
+    /// Nothing: it is there or not.
     Switch,
+    /// `=true` or `=false`.
+    Bool,
     Number,
     /// A word, some of which are numbers: 2016, cuda:0.
     Word,
@@ -157,6 +161,8 @@ fn kind(arg: &Arg) -> FlagKind {
     let is = |types: &[TypeId]| types.iter().any(|id| arg.get_value_parser().type_id() == *id);
     if matches!(arg.get_action(), ArgAction::SetTrue) {
         FlagKind::Switch
+    } else if is(&[TypeId::of::<bool>()]) {
+        FlagKind::Bool
     } else if is(&[TypeId::of::<f64>(), TypeId::of::<i64>(), TypeId::of::<u64>()])
         || is(&[TypeId::of::<i32>(), TypeId::of::<u32>(), TypeId::of::<usize>()])
     {
@@ -177,7 +183,7 @@ pub fn flags(matches: &ArgMatches, train: &Command) -> Map<String, Value> {
             continue;
         }
         let value = match kind(arg) {
-            FlagKind::Switch => json!(matches.get_flag(id)),
+            FlagKind::Switch | FlagKind::Bool => json!(matches.get_flag(id)),
             kind => {
                 let Some(text) = matches.get_raw(id).and_then(|mut values| values.next()) else { continue };
                 let text = text.to_string_lossy();
