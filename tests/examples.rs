@@ -73,6 +73,27 @@ fn a_checkpoint_of_tensorflow_costs_what_tensorflow_says() {
 }
 
 #[test]
+fn generate_writes_words_of_the_text_after_the_prompt() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().to_str().unwrap();
+    let train = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
+        .args(["train", "--data-path", "sample", "--device", "cpu", "--max-steps", "150", "--no-eval"])
+        .args(["--hidden-size", "64", "--save-path", run])
+        .env("OMP_NUM_THREADS", "1")
+        .output()
+        .unwrap();
+    assert!(train.status.success(), "{}", String::from_utf8_lossy(&train.stderr));
+    let text = example("generate", &[run, "the"]);
+    let words: Vec<&str> = text.split_whitespace().collect();
+    // 40 words, of which those at a line's end are the newline; and the last newline.
+    assert_eq!(words.len() + text.matches('\n').count(), 41, "{text}");
+    let known: std::collections::HashSet<&str> = sample::TRAIN.split_whitespace().collect();
+    assert!(words.iter().all(|word| known.contains(word)), "{text}");
+    assert_eq!(example("generate", &[run, "the"]), text, "the same seed");
+    assert_ne!(example("generate", &[run]), text, "another beginning");
+}
+
+#[test]
 fn the_sample_corpus_is_what_its_generator_writes() {
     let folder = tempfile::tempdir().unwrap();
     example("sample_corpus", &[folder.path().to_str().unwrap()]);
