@@ -13,7 +13,7 @@
 //! | `run_epoch`, `main` | [`session`] |
 //! | `tf.train.Supervisor`'s checkpoints | [`checkpoint`] |
 //! | `tf.train.Saver`'s files, `numpy.savez` | [`tf`] |
-//! | (the original has no such thing) | [`generate`] |
+//! | (the original has no such thing) | [`generate`], [`score`] |
 
 #![deny(missing_docs)]
 
@@ -35,6 +35,7 @@ pub mod report;
 pub mod results;
 pub mod rnn;
 pub mod sample;
+pub mod score;
 pub mod session;
 pub mod tf;
 

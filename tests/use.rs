@@ -4,9 +4,121 @@ use std::env;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 
-use ptb_word_lm::reader::RawData;
+use ptb_word_lm::checkpoint::Checkpoint;
+use ptb_word_lm::config::RnnMode;
+use ptb_word_lm::generate::{Generator, Sampling};
+use ptb_word_lm::model::{PtbModel, PtbVariables};
+use ptb_word_lm::reader::{EOS, RawData, Vocabulary};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+
+/// Runs the program with something on standard input.
+fn run_with(args: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
+        .args(args)
+        .env("OMP_NUM_THREADS", "1")
+        .env_remove("RUST_BACKTRACE")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    // It may refuse its flags and go before it reads.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+/// Runs something that must succeed: standard output and standard error.
+fn run(args: &[&str], input: &[u8]) -> (String, String) {
+    let output = run_with(args, input);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{args:?} failed: {errors}");
+    (String::from_utf8(output.stdout).unwrap(), errors)
+}
+
+/// Runs something that must fail with this exit code, in these words.
+fn fails(code: i32, args: &[&str], input: &[u8], says: &[&str]) {
+    let output = run_with(args, input);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {errors}");
+    assert!(!errors.contains("panicked"), "{errors}");
+    for words in says {
+        assert!(errors.contains(words), "{args:?} should say {words:?}: {errors}");
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Trains something small in a second or two; the final test perplexity, unrounded.
+fn train(save: &Path, more: &[&str]) -> f64 {
+    let flags = [
+        "train",
+        "--device",
+        "cpu",
+        "--model",
+        "test",
+        "--hidden-size",
+        "24",
+        "--num-steps",
+        "10",
+        "--save-path",
+    ];
+    run(&[&flags[..], &[text(save)], more].concat(), b"");
+    let metrics = fs::read_to_string(save.join("metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    assert_eq!(last["event"], "final");
+    last["perplexity"].as_f64().unwrap()
+}
+
+/// A run on the sample corpus.
+fn sample_run() -> (tempfile::TempDir, f64) {
+    let folder = tempfile::tempdir().unwrap();
+    let perplexity =
+        train(folder.path(), &["--data-path", "sample", "--num-layers", "2", "--max-steps", "150"]);
+    (folder, perplexity)
+}
+
+/// The newest model of a run, with its words.
+fn load(save: &Path) -> (PtbVariables, Vocabulary) {
+    let checkpoint = Checkpoint::load(save, &mut |n| panic!("{n}")).unwrap();
+    let cell = checkpoint.cell().unwrap();
+    let variables = PtbVariables::new(&checkpoint.run.config, cell, Device::Cpu, Kind::Float, 0).unwrap();
+    variables.assign(&checkpoint.variables).unwrap();
+    (variables, checkpoint.vocabulary.unwrap())
+}
+
+/// ln p of every next word after all these, computed from the beginning in the readable mode.
+fn log_probs_after(model: &PtbModel, ids: &[i64]) -> Vec<f64> {
+    let x = Tensor::from_slice(ids).unsqueeze(0);
+    let (logits, _) = model.logits(&x, &model.zero_state(1)).unwrap();
+    let last = logits.get(ids.len() as i64 - 1).to_kind(Kind::Double);
+    Vec::<f64>::try_from(last.log_softmax(0, Kind::Double)).unwrap()
+}
+
+/// Scores text with --json: the lines and the total.
+fn score(save: &Path, flags: &[&str], input: &[u8]) -> (Vec<Value>, Value) {
+    let args = [&["score", "--checkpoint", text(save), "--device", "cpu", "--json"], flags].concat();
+    let (out, _) = run(&args, input);
+    let mut objects: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let total = objects.pop().unwrap();
+    assert_eq!(total["event"], "total");
+    assert_eq!(total["lines"], objects.len());
+    for (n, object) in objects.iter().enumerate() {
+        assert_eq!((&object["event"], &object["line"]), (&"line".into(), &(n + 1).into()));
+    }
+    (objects, total)
+}
+
+fn close(a: &Value, b: f64, tolerance: f64) {
+    let a = a.as_f64().unwrap_or_else(|| panic!("{a} instead of {b}"));
+    assert!((a / b - 1.0).abs() < tolerance, "{a} instead of {b}");
+}
 
 /// The most memory that this process has had at once, in bytes.
 fn peak_memory() -> u64 {
@@ -59,4 +171,286 @@ fn a_large_corpus_takes_memory_for_its_ids_and_not_for_its_text() {
     assert!(tokens > 13_000_000, "{tokens}");
     assert!(peak < 4 * tokens + 16_000_000, "{tokens} tokens took {peak} bytes");
     assert!(peak < bytes as u64, "{peak} bytes for a text of {bytes}");
+}
+
+#[test]
+fn generated_words_are_the_ones_that_a_computation_from_scratch_draws() {
+    let (folder, _) = sample_run();
+    let (variables, vocabulary) = load(folder.path());
+    // Not the mode that `generate` uses, and always the whole text anew.
+    let model = PtbModel::new(&variables, false, RnnMode::Basic);
+    let prompt = "the company said";
+    let base = ["generate", "--checkpoint", text(folder.path()), "--device", "cpu", "--words", "40"];
+    let whole = Sampling::default();
+    for (flags, sampling) in [
+        (&["--temperature", "0"][..], Sampling { temperature: 0.0, ..whole }),
+        (&["--temperature", "1.5"], Sampling { temperature: 1.5, ..whole }),
+        (&["--top-k", "5"], Sampling { top_k: Some(5), ..whole }),
+        (&["--top-p", "0.8"], Sampling { top_p: 0.8, ..whole }),
+    ] {
+        for (seed, prompt) in [(0, prompt), (7, "")] {
+            let seed_text = seed.to_string();
+            let (out, _) =
+                run(&[&base[..], flags, &["--seed", &seed_text, "--prompt", prompt]].concat(), b"");
+            let begin = if prompt.is_empty() { EOS } else { prompt };
+            let mut ids: Vec<i64> =
+                begin.split(' ').map(|word| i64::from(vocabulary.id(word).unwrap())).collect();
+            let mut expected: Vec<String> = prompt.split_whitespace().map(str::to_owned).collect();
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            for _ in 0..40 {
+                let log_probs = log_probs_after(&model, &ids);
+                let uniform = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+                let next = if sampling.temperature == 0.0 {
+                    (0..log_probs.len()).max_by(|&a, &b| log_probs[a].total_cmp(&log_probs[b])).unwrap()
+                } else {
+                    drawn(&log_probs, sampling, uniform)
+                };
+                ids.push(next as i64);
+                expected.push(vocabulary.word(next as i32).unwrap().to_owned());
+            }
+            // A line's end shows as one; after the last there may be one more.
+            let shown = out.replace('\n', &format!(" {EOS} "));
+            let mut shown: Vec<&str> = shown.split_whitespace().collect();
+            if expected.last().is_some_and(|word| word != EOS) {
+                assert_eq!(shown.pop(), Some(EOS));
+            }
+            assert_eq!(shown, expected, "{flags:?}, seed {seed}");
+        }
+    }
+    // The library's Generator is the command's.
+    let mut generator = Generator::new(&model, whole, 7).unwrap();
+    assert!(generator.next_word().is_err(), "nothing was read yet");
+    generator.read(&[vocabulary.id(EOS).unwrap()]).unwrap();
+    let words: Vec<&str> =
+        (0..40).map(|_| vocabulary.word(generator.next_word().unwrap()).unwrap()).collect();
+    let (out, _) = run(&[&base[..], &["--seed", "7"]].concat(), b"");
+    let shown: Vec<&str> = words.iter().copied().filter(|&word| word != EOS).collect();
+    assert_eq!(out.split_whitespace().collect::<Vec<_>>(), shown);
+    assert!(generator.read(&[vocabulary.len() as i32]).is_err() && generator.read(&[-1]).is_err());
+}
+
+/// The definition, in the plainest way: sort, cut, walk.
+fn drawn(log_probs: &[f64], sampling: Sampling, uniform: f64) -> usize {
+    let mut words: Vec<(usize, f64)> =
+        log_probs.iter().map(|p| (p / sampling.temperature).exp()).enumerate().collect();
+    words.sort_by(|a, b| b.1.total_cmp(&a.1));
+    words.truncate(sampling.top_k.unwrap_or(words.len()));
+    let sum: f64 = words.iter().map(|w| w.1).sum();
+    let mut nucleus = Vec::new();
+    let mut covered = 0.0;
+    for (word, p) in words {
+        if covered < sampling.top_p {
+            nucleus.push((word, p / sum));
+        }
+        covered += p / sum;
+    }
+    let sum: f64 = nucleus.iter().map(|w| w.1).sum();
+    let mut below = 0.0;
+    for &(word, p) in &nucleus {
+        below += p / sum;
+        if uniform < below {
+            return word;
+        }
+    }
+    nucleus.last().unwrap().0
+}
+
+#[test]
+fn generate_says_what_it_makes_of_a_prompt() {
+    let (folder, _) = sample_run();
+    let base = ["generate", "--save_path", text(folder.path()), "--device", "cpu", "--words", "12"];
+    let generate = |flags: &[&str]| run(&[&base[..], flags].concat(), b"");
+    let (out, errors) = generate(&["--prompt", "  the xyzzy   company "]);
+    assert!(out.starts_with("the <unk> company"), "{out}");
+    assert!(errors.contains("<unk>: xyzzy"), "{errors}");
+    let (out, errors) = generate(&["--prompt", "xyzzy plugh"]);
+    assert!(out.starts_with("<unk> <unk>") && errors.contains("plugh, xyzzy"), "{out} {errors}");
+    // A line's end in a prompt is one, and so it is in what comes out.
+    let (out, errors) = generate(&["--prompt", "the company said\nthe"]);
+    assert!(out.starts_with("the company said\nthe ") && errors.is_empty(), "{out} {errors}");
+    let (out, errors) = generate(&[]);
+    assert!(out.split_whitespace().count() > 3 && errors.is_empty(), "{out} {errors}");
+    assert!(out.ends_with('\n') && !out.contains(EOS), "{out}");
+    assert_eq!(generate(&["--prompt", ""]).0, out);
+    assert_ne!(generate(&["--seed", "-1"]).0, out);
+    assert_eq!(run(&[&base[..5], &["--words", "0", "--prompt", "the"]].concat(), b"").0, "the\n");
+
+    // Whoever reads may have enough.
+    let program = env!("CARGO_BIN_EXE_ptb-word-lm");
+    let script = format!(
+        "'{program}' generate --checkpoint '{}' --device cpu --words 100000 | head -n 2; echo ${{PIPESTATUS[0]}}",
+        text(folder.path())
+    );
+    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().last(), Some("0"));
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    for (flags, says) in [
+        (["--temperature", "-0.5"], "--temperature is -0.5"),
+        (["--temperature", "nan"], "--temperature is NaN"),
+        (["--temperature", "inf"], "--temperature is inf"),
+        (["--temperature", "warm"], "--temperature"),
+        (["--top-p", "0"], "--top-p is 0"),
+        (["--top-p", "1.1"], "--top-p is 1.1"),
+        (["--top-p", "-0.1"], "--top-p is -0.1"),
+        (["--top-k", "0"], "--top-k"),
+        (["--top-k", "-3"], "--top-k"),
+        (["--seed", "x"], "--seed"),
+    ] {
+        fails(2, &[&base[..], &flags].concat(), b"", &[says]);
+    }
+    fails(2, &[&base[..5], &["--words", "-1"]].concat(), b"", &["--words"]);
+    let nowhere = folder.path().join("nowhere");
+    fails(1, &["generate", "--checkpoint", text(&nowhere)], b"", &["nowhere"]);
+    for entry in fs::read_dir(folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "safetensors") {
+            fs::write(path, b"not a checkpoint").unwrap();
+        }
+    }
+    fails(1, &base, b"", &["no checkpoint in it is whole"]);
+}
+
+#[test]
+fn scores_are_the_model_s_log_probabilities() {
+    let (folder, perplexity) = sample_run();
+    let save = folder.path();
+    // The sample's test text: what training printed at its end, over the same words.
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/sample/ptb.test.txt");
+    let (lines, total) = score(save, &[text(&sample)], b"");
+    close(&total["perplexity"], perplexity, 1e-6);
+    let tokens = RawData::read("sample").unwrap().test.tokens.len();
+    assert_eq!((&total["words"], &total["unknown"]), (&(tokens - 1).into(), &0.into()));
+    let sum: f64 = lines.iter().map(|line| line["log_probability"].as_f64().unwrap()).sum();
+    close(&total["log_probability"], sum, 1e-12);
+    // Standard input is the same text.
+    assert_eq!(score(save, &[], &fs::read(&sample).unwrap()).1, total);
+    assert_eq!(score(save, &["-"], &fs::read(&sample).unwrap()).1, total);
+
+    // Word by word, against a computation from the beginning for each.
+    let (variables, vocabulary) = load(save);
+    let model = PtbModel::new(&variables, false, RnnMode::Basic);
+    let input = b" the company said it has xyzzy \n\n the company";
+    let words = ["the", "company", "said", "it", "has", "<unk>", EOS, EOS, "the", "company"];
+    let ids = words.map(|word| i64::from(vocabulary.id(word).unwrap()));
+    let (lines, total) = score(save, &["--per-word"], input);
+    let per_word: Vec<&Value> = lines.iter().flat_map(|line| line["per_word"].as_array().unwrap()).collect();
+    assert_eq!(per_word.len(), words.len());
+    assert_eq!(
+        per_word[0],
+        &serde_json::json!({"word": "the", "log_probability": null, "surprise": null, "unknown": false})
+    );
+    assert_eq!((&per_word[5]["word"], &per_word[5]["unknown"]), (&"xyzzy".into(), &true.into()));
+    let mut sum = 0.0;
+    for i in 1..words.len() {
+        let expected = log_probs_after(&model, &ids[..i])[ids[i] as usize];
+        close(&per_word[i]["log_probability"], expected, 1e-5);
+        close(&per_word[i]["surprise"], -expected, 1e-5);
+        sum += expected;
+    }
+    close(&total["log_probability"], sum, 1e-5);
+    close(&total["perplexity"], (-sum / 9.0).exp(), 1e-5);
+    assert_eq!((&total["words"], &total["unknown"]), (&9.into(), &1.into()));
+    assert_eq!(
+        (&lines[0]["words"], &lines[1]["words"], &lines[2]["words"]),
+        (&6.into(), &1.into(), &2.into())
+    );
+
+    // On its own, a line begins after <eos> with nothing remembered, and its end is scored, newline or not.
+    let eos = i64::from(vocabulary.id(EOS).unwrap());
+    let (lines, total) = score(save, &["--independent"], input);
+    assert_eq!(lines[0]["words"], 7);
+    let sentence = [eos, ids[8], ids[9], eos];
+    let sum: f64 = (1..4).map(|i| log_probs_after(&model, &sentence[..i])[sentence[i] as usize]).sum();
+    close(&lines[2]["log_probability"], sum, 1e-5);
+    close(&lines[2]["perplexity"], (-sum / 3.0).exp(), 1e-5);
+    assert_eq!((&lines[2]["words"], &total["words"]), (&3.into(), &11.into()));
+
+    // A line longer than what goes through the model at once goes on where the piece before it ended.
+    let long = "the company said it ".repeat(300);
+    assert_eq!(score(save, &[], long.as_bytes()).1["words"], 1199);
+    let (lines, _) = score(save, &["--per-word"], long.as_bytes());
+    let at_700: Vec<i64> = (0..701).map(|i| ids[i % 4]).collect();
+    let expected = log_probs_after(&model, &at_700[..700])[at_700[700] as usize];
+    close(&lines[0]["per_word"][700]["log_probability"], expected, 1e-4);
+
+    // For people.
+    let base = ["score", "--checkpoint", text(save), "--device", "cpu"];
+    let (out, errors) = run(&[&base[..], &["--per-word"]].concat(), input);
+    assert!(out.contains("xyzzy (unknown)") && out.contains("\nPerplexity: "), "{out}");
+    assert!(errors.contains("scored as <unk>"), "{errors}");
+    assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
+
+    fails(1, &base, b"", &["standard input", "empty"]);
+    fails(1, &base, b"word", &["standard input", "only context"]);
+    fails(1, &base, b"a b\nc \xff d\n", &["not UTF-8", "line 2, byte 6"]);
+    let latin = save.join("latin.txt");
+    fs::write(&latin, b"caf\xe9\n").unwrap();
+    fails(1, &[&base[..], &[text(&latin)]].concat(), b"", &["latin.txt: not UTF-8", "line 1, byte 3"]);
+    fails(1, &[&base[..], &[text(save)]].concat(), b"", &["is a folder"]);
+    fails(1, &[&base[..], &["nowhere.txt"]].concat(), b"", &["nowhere.txt: cannot be read"]);
+}
+
+#[test]
+fn a_corpus_of_one_s_own_with_a_small_vocabulary() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("my text");
+    fs::create_dir(&data).unwrap();
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/sample");
+    for split in ["train", "valid", "test"] {
+        let text = fs::read_to_string(sample.join(format!("ptb.{split}.txt"))).unwrap();
+        // WikiText's shape: headings and blank lines.
+        let text: String = text.lines().map(|line| format!(" = {line}= \n \n{line}\n")).collect();
+        fs::write(data.join(format!("wiki.{split}.tokens")), text).unwrap();
+    }
+    let save = folder.path().join("run");
+    let flags = ["--data-path", text(&data), "--max-vocab", "50", "--min-count", "3"];
+    let perplexity = train(&save, &[&flags[..], &["--max-steps", "40"]].concat());
+    let (_, vocabulary) = load(&save);
+    assert_eq!(vocabulary.len(), 50);
+    let eval = ["eval", "--checkpoint", text(&save), "--data-path", text(&data), "--device", "cpu"];
+    let (out, errors) = run(&eval, b"");
+    assert!(out.contains(&format!("Test Perplexity: {perplexity:.3}\n")), "{out}");
+    assert!(errors.contains("wiki.test.tokens") && errors.contains("<unk>"), "{errors}");
+    // Every word outside of the vocabulary is read as <unk>, in training, eval and score alike.
+    let (_, total) = score(&save, &[text(&data.join("wiki.test.tokens"))], b"");
+    close(&total["perplexity"], perplexity, 1e-6);
+    assert!(total["unknown"].as_u64().unwrap() > 1000, "{total}");
+    run(&["generate", "--checkpoint", text(&save), "--device", "cpu", "--words", "5"], b"");
+    // Resumed with the same, and only with the same.
+    train(&save, &[&flags[..], &["--max-steps", "45"]].concat());
+    let more = [
+        "train",
+        "--model",
+        "test",
+        "--hidden-size",
+        "24",
+        "--num-steps",
+        "10",
+        "--device",
+        "cpu",
+        "--save-path",
+    ];
+    let resume = |flags: &[&str], says: &[&str]| {
+        let args = [&more[..], &[text(&save), "--data-path", text(&data)], flags].concat();
+        fails(1, &args, b"", says);
+    };
+    resume(&["--max-vocab", "60", "--min-count", "3"], &["max_vocab is 50 there and 60 here"]);
+    resume(&["--max-vocab", "50"], &["min_count is 3 there and not set here"]);
+    for (flag, value) in
+        [("--max-vocab", "1"), ("--max-vocab", "-5"), ("--min-count", "0"), ("--min-count", "x")]
+    {
+        fails(2, &["train", "--data-path", "sample", flag, value], b"", &[flag]);
+    }
+}
+
+#[test]
+#[ignore = "needs PTB: its folder in PTB_DATA (make test DATA=FOLDER)"]
+fn ptb_test_text_has_the_perplexity_that_eval_prints() {
+    let folder = env::var("PTB_DATA").expect("PTB_DATA names PTB's folder");
+    let save = tempfile::tempdir().unwrap();
+    let perplexity = train(save.path(), &["--data-path", &folder, "--max-steps", "300"]);
+    let (lines, total) = score(save.path(), &[&format!("{folder}/ptb.test.txt")], b"");
+    close(&total["perplexity"], perplexity, 1e-6);
+    assert_eq!((lines.len(), &total["words"], &total["unknown"]), (3761, &82_429.into(), &0.into()));
 }

@@ -26,7 +26,7 @@ pub struct GenerateArgs {
     )]
     prompt: String,
     /// Words to write after the prompt; a line's end is one, as in the perplexity
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true)]
     words: u64,
     /// Below 1 likely words become likelier, above 1 less so; 0 always takes the likeliest word
     #[arg(

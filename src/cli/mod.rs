@@ -9,6 +9,7 @@ mod doctor;
 mod eval;
 mod generate;
 mod saved;
+mod score;
 mod train;
 
 use std::ffi::OsString;
@@ -80,6 +81,8 @@ Examples:
   ptb-word-lm generate --checkpoint runs/small --prompt 'the company said'
       to go on from these words")]
     Generate(generate::GenerateArgs),
+    /// Say how likely a text is to a saved model, line by line
+    Score(score::ScoreArgs),
     /// Make a checkpoint of a model that TensorFlow saved
     #[command(after_help = "\
 Examples:
@@ -181,6 +184,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Train(args) => return args.run(),
         Command::Eval(args) => args.run(),
         Command::Generate(args) => args.run(),
+        Command::Score(args) => args.run(),
         Command::Import(args) => args.run(),
         Command::Export(args) => args.run(),
         Command::Compare(args) => args.run(),

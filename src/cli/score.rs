@@ -1,0 +1,198 @@
+//! `score`
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::saved::{Saved, SavedFlags};
+use crate::model::PtbModel;
+use crate::reader::UNK;
+use crate::report::notice;
+use crate::score::{Scored, Scorer, Totals, Word};
+
+/// Characters of a line that are shown beside its figures, on a terminal of 80 columns.
+const SHOWN: usize = 42;
+
+const JSON_HELP: &str = "\
+All logarithms are natural. A word's surprise is -ln p(word | all words before it); a perplexity is exp of the mean surprise. A line's end \
+is a word, <eos>, as in training.
+
+The text is one text, as in `eval`: what the model remembers goes on from line to line, and the very first word is only context. So the \
+test text's perplexity is the one that `eval` prints. (`eval` leaves unknown words out if the model was trained without --max-vocab and \
+--min-count; here they are read as <unk>, if the model knows that.) With --independent every line is a text of its own.
+
+--json prints one object a line:
+  {\"event\": \"line\", \"line\": 1, \"log_probability\": -55.3, \"perplexity\": 81.9, \"words\": 12, \"unknown\": 0}
+  and a last one with the sums:
+  {\"event\": \"total\", \"lines\": 1, \"log_probability\": ..., \"perplexity\": ..., \"words\": ..., \"unknown\": ...}
+  words counts those that were scored; perplexity is null where that is none. With --per-word a line has
+  \"per_word\": [{\"word\": \"the\", \"log_probability\": -2.9, \"surprise\": 2.9, \"unknown\": false}, ...]
+  with null for a word that is only context, or left out because the model has no <unk>.";
+
+#[derive(Args)]
+#[command(after_long_help = JSON_HELP, after_help = "`--help` says what the figures mean and names the JSON's.")]
+pub struct ScoreArgs {
+    #[command(flatten)]
+    saved: SavedFlags,
+    /// The text, one sentence a line, words separated by spaces as in the training text [default: standard input, as with -]
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Show every word's surprise
+    #[arg(long)]
+    per_word: bool,
+    /// Print JSON, one object a line and one for all
+    #[arg(long)]
+    json: bool,
+    /// Score every line on its own, after <eos> and with an empty memory
+    #[arg(long)]
+    independent: bool,
+}
+
+impl ScoreArgs {
+    pub fn run(self) -> Result<()> {
+        match self.write() {
+            // Whoever was reading has enough: `score | head`.
+            Err(error)
+                if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn write(&self) -> Result<()> {
+        // The text is opened first: a wrong name should not show after the loading of a large model.
+        let (name, text): (String, Box<dyn Read>) = match &self.file {
+            Some(path) if path != Path::new("-") => {
+                let name = path.display().to_string();
+                let file = File::open(path).with_context(|| format!("{name}: cannot be read"))?;
+                ensure!(!file.metadata()?.is_dir(), "{name}: is a folder; score takes a file");
+                (name, Box::new(file))
+            }
+            _ => ("standard input".into(), Box::new(io::stdin())),
+        };
+        let Saved { vocabulary, variables, mode } = self.saved.load()?;
+        let model = PtbModel::new(&variables, false, mode);
+        let scorer = Scorer { model: &model, vocabulary: &vocabulary, independent: self.independent };
+        let mut out = io::stdout().lock();
+        let mut lines = 0;
+        let mut words: Vec<Word> = Vec::new();
+        let mut shown = Beginning::default();
+        let total = scorer.score(text, &name, &mut |scored| {
+            match scored {
+                Scored::Word(word) => {
+                    shown.add(&word.word);
+                    if self.per_word {
+                        words.push(word.clone());
+                    }
+                }
+                Scored::Line(sums) => {
+                    lines += 1;
+                    if self.json {
+                        let mut object = json!({"event": "line", "line": lines});
+                        put(&mut object, &sums);
+                        if self.per_word {
+                            object["per_word"] = words.iter().map(word_json).collect();
+                        }
+                        writeln!(out, "{object}")?;
+                    } else {
+                        if lines == 1 {
+                            writeln!(
+                                out,
+                                "{:>6} {:>10} {:>10} {:>7}  text",
+                                "line", "log-prob", "perplexity", "unknown"
+                            )?;
+                        }
+                        let Totals { log_probability, unknown, .. } = sums;
+                        let perplexity = perplexity(&sums);
+                        let text = &shown.text;
+                        writeln!(
+                            out,
+                            "{lines:>6} {log_probability:>10.3} {perplexity:>10} {unknown:>7}  {text}"
+                        )?;
+                        for word in &words {
+                            let surprise = word.log_probability.map_or("-".into(), |p| format!("{:.3}", -p));
+                            let unknown = if word.unknown { " (unknown)" } else { "" };
+                            writeln!(out, "{surprise:>17}  {}{unknown}", word.word)?;
+                        }
+                    }
+                    out.flush()?;
+                    words.clear();
+                    shown = Beginning::default();
+                }
+            }
+            Ok(())
+        })?;
+        if total.unknown > 0 {
+            let what = match vocabulary.id(UNK) {
+                Some(_) => "scored as <unk>",
+                None => "left out, as the model has no <unk>",
+            };
+            notice(&format!("{name}: words not in the model's vocabulary: {}, {what}", total.unknown));
+        }
+        ensure!(
+            total.words > 0,
+            "{name}: there is no word to score: the first word of a text is only context (with --independent it is scored too)"
+        );
+        if self.json {
+            let mut object = json!({"event": "total", "lines": lines});
+            put(&mut object, &total);
+            writeln!(out, "{object}")?;
+        } else {
+            writeln!(out)?;
+            writeln!(out, "Lines: {lines}, words scored: {}, unknown: {}", total.words, total.unknown)?;
+            writeln!(out, "Log-probability: {:.3}", total.log_probability)?;
+            writeln!(out, "Perplexity: {}", perplexity(&total))?;
+        }
+        Ok(())
+    }
+}
+
+fn perplexity(sums: &Totals) -> String {
+    sums.perplexity().map_or("-".into(), |p| format!("{p:.3}"))
+}
+
+fn put(object: &mut Value, sums: &Totals) {
+    object["log_probability"] = json!(sums.log_probability);
+    object["perplexity"] = json!(sums.perplexity());
+    object["words"] = json!(sums.words);
+    object["unknown"] = json!(sums.unknown);
+}
+
+fn word_json(word: &Word) -> Value {
+    json!({
+        "word": word.word,
+        "log_probability": word.log_probability,
+        "surprise": word.log_probability.map(|p| -p),
+        "unknown": word.unknown,
+    })
+}
+
+/// The beginning of a line, as far as it is shown.
+#[derive(Default)]
+struct Beginning {
+    text: String,
+    chars: usize,
+}
+
+impl Beginning {
+    fn add(&mut self, word: &str) {
+        if self.chars > SHOWN || word == crate::reader::EOS {
+            return;
+        }
+        let space = if self.text.is_empty() { "" } else { " " };
+        for c in space.chars().chain(word.chars()) {
+            self.chars += 1;
+            if self.chars > SHOWN {
+                self.text.push('…');
+                return;
+            }
+            self.text.push(c);
+        }
+    }
+}
