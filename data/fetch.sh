@@ -18,14 +18,15 @@ aa0affc06ff7c36e977d7cd49e3839bf  ptb.valid.txt
 say() { echo "data: $*" >&2; }
 
 if [ -n "${DATA:-}" ]; then
-    for split in train valid test; do
-        [ -f "$DATA/ptb.$split.txt" ] || {
-            say "DATA=$DATA has no ptb.$split.txt"
-            exit 2
-        }
+    # PTB's names, or those of another text (docs/own-text.md).
+    for naming in ptb.@.txt @.txt wiki.@.tokens wiki.@.raw; do
+        if [ -f "$DATA/${naming/@/train}" ] && [ -f "$DATA/${naming/@/valid}" ] && [ -f "$DATA/${naming/@/test}" ]; then
+            echo "$DATA"
+            exit 0
+        fi
     done
-    echo "$DATA"
-    exit 0
+    say "DATA=$DATA has no ptb.train.txt, ptb.valid.txt and ptb.test.txt, nor the three under another name (docs/own-text.md)"
+    exit 2
 fi
 
 # Whether the folder $1 holds the three files, unchanged.

@@ -17,7 +17,20 @@ use crate::score::{Scored, Scorer, Totals, Word};
 /// Characters of a line that are shown beside its figures, on a terminal of 80 columns.
 const SHOWN: usize = 42;
 
-const JSON_HELP: &str = "\
+const EXAMPLES: &str = "\
+Examples:
+  ptb-word-lm score --checkpoint runs/small my-text/ptb.test.txt
+  echo 'the company said' | ptb-word-lm score --checkpoint runs/small --per-word
+  ptb-word-lm score --checkpoint runs/small --independent --json sentences.txt
+
+`--help` says what the figures mean, and names the JSON's.";
+
+const MORE_HELP: &str = "\
+Examples:
+  ptb-word-lm score --checkpoint runs/small my-text/ptb.test.txt
+  echo 'the company said' | ptb-word-lm score --checkpoint runs/small --per-word
+  ptb-word-lm score --checkpoint runs/small --independent --json sentences.txt
+
 All logarithms are natural. A word's surprise is -ln p(word | all words before it); a perplexity is exp of the mean surprise. A line's end \
 is a word, <eos>, as in training.
 
@@ -34,7 +47,7 @@ test text's perplexity is the one that `eval` prints. (`eval` leaves unknown wor
   with null for a word that is only context, or left out because the model has no <unk>.";
 
 #[derive(Args)]
-#[command(after_long_help = JSON_HELP, after_help = "`--help` says what the figures mean and names the JSON's.")]
+#[command(after_long_help = MORE_HELP, after_help = EXAMPLES)]
 pub struct ScoreArgs {
     #[command(flatten)]
     saved: SavedFlags,
