@@ -43,7 +43,9 @@ pub fn read_data(data_path: &str, limits: Limits) -> Result<RawData> {
             // On standard error, and only if that is a terminal.
             bar = ProgressBar::new(total)
                 .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-                .with_prefix(format!("reading {}", file_name(name)));
+                .with_prefix(format!("reading {}", file_name(name)))
+                .with_position(done);
+            bar.reset_eta();
         }
         bar.set_position(done);
     });
