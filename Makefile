@@ -28,7 +28,7 @@ data=$$(DATA='$(DATA)' data/fetch.sh) || { \
 endef
 
 # The tests, benches and the binary share the release profile, so that torch-sys, which takes minutes, is compiled once.
-.PHONY: help train-cpu train-cuda build data libtorch test test-tensorflow compare bench golden torture doc lint clean
+.PHONY: help train-cpu train-cuda build data libtorch distributed test test-distributed test-tensorflow compare bench golden torture doc lint clean
 .DEFAULT_GOAL := help
 
 help: ## This menu
@@ -62,6 +62,17 @@ libtorch: $(CPU_LIBTORCH) ## Fetch libtorch 2.11.0 into .libtorch (unless LIBTOR
 
 .libtorch/cuda.stamp: $(CPU_LIBTORCH)
 	@PYTHON='$(PYTHON)' scripts/libtorch.sh cuda
+
+distributed: $(CPU_LIBTORCH) ## Build with data parallelism: --workers, --num-gpus (docs/distributed.md)
+	@PYTHON='$(PYTHON)' scripts/headers.sh
+	@cargo build --release --features distributed
+
+test-distributed: distributed ## Its tests: workers as processes, killed and stopped
+	cargo test --release --features distributed --test distributed
+ifneq ($(PTB_DATA),)
+	PTB_DATA='$(PTB_DATA)' cargo test --release --features distributed --test distributed -- --ignored ptb_
+endif
+	cargo clippy --release --features distributed --all-targets -- -D warnings
 
 test: $(CPU_LIBTORCH) ## Run the tests; with DATA also those that need PTB
 	cargo test --release

@@ -124,6 +124,11 @@ pub fn allow_tf32(allow: bool) {
     unsafe { ptb_allow_tf32(allow) }
 }
 
+/// How many GPUs there are to train on. Like [`select`], it must come before other uses of libtorch.
+pub fn gpu_count() -> i64 {
+    if load_cuda().is_ok() { tch::Cuda::device_count().max(0) } else { 0 }
+}
+
 unsafe extern "C" {
     fn ptb_allow_tf32(allow: bool);
 }

@@ -11,6 +11,7 @@
 //! | `sequence_loss_by_example`, `sequence_loss` | [`loss`] |
 //! | `tf.clip_by_global_norm`, `tf.train.GradientDescentOptimizer` | [`optimizer`] |
 //! | `run_epoch`, `main` | [`session`] |
+//! | `AutoParallel` (`--num_gpus`) | [`distributed`] |
 //! | `tf.train.Supervisor`'s checkpoints | [`checkpoint`] |
 //! | `tf.train.Saver`'s files, `numpy.savez` | [`tf`] |
 //! | (the original has no such thing) | [`generate`], [`score`] |
@@ -23,6 +24,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod device;
+pub mod distributed;
 pub mod files;
 pub mod generate;
 pub mod graph;

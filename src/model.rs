@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tch::{Device, Kind, Tensor, nn};
 
 use crate::config::{Config, Precision, RnnMode};
+use crate::distributed::{Pending, Workers};
 use crate::loss::SoftmaxLayer;
 use crate::optimizer::{self, Gradient};
 use crate::rnn::{
@@ -333,6 +334,7 @@ pub struct PtbModel<'a> {
     is_training: bool,
     rnn_mode: RnnMode,
     precision: Precision,
+    workers: Option<&'a dyn Workers>,
 }
 
 /// What a training step tells: scalars on the model's device, not yet read.
@@ -348,7 +350,7 @@ pub struct Step {
 impl<'a> PtbModel<'a> {
     /// A view that is training (dropout, gradients) or not.
     pub fn new(variables: &'a PtbVariables, is_training: bool, rnn_mode: RnnMode) -> Self {
-        PtbModel { variables, is_training, rnn_mode, precision: Precision::Fp32 }
+        PtbModel { variables, is_training, rnn_mode, precision: Precision::Fp32, workers: None }
     }
 
     /// The configuration of its variables.
@@ -359,6 +361,16 @@ impl<'a> PtbModel<'a> {
     /// The same view with its softmax layer's products, most of the model's arithmetic, in another precision.
     pub fn precision(self, precision: Precision) -> Self {
         PtbModel { precision, ..self }
+    }
+
+    /// The same view for one of several workers: of every batch given it computes its rows, and what it tells is the sum of all workers'.
+    pub fn among(self, workers: Option<&'a dyn Workers>) -> Self {
+        PtbModel { workers, ..self }
+    }
+
+    /// The workers that it is one of, if there are several.
+    pub fn workers(&self) -> Option<&'a dyn Workers> {
+        self.workers
     }
 
     /// The state before the first word: zeros; per layer c, then h, each `[batch_size, hidden]`.
@@ -498,6 +510,9 @@ impl<'a> PtbModel<'a> {
     /// Cost of a batch, the gradient of every trainable variable, and the final state, with the masks given.
     ///
     /// The looked-up rows are the leaf that is differentiated, not the table: that is TensorFlow's `IndexedSlices`.
+    ///
+    /// One of several workers ([`Self::among`]) is given the whole batch and its masks, and the state of its own rows; cost and gradients are
+    /// the whole batch's.
     pub fn gradients(
         &self,
         x: &Tensor,
@@ -509,10 +524,15 @@ impl<'a> PtbModel<'a> {
         ensure!(self.is_training, "this view of the model is not training: it has no gradients");
         let expected = if v.config.keep_prob < 1.0 { v.config.num_layers as usize + 1 } else { 0 };
         ensure!(masks.len() == expected, "{} dropout masks for {expected} places", masks.len());
-        let rows = tch::no_grad(|| self.lookup(x)).set_requires_grad(true);
+        let share = |t: &Tensor| self.workers.map_or_else(|| t.shallow_clone(), |workers| workers.rows(t));
+        let masks: Vec<Tensor> = masks.iter().map(share).collect();
+        let rows = tch::no_grad(|| self.lookup(&share(x))).set_requires_grad(true);
         let narrowed = self.narrowed();
-        let (output, state) = self.outputs_of(narrowed.as_deref(), &rows, state, masks)?;
-        let softmax = self.softmax().cost_and_gradients(&output, &y.flatten(0, -1), x.size()[0]);
+        let (output, state) = self.outputs_of(narrowed.as_deref(), &rows, state, &masks)?;
+        let mut softmax = self.softmax().cost_and_gradients(&output, &share(y).flatten(0, -1), x.size()[0]);
+        // The softmax layer's gradient is the largest of all and the first to be there: it travels while the layers below compute theirs.
+        softmax.w = softmax.w.contiguous();
+        let travelling = self.workers.map(|workers| workers.all_reduce(&softmax.w)).transpose()?;
         let trainable = v.trainable();
         let leaves: Vec<&Tensor> = match &narrowed {
             Some(stacks) => layers(stacks).flat_map(|layer| &layer[..3]).collect(),
@@ -529,11 +549,14 @@ impl<'a> PtbModel<'a> {
                 let _ = gradient.g_mul_scalar_(1.0 / loss_scale);
             }
         }
-        let recurrent = below.split_off(1);
-        let embedding = Gradient::IndexedSlices {
-            values: below.remove(0).reshape([-1, v.config.hidden_size]),
-            indices: x.flatten(0, -1),
-        };
+        let mut recurrent = below.split_off(1);
+        let mut values = below.remove(0).reshape([-1, v.config.hidden_size]);
+        if let (Some(workers), Some(travelling)) = (self.workers, travelling) {
+            let rest = recurrent.iter_mut().chain([&mut softmax.b, &mut softmax.cost]).collect();
+            values = sum_over_workers(workers, travelling, rest, &values)?;
+        }
+        // Every worker has the whole text, so the rows' indices need not travel.
+        let embedding = Gradient::IndexedSlices { values, indices: x.flatten(0, -1) };
         let dense = recurrent.into_iter().chain([softmax.w, softmax.b]).map(Gradient::Dense);
         let gradients = std::iter::once(embedding).chain(dense).collect();
         Ok((softmax.cost, gradients, state.iter().map(Tensor::detach).collect()))
@@ -560,4 +583,25 @@ impl<'a> PtbModel<'a> {
         optimizer::descend(&self.variables.trainable(), &gradients, &factor(&scale));
         Ok(Step { cost, global_norm, state })
     }
+}
+
+/// Sums the `rest` over the workers, as one message, and puts the embedding's rows, `[n, hidden]` each, one after the other: rows as rows, so
+/// that they enter the global norm one by one. Waits for these and for what was `travelling` before.
+fn sum_over_workers(
+    workers: &dyn Workers,
+    travelling: Pending,
+    rest: Vec<&mut Tensor>,
+    rows: &Tensor,
+) -> Result<Tensor> {
+    let (all_rows, gathered) = workers.all_gather(rows)?;
+    let sizes: Vec<i64> = rest.iter().map(|t| t.numel() as i64).collect();
+    let bucket = Tensor::cat(&rest.iter().map(|t| t.flatten(0, -1)).collect::<Vec<_>>(), 0);
+    let summed = workers.all_reduce(&bucket)?;
+    for pending in [travelling, gathered, summed] {
+        pending.wait()?;
+    }
+    for (tensor, sum) in rest.into_iter().zip(bucket.split_with_sizes(sizes.as_slice(), 0)) {
+        *tensor = sum.view_as(tensor);
+    }
+    Ok(all_rows)
 }

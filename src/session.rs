@@ -11,12 +11,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::SIGINT;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint::{Checkpoint, Made, Progress, RunConfig, SaveFolder};
 use crate::config::{ConfigError, Precision, RnnMode};
 use crate::device;
+use crate::distributed::{Pending, Workers, digest};
 use crate::graph::FixedStep;
 use crate::model::{PtbModel, PtbVariables};
 use crate::reader::{Producer, RawData, Vocabulary};
@@ -25,6 +25,9 @@ use crate::rnn::State;
 /// Rows that an evaluation step pushes through the softmax layer at once: enough for the products to run at full speed, few enough for the
 /// logits to stay in a cache.
 const EVAL_ROWS: i64 = 400;
+
+/// Every so many steps the workers' variables are compared.
+const COMPARE_EVERY: i64 = 100;
 
 /// What happens in a run, in the order in which it happens. Epochs count from 1 here, as they are printed.
 #[derive(Clone, Debug, PartialEq)]
@@ -158,6 +161,9 @@ impl Input {
 ///
 /// The words are the original's, in the original's order, the state carried from the first to the last; since nothing changes between
 /// steps, they are read in longer pieces, which gives the same number far faster.
+///
+/// One of several workers evaluates its rows, and the result is that of all rows. A text of a single row is not shared out: its words
+/// follow each other, so it takes a model without workers.
 pub fn evaluate(model: &PtbModel, producer: &Producer) -> Result<Evaluation> {
     evaluate_unless(model, producer, &|| false)?.context("the evaluation was stopped")
 }
@@ -170,19 +176,26 @@ fn evaluate_unless(
 ) -> Result<Option<Evaluation>> {
     let start = Instant::now();
     let batch_size = producer.batch_size();
-    let mut state = model.zero_state(batch_size);
+    let workers = model.workers();
+    let own_rows = workers.map_or(batch_size, |workers| workers.share(batch_size).1);
+    let share = |t: Tensor| workers.map_or(t.shallow_clone(), |workers| workers.rows(&t));
+    let mut state = model.zero_state(own_rows);
     let (mut costs, mut iters) = (Vec::new(), 0);
-    for (x, y) in producer.chunks(EVAL_ROWS / batch_size) {
+    for (x, y) in producer.chunks(EVAL_ROWS / own_rows) {
         if stopped() {
             return Ok(None);
         }
-        let cost;
-        (cost, state) = model.evaluate(&x, &y, &state)?;
-        costs.push(cost);
         iters += x.size()[1];
+        let cost;
+        (cost, state) = model.evaluate(&share(x), &share(y), &state)?;
+        costs.push(cost);
     }
     // Read at the end, so that a GPU need not wait.
-    let costs = Vec::<f64>::try_from(Tensor::f_stack(&costs, 0)?.to_kind(Kind::Double))?.iter().sum();
+    let mut costs = Vec::<f64>::try_from(Tensor::f_stack(&costs, 0)?.to_kind(Kind::Double))?.iter().sum();
+    if let Some(workers) = workers {
+        // Each is divided by the rows of its worker.
+        costs = workers.sum(costs)? / workers.size() as f64;
+    }
     Ok(Some(Evaluation::new(costs, iters, batch_size, start)))
 }
 
@@ -266,8 +279,12 @@ pub struct Session<'a> {
     run: RunConfig,
     options: Options,
     folder: Option<&'a SaveFolder>,
+    workers: Option<&'a dyn Workers>,
     progress: Progress,
+    /// Of this worker's rows.
     state: State,
+    /// The signal to stop by that all workers know of; 0 is none.
+    agreed_stop: usize,
     /// When the last checkpoint was due, and why it could not be written, if so.
     saved_at: Instant,
     save_error: Option<anyhow::Error>,
@@ -295,8 +312,10 @@ impl<'a> Session<'a> {
             run,
             options,
             folder,
+            workers: None,
             progress: Progress::default(),
             state: State::new(),
+            agreed_stop: 0,
             saved_at: Instant::now(),
             save_error: None,
             pending,
@@ -341,6 +360,84 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Makes this session one of several, after worker 0's was resumed, if it was: all others take over where it stands. `folder` is worker
+    /// 0's alone.
+    ///
+    /// # Errors
+    /// A worker is lost; variables that differ all the same.
+    pub fn join(&mut self, workers: &'a dyn Workers) -> Result<()> {
+        let start = serde_json::to_string(&(&self.progress, self.state.len()))?;
+        let start = workers.broadcast_text("start", &start)?;
+        let (progress, states): (Progress, usize) = serde_json::from_str(&start)?;
+        for variable in self.variables.trainable() {
+            workers.broadcast(&variable.detach())?;
+        }
+        if self.state.len() != states {
+            self.state = self.model(false).zero_state(self.run.config.batch_size);
+        }
+        self.state = self
+            .state
+            .iter()
+            .map(|whole| {
+                let whole = whole.contiguous();
+                workers.broadcast(&whole)?;
+                Ok(workers.rows(&whole).copy())
+            })
+            .collect::<Result<_>>()?;
+        self.progress = progress;
+        self.workers = Some(workers);
+        self.ensure_equal_variables()
+    }
+
+    /// Compares this worker's variables with worker 0's, by a digest.
+    fn ensure_equal_variables(&self) -> Result<()> {
+        let Some(workers) = self.workers else { return Ok(()) };
+        let variables = self.variables.trainable();
+        let (digests, gathered) =
+            workers.all_gather(&digest(&variables).unsqueeze(0).to_device(Device::Cpu))?;
+        gathered.wait()?;
+        let differs = |rank: i64| digests.get(rank) != digests.get(0);
+        let others: Vec<String> =
+            (0..workers.size()).filter(|&rank| differs(rank)).map(|rank| format!("rank {rank}")).collect();
+        ensure!(
+            others.is_empty(),
+            "after global step {} the variables of {} are not those of rank 0. All workers must run on machines of one kind; where they do, a \
+             machine's memory or processor has failed. Nothing was saved after the last comparison",
+            self.progress.global_step,
+            others.join(", ")
+        );
+        Ok(())
+    }
+
+    /// The state of all rows, from all workers.
+    fn whole_state(&self) -> Result<State> {
+        let whole = |own: &Tensor| match self.workers {
+            None => Ok(own.shallow_clone()),
+            Some(workers) => {
+                let (all, gathered) = workers.all_gather(own)?;
+                gathered.wait()?;
+                Ok(all)
+            }
+        };
+        self.state.iter().map(whole).collect()
+    }
+
+    /// Begins to agree with the other workers on what follows this step: whether to stop, and by worker 0's clock whether to save.
+    fn agree(&self) -> Result<Option<(Tensor, Pending)>> {
+        let Some(workers) = self.workers else { return Ok(None) };
+        let stop = self.options.stop.load(Ordering::Relaxed) as i64;
+        let wishes = Tensor::from_slice(&[stop, i64::from(workers.rank() == 0 && self.time_to_save())]);
+        let pending = workers.all_reduce_max(&wishes)?;
+        Ok(Some((wishes, pending)))
+    }
+
+    fn time_to_save(&self) -> bool {
+        match self.options.checkpoint_every {
+            CheckpointEvery::Steps(_) => false,
+            CheckpointEvery::Minutes(m) => self.saved_at.elapsed().as_secs_f64() >= 60.0 * m,
+        }
+    }
+
     /// Trains to the end, or to `max_steps`, or until [`Options::stop`]; and evaluates.
     ///
     /// # Errors
@@ -367,9 +464,12 @@ impl<'a> Session<'a> {
             if !validated && self.progress.epoch < epochs {
                 self.validate(listen)?;
             }
-            let model = self.model(false);
-            if let Some(result) = evaluate_unless(&model, &self.input.test, &|| !self.evaluates())? {
-                listen(Event::Final(result));
+            if self.workers.is_none_or(|workers| workers.rank() == 0) {
+                // One text, one worker: the others are done.
+                let model = self.model(false).among(None);
+                if let Some(result) = evaluate_unless(&model, &self.input.test, &|| !self.evaluates())? {
+                    listen(Event::Final(result));
+                }
             }
         }
         match self.save_error.take() {
@@ -380,17 +480,24 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// The signal to stop by; 0 is none. All workers must stop after the same step.
+    fn signal(&self) -> usize {
+        if self.workers.is_some() { self.agreed_stop } else { self.options.stop.load(Ordering::Relaxed) }
+    }
+
     fn stopped(&self) -> bool {
-        self.options.stop.load(Ordering::Relaxed) != 0
+        self.signal() != 0
     }
 
     fn evaluates(&self) -> bool {
-        let interrupted = self.options.stop.load(Ordering::Relaxed) == SIGINT as usize;
+        let interrupted = self.signal() == libc::SIGINT as usize;
         self.options.evaluate && (!self.stopped() || self.options.evaluate_when_stopped && interrupted)
     }
 
     fn model(&self, is_training: bool) -> PtbModel<'a> {
-        PtbModel::new(self.variables, is_training, self.options.rnn_mode).precision(self.options.precision)
+        PtbModel::new(self.variables, is_training, self.options.rnn_mode)
+            .precision(self.options.precision)
+            .among(self.workers)
     }
 
     fn at_limit(&self) -> bool {
@@ -421,9 +528,13 @@ impl<'a> Session<'a> {
         let done = self.progress.step;
         listen(Event::Epoch { epoch, learning_rate, done, epoch_size });
         if done == 0 {
-            self.state = model.zero_state(batch_size);
+            self.state = model.zero_state(self.workers.map_or(batch_size, |w| w.share(batch_size).1));
         }
-        if self.fixed.is_none() && self.options.cuda_graph && self.variables.device().is_cuda() {
+        if self.fixed.is_none()
+            && self.workers.is_none()
+            && self.options.cuda_graph
+            && self.variables.device().is_cuda()
+        {
             self.fixed = Some(FixedStep::new(self.model(true), batch_size, num_steps, &self.pending, true)?);
         }
         if let Some(fixed) = &mut self.fixed {
@@ -433,6 +544,7 @@ impl<'a> Session<'a> {
         let start = Instant::now();
         while self.progress.step < epoch_size && !self.at_limit() && !self.stopped() {
             let Progress { step, global_step, .. } = self.progress;
+            let agreement = self.agree()?;
             // A function of seed and step alone, so that a resumed run draws the masks that it would have drawn.
             let seed = dropout.then(|| step_seed(self.run.seed, global_step));
             let figures = if let Some(fixed) = &mut self.fixed {
@@ -481,10 +593,22 @@ impl<'a> Session<'a> {
                 }
             }
             listen(Event::Tick { done: step + 1 });
-            let due = match self.options.checkpoint_every {
-                CheckpointEvery::Steps(n) => self.progress.global_step % n == 0,
-                CheckpointEvery::Minutes(m) => self.saved_at.elapsed().as_secs_f64() >= 60.0 * m,
-            };
+            let mut due = self.time_to_save();
+            if let Some((wishes, agreed)) = agreement {
+                agreed.wait()?;
+                self.agreed_stop = wishes.int64_value(&[0]) as usize;
+                due = wishes.int64_value(&[1]) != 0;
+                if self.stopped() {
+                    // For the exit code, on those that had no signal of their own.
+                    self.options.stop.store(self.agreed_stop, Ordering::Relaxed);
+                }
+                if self.progress.global_step % COMPARE_EVERY == 0 {
+                    self.ensure_equal_variables()?;
+                }
+            }
+            if let CheckpointEvery::Steps(n) = self.options.checkpoint_every {
+                due = self.progress.global_step % n == 0;
+            }
             if due && self.progress.step < epoch_size {
                 self.save(listen)?;
             }
@@ -508,6 +632,9 @@ impl<'a> Session<'a> {
     }
 
     fn diverged(&self, what: &str) -> anyhow::Error {
+        if self.workers.is_some_and(|workers| workers.rank() != 0) {
+            return anyhow!("the run has diverged; rank 0 says more");
+        }
         let kept = match self.folder {
             None => "and without --save-path there is no checkpoint of it".to_owned(),
             Some(folder) => match folder.newest() {
@@ -526,15 +653,20 @@ impl<'a> Session<'a> {
 
     /// Writes a checkpoint, but never one with a number that is not finite. If the disk refuses it, that is told and training goes on: the earlier checkpoints are still there.
     fn save(&mut self, listen: &mut dyn FnMut(Event)) -> Result<()> {
-        let Some(folder) = self.folder else { return Ok(()) };
+        if self.folder.is_none() && self.workers.is_none() {
+            return Ok(());
+        }
         self.read_costs()?;
         self.saved_at = Instant::now();
+        self.ensure_equal_variables()?;
+        let state = self.whole_state()?;
+        let Some(folder) = self.folder else { return Ok(()) };
         let checkpoint = Checkpoint {
             run: self.run.clone(),
             made: self.made(),
             progress: self.progress.clone(),
             variables: self.variables.to_tensorflow()?,
-            state: self.state.iter().map(Tensor::shallow_clone).collect(),
+            state,
             vocabulary: Some(self.vocabulary.clone()),
         };
         for tensor in checkpoint.variables.values().chain(&checkpoint.state) {

@@ -8,6 +8,7 @@ mod data;
 mod doctor;
 mod eval;
 mod generate;
+mod launch;
 mod saved;
 mod score;
 mod train;

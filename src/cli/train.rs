@@ -3,22 +3,23 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::{Map, Value, json};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 use tch::Kind;
 
 use super::data::{LimitFlags, read_data};
+use super::launch::WorkerFlags;
 use super::{config_file, rnn_mode};
 use crate::checkpoint::{RunConfig, SaveFolder, ensure_same_run, ensure_same_vocabulary};
 use crate::config::{Config, ConfigError, LrSchedule, Model, Precision, RnnMode};
 use crate::device::{self, DeviceArg};
+use crate::distributed::Workers;
 use crate::model::PtbVariables;
-use crate::reader::{SAMPLE, Split};
+use crate::reader::{RawData, SAMPLE, Split};
 use crate::report::{Metrics, Reporter, notice};
 use crate::rnn::CellType;
 use crate::sample;
@@ -54,6 +55,8 @@ pub struct TrainArgs {
     /// path) repeats that run exactly
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    launch: WorkerFlags,
     #[command(flatten)]
     device: DeviceFlags,
     /// The original's float16: --precision fp16, on a GPU
@@ -141,10 +144,14 @@ impl DeviceFlags {
     /// Sets libtorch up. Must come before its first use.
     pub fn select(&self) -> Result<tch::Device> {
         let device = device::select(self.device)?;
+        self.set_threads();
+        Ok(device)
+    }
+
+    fn set_threads(&self) {
         if let Some(threads) = self.threads {
             tch::set_num_threads(threads);
         }
-        Ok(device)
     }
 }
 
@@ -204,21 +211,51 @@ impl TrainArgs {
     }
 
     pub fn run(self) -> Result<ExitCode> {
+        let config = self.config()?;
+        let stop = stop_on_signals()?;
+        let (device, batch_size) = (self.device.device, config.batch_size);
+        self.launch.run(device, batch_size, &stop, |device, workers| {
+            self.device.set_threads();
+            self.train(config, device, workers, stop.clone())
+        })
+    }
+
+    fn config(&self) -> Result<Config> {
         let mut config = self.overrides.over(self.model.config());
         if let Some(schedule) = self.lr_schedule {
             config.lr_schedule = schedule;
         }
         config.validate()?;
+        rnn_mode(self.cell, self.rnn_mode)?;
+        Ok(config)
+    }
+
+    /// Trains, alone or as one of several workers, of which the first alone prints, logs and saves.
+    fn train(
+        &self,
+        mut config: Config,
+        device: tch::Device,
+        workers: Option<&dyn Workers>,
+        stop: Arc<AtomicUsize>,
+    ) -> Result<ExitCode> {
+        let first = workers.is_none_or(|workers| workers.rank() == 0);
+        let notice = |text: &str| {
+            if first {
+                notice(text);
+            }
+        };
         let rnn_mode = rnn_mode(self.cell, self.rnn_mode)?;
         let precision = self.precision()?;
-        let device = self.device.select()?;
         precision.check(device.is_cuda())?;
         device::allow_tf32(precision == Precision::Tf32);
         // What can fail is tried before anything long begins: the save path before the data, the data before the model.
-        let folder =
-            self.save_path.as_deref().map(|path| SaveFolder::open(path, self.keep as usize)).transpose()?;
+        let save_path = self.save_path.as_deref().filter(|_| first);
+        let folder = save_path.map(|path| SaveFolder::open(path, self.keep as usize)).transpose()?;
         let limits = self.limits.limits();
-        let data = read_data(&self.data_path, limits)?;
+        let data = match first {
+            true => read_data(&self.data_path, limits)?,
+            false => RawData::read_with(&self.data_path, limits, &mut |_| ())?,
+        };
         if let Some(start) = &self.repeats {
             config_file::ensure_same_texts(start, &self.data_path, &data)?;
         }
@@ -227,7 +264,7 @@ impl TrainArgs {
         let run = RunConfig { config, cell: self.cell.to_string(), seed: self.seed, limits };
 
         let checkpoint = match &folder {
-            Some(folder) => folder.latest(&mut notice)?,
+            Some(folder) => folder.latest(&mut |text| notice(text))?,
             None => None,
         };
         if let Some(checkpoint) = &checkpoint {
@@ -239,6 +276,9 @@ impl TrainArgs {
             }
         }
 
+        if let Some(workers) = workers {
+            self.ensure_same_everywhere(workers, &run, &data)?;
+        }
         let variables = PtbVariables::new(&config, self.cell, device, Kind::Float, self.seed)?;
         let input = Input::new(&data, &variables)?;
         let options = Options {
@@ -248,15 +288,14 @@ impl TrainArgs {
             max_steps: self.max_steps,
             evaluate: !self.no_eval,
             checkpoint_every: self.checkpoint_every,
-            stop: stop_on_signals()?,
+            stop: stop.clone(),
             evaluate_when_stopped: self.test_on_interrupt,
             cuda_graph: !self.no_cuda_graph,
         };
-        let stop = options.stop.clone();
         if folder.is_none() {
             notice("without --save-path this run cannot be resumed, and its model is not kept");
         }
-        if let Some(path) = self.init_from.as_deref().filter(|_| checkpoint.is_none()) {
+        if let Some(path) = self.init_from.as_deref().filter(|_| first && checkpoint.is_none()) {
             let from = || format!("--init-from {}", path.display());
             let model = tf::Model::read(path).with_context(from)?;
             for note in model.notes() {
@@ -280,8 +319,13 @@ impl TrainArgs {
             }
         }
 
+        if let Some(workers) = workers {
+            session.join(workers)?;
+        }
+
         let metrics = self.metrics.clone().or(self.save_path.as_ref().map(|path| path.join("metrics.jsonl")));
-        let metrics = metrics.map(|path| Metrics::create(&path, checkpoint.is_some())).transpose()?;
+        let metrics =
+            metrics.filter(|_| first).map(|path| Metrics::create(&path, checkpoint.is_some())).transpose()?;
         let mut reporter = Reporter::new(metrics, config.max_max_epoch);
         let digest =
             |split: &Split| json!({"file": split.name, "tokens": split.tokens.len(), "md5": split.md5});
@@ -297,6 +341,7 @@ impl TrainArgs {
             "min_count": limits.min_count,
             "device": device::name(device),
             "threads": tch::get_num_threads(),
+            "workers": workers.map_or(1, |workers| workers.size()),
             "init_from": self.init_from,
             "resumed_at": checkpoint.as_ref().map(|c| c.progress.global_step),
             "versions": config_file::versions(),
@@ -304,8 +349,9 @@ impl TrainArgs {
             "flags": self.flags,
         }));
         notice(&format!(
-            "model {} on {}, {} threads: {} words, learning-rate schedule {}",
+            "model {} on {}{}, {} threads: {} words, learning-rate schedule {}",
             self.model,
+            workers.map_or(String::new(), |workers| format!("{} workers, each on ", workers.size())),
             device::name(device),
             tch::get_num_threads(),
             config.vocab_size,
@@ -316,7 +362,9 @@ impl TrainArgs {
             if let Event::Final(result) = &event {
                 test_perplexity = Some(result.perplexity);
             }
-            reporter.show(&event);
+            if first {
+                reporter.show(&event);
+            }
         })?;
         if let Some(perplexity) = test_perplexity.filter(|_| self.data_path == SAMPLE) {
             let words: Vec<&str> =
@@ -344,15 +392,68 @@ impl TrainArgs {
     }
 }
 
+impl TrainArgs {
+    /// Refuses to train beside workers that were told something else, or have other data.
+    fn ensure_same_everywhere(&self, workers: &dyn Workers, run: &RunConfig, data: &RawData) -> Result<()> {
+        let ours = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "run": run,
+            "rnn_mode": self.rnn_mode,
+            "precision": self.precision()?,
+            "max_steps": self.max_steps,
+            "no_eval": self.no_eval,
+            "test_on_interrupt": self.test_on_interrupt,
+            "checkpoint_every": self.checkpoint_every,
+            "train": data.train.md5,
+            "valid": data.valid.md5,
+            "test": data.test.md5,
+        });
+        let theirs: serde_json::Value =
+            serde_json::from_str(&workers.broadcast_text("run", &ours.to_string())?)?;
+        for (name, value) in ours.as_object().into_iter().flatten() {
+            let rank_0_s = &theirs[name];
+            ensure!(
+                rank_0_s == value,
+                "the workers do not run the same: {name} is {value} here and {rank_0_s} on rank 0"
+            );
+        }
+        Ok(())
+    }
+}
+
 /// SIGINT and SIGTERM put their number here, and the run stops after its step; a second one ends the process at once.
+///
+/// A thread of its own waits for them, and they are blocked everywhere else, so that no signal handler ever runs: oneDNN's AVX-512 kernels
+/// use the stack pointer for a pointer into their data, and a handler that came in the midst of one would write its frame into the heap.
+/// Call it before any other thread begins, for threads take over what is blocked.
 fn stop_on_signals() -> Result<Arc<AtomicUsize>> {
     let stop = Arc::new(AtomicUsize::new(0));
-    let second = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // In this order: the first signal finds `second` not yet set.
-        flag::register_conditional_shutdown(signal, 128 + signal, second.clone())?;
-        flag::register(signal, second.clone())?;
-        flag::register_usize(signal, stop.clone(), signal as usize)?;
-    }
+    // SAFETY: the set is filled in before it is used, and lives on this stack.
+    let signals = unsafe {
+        let mut signals = std::mem::zeroed();
+        libc::sigemptyset(&mut signals);
+        for signal in [libc::SIGINT, libc::SIGTERM] {
+            libc::sigaddset(&mut signals, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &signals, std::ptr::null_mut());
+        signals
+    };
+    let seen = stop.clone();
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut second = false;
+        loop {
+            let mut signal = 0;
+            // SAFETY: both are this thread's own.
+            if unsafe { libc::sigwait(&signals, &mut signal) } != 0 {
+                continue;
+            }
+            if second {
+                // SAFETY: nothing is to be run any more, not even destructors: whoever asks twice wants out.
+                unsafe { libc::_exit(128 + signal) };
+            }
+            second = true;
+            seen.store(signal as usize, Ordering::Relaxed);
+        }
+    })?;
     Ok(stop)
 }

@@ -1,0 +1,644 @@
+//! Workers as processes of their own on the loopback: they must compute the run that one computes, and end in words when one of them is lost.
+//!
+//! Some tests start this very program again as a worker, by the name of an ignored test.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use ptb_word_lm::checkpoint::{Checkpoint, RunConfig};
+use ptb_word_lm::config::{Config, Precision, RnnMode};
+use ptb_word_lm::distributed::{Place, ProcessGroup, Workers};
+use ptb_word_lm::model::{PtbModel, PtbVariables};
+use ptb_word_lm::optimizer;
+use ptb_word_lm::reader::RawData;
+use ptb_word_lm::rnn::CellType;
+use ptb_word_lm::session::{CheckpointEvery, Event, Input, Options, Session};
+use ptb_word_lm::tf;
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+
+const BIN: &str = env!("CARGO_BIN_EXE_ptb-word-lm");
+
+/// Dropout on, two layers, some 60 steps an epoch.
+const TINY: &[&str] = &[
+    "train",
+    "--data-path",
+    "sample",
+    "--device",
+    "cpu",
+    "--model",
+    "test",
+    "--hidden-size",
+    "16",
+    "--num-layers",
+    "2",
+    "--num-steps",
+    "15",
+    "--batch-size",
+    "100",
+    "--keep-prob",
+    "0.5",
+    "--log-every",
+    "1",
+];
+
+fn tiny(more: &[&str]) -> Command {
+    let mut command = Command::new(BIN);
+    command.args(TINY).args(more).env("OMP_NUM_THREADS", "1").stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs to the end, and returns what it printed.
+fn finish(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", errors(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn metrics(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// A figure of each of the given events, by their order.
+fn figures(path: &Path, event: &str, name: &str) -> Vec<f64> {
+    metrics(path)
+        .iter()
+        .filter(|line| line["event"] == event)
+        .map(|line| line[name].as_f64().unwrap())
+        .collect()
+}
+
+fn load(save: &Path) -> Checkpoint {
+    Checkpoint::load(save, &mut |notice| panic!("{notice}")).unwrap()
+}
+
+fn assert_close(ours: &[f64], expected: &[f64], tolerance: f64, what: &str) {
+    assert!(
+        !expected.is_empty() && ours.len() == expected.len(),
+        "{what}: {} and {}",
+        ours.len(),
+        expected.len()
+    );
+    for (k, (ours, expected)) in ours.iter().zip(expected).enumerate() {
+        assert!((ours / expected - 1.0).abs() < tolerance, "{what} {k}: {ours} instead of {expected}");
+    }
+}
+
+fn assert_same_variables(ours: &Checkpoint, expected: &Checkpoint, tolerance: f64, what: &str) {
+    assert_eq!(ours.progress.global_step, expected.progress.global_step, "{what}");
+    assert!(ours.variables.keys().eq(expected.variables.keys()));
+    let states = ours.state.iter().zip(&expected.state);
+    for (ours, expected) in ours.variables.values().zip(expected.variables.values()).chain(states) {
+        assert_eq!(ours.size(), expected.size(), "{what}");
+        let difference = (ours - expected).abs().max().double_value(&[]);
+        assert!(difference < tolerance, "{what}: variables differ by {difference}");
+    }
+}
+
+/// A port that is free now.
+fn free_port() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
+}
+
+/// As a launcher, or a person, would set them.
+fn as_rank(command: &mut Command, rank: usize, size: usize, port: &str) {
+    command
+        .envs(
+            [("RANK", rank), ("WORLD_SIZE", size), ("LOCAL_RANK", rank)]
+                .map(|(name, n)| (name, n.to_string())),
+        )
+        .envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", port)])
+        .env("OMP_NUM_THREADS", "1");
+}
+
+/// Runs an ignored test of this file in `size` processes; their results.
+fn as_workers(test: &str, size: usize, environment: &[(&str, &str)]) -> Vec<Output> {
+    let port = free_port();
+    let start = |rank| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        as_rank(&mut command, rank, size, &port);
+        command.args(["--exact", test, "--include-ignored", "--nocapture"]).envs(environment.iter().copied());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let children: Vec<Child> = (0..size).map(start).collect();
+    children.into_iter().map(|child| child.wait_with_output().unwrap()).collect()
+}
+
+fn assert_all_pass(outputs: &[Output], test: &str) {
+    for (rank, output) in outputs.iter().enumerate() {
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && stdout.contains("1 passed"),
+            "{test}, rank {rank}: {stdout} {}",
+            errors(output)
+        );
+    }
+}
+
+/// This process as a worker of [`as_workers`].
+fn join() -> ProcessGroup {
+    let place = Place::from_environment().unwrap().expect("started by as_workers");
+    ProcessGroup::join(&place, Device::Cpu, Duration::from_secs(30)).unwrap()
+}
+
+#[test]
+fn collectives() {
+    for size in [2, 4] {
+        assert_all_pass(&as_workers("collectives_worker", size, &[]), "collectives");
+    }
+}
+
+#[test]
+#[ignore = "a worker of `collectives`"]
+fn collectives_worker() {
+    let group = join();
+    let (rank, size) = (group.rank(), group.size());
+    let ranks = || Tensor::arange(size, (Kind::Float, Device::Cpu));
+    for kind in [Kind::Float, Kind::Double, Kind::Int64] {
+        // Larger than one of Gloo's segments, and with every rank's own values.
+        let own = Tensor::arange(300_001, (kind, Device::Cpu)).g_add_scalar(rank);
+        let sum = own.copy();
+        group.all_reduce(&sum).unwrap().wait().unwrap();
+        let expected = Tensor::arange(300_001, (kind, Device::Cpu)) * size + (size * (size - 1) / 2);
+        // float32's sums are exact here too: below 2^24.
+        assert_eq!(sum, expected);
+        let largest = own.copy();
+        group.all_reduce_max(&largest).unwrap().wait().unwrap();
+        assert_eq!(largest, Tensor::arange(300_001, (kind, Device::Cpu)) + (size - 1));
+    }
+    // Two under way at once.
+    let (a, b) = (ranks().get(rank), ranks().get(rank) * 10);
+    let (first, second) = (group.all_reduce(&a).unwrap(), group.all_reduce(&b).unwrap());
+    second.wait().unwrap();
+    first.wait().unwrap();
+    let total = ranks().sum(Kind::Float);
+    assert_eq!((a, b), (total.copy(), total * 10));
+
+    let (all, gathered) = group.all_gather(&Tensor::from_slice(&[rank, -rank]).view([1, 2])).unwrap();
+    gathered.wait().unwrap();
+    let expected: Vec<Vec<i64>> = (0..size).map(|r| vec![r, -r]).collect();
+    assert_eq!(Vec::<Vec<i64>>::try_from(all).unwrap(), expected);
+
+    let of_rank_0 = Tensor::from(rank as f64 + 7.0);
+    group.broadcast(&of_rank_0).unwrap();
+    assert_eq!(of_rank_0.double_value(&[]), 7.0);
+    let long = "x".repeat(100_000);
+    assert_eq!(group.broadcast_text("key", if rank == 0 { &long } else { "not mine" }).unwrap(), long);
+    assert_eq!(group.sum(rank as f64).unwrap(), (size * (size - 1) / 2) as f64);
+    let shares = group.rows(&Tensor::arange(4 * size, (Kind::Int64, Device::Cpu)));
+    assert_eq!(Vec::<i64>::try_from(shares).unwrap(), (4 * rank..4 * rank + 4).collect::<Vec<_>>());
+    group.barrier().unwrap();
+}
+
+/// TensorFlow's own numbers, through several workers: every golden file whose batch can be shared out.
+#[test]
+fn golden_files_through_workers() {
+    for size in [2, 4] {
+        let outputs = as_workers("golden_worker", size, &[]);
+        assert_all_pass(&outputs, "golden_worker");
+        let seen = String::from_utf8_lossy(&outputs[0].stdout).matches("GOLDEN ").count();
+        assert!(seen >= 2, "{size} workers: only {seen} golden files have a batch that they can share out");
+    }
+}
+
+#[test]
+#[ignore = "a worker of `golden_files_through_workers`"]
+fn golden_worker() {
+    let group = join();
+    let mut paths: Vec<_> =
+        fs::read_dir("tests/fixtures/golden").unwrap().map(|e| e.unwrap().path()).collect();
+    paths.sort();
+    for path in paths {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if !(name.starts_with("ptb_") && name.ends_with(".npz")) {
+            continue;
+        }
+        let arrays = tf::read_npz(&path).unwrap();
+        let hparams = Vec::<i64>::try_from(&arrays["hparams"]).unwrap();
+        let [vocab_size, hidden_size, num_layers, batch_size, num_steps, steps] = hparams[..] else {
+            panic!("{name}")
+        };
+        if batch_size % group.size() != 0 {
+            continue;
+        }
+        println!("GOLDEN {name}");
+        let config = Config {
+            vocab_size,
+            hidden_size,
+            num_layers,
+            batch_size,
+            num_steps,
+            max_grad_norm: arrays["max_grad_norm"].double_value(&[]),
+            learning_rate: arrays["lr"].double_value(&[]),
+            keep_prob: arrays.get("keep_prob").map_or(1.0, |t| t.double_value(&[])),
+            ..Config::SMALL
+        };
+        let named = |group: &str| {
+            let prefix = format!("{group}/");
+            let own = arrays
+                .iter()
+                .filter_map(|(n, t)| Some((n.strip_prefix(&prefix)?.to_owned(), t.shallow_clone())));
+            tf::canonical(own.collect()).unwrap().0
+        };
+        for mode in [RnnMode::Basic, RnnMode::Block, RnnMode::Cudnn] {
+            let variables =
+                PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 0).unwrap();
+            variables.assign(&named("init")).unwrap();
+            let model = PtbModel::new(&variables, true, mode).among(Some(&group));
+            let mut state = model.zero_state(batch_size / group.size());
+            for k in 0..steps {
+                let column = |start| arrays["tokens"].narrow(1, start, num_steps);
+                let masks = |all: &Tensor| {
+                    let scaled = |place| all.get(k).get(place).to_kind(Kind::Float) / config.keep_prob;
+                    (0..=num_layers).map(scaled).collect()
+                };
+                let masks: Vec<Tensor> = arrays.get("mask").map_or(Vec::new(), masks);
+                let (x, y) = (column(k * num_steps), column(k * num_steps + 1));
+                let (cost, gradients, next) = model.gradients(&x, &y, &state, &masks).unwrap();
+                let norm = optimizer::global_norm(&gradients);
+                let what = format!("{name} {mode} step {k}");
+                assert_close(&[cost.double_value(&[])], &[arrays["cost"].double_value(&[k])], 1e-5, &what);
+                assert_close(
+                    &[norm.double_value(&[])],
+                    &[arrays["global_norm"].double_value(&[k])],
+                    1e-5,
+                    &what,
+                );
+                let scale = optimizer::clip_scale(&norm, config.max_grad_norm);
+                optimizer::apply_gradients(&variables.trainable(), &gradients, &scale, config.learning_rate);
+                state = next;
+            }
+            let ours = variables.to_tensorflow().unwrap();
+            for (variable, expected) in named("final") {
+                let scale = expected.abs().max().double_value(&[]).max(1e-12);
+                let difference = (&ours[&variable] - &expected).abs().max().double_value(&[]) / scale;
+                assert!(difference < 1e-5, "{name} {mode} {variable}: {difference}");
+            }
+        }
+    }
+}
+
+/// One epoch with dropout, by 1, 2 and 4 workers, in all modes: the same costs and norms step by step, perplexities, lines and variables.
+#[test]
+fn several_workers_compute_the_run_of_one() {
+    let folder = tempfile::tempdir().unwrap();
+    for mode in ["cudnn", "block", "basic"] {
+        let run = |workers: &str| {
+            let save = folder.path().join(format!("{mode} {workers}"));
+            let more = ["--rnn-mode", mode, "--workers", workers, "--save-path", text(&save)];
+            let lines = finish(tiny(&more));
+            (save, lines)
+        };
+        let (one, lines) = run("1");
+        for workers in ["2", "4"] {
+            let (several, their_lines) = run(workers);
+            let what = format!("{mode}, {workers} workers");
+            let starts = |lines: &str| {
+                lines.lines().map(|l| l.split_once(": ").unwrap().0.to_owned()).collect::<Vec<_>>()
+            };
+            assert_eq!(starts(&their_lines), starts(&lines), "{what}: rank 0 alone prints");
+            let files = [&several, &one].map(|save| save.join("metrics.jsonl"));
+            for (event, name, tolerance) in [
+                ("step", "cost", 1e-5),
+                ("step", "global_norm", 1e-4),
+                ("epoch", "perplexity", 1e-5),
+                ("epoch", "tokens", 1e-9),
+                ("final", "perplexity", 1e-5),
+            ] {
+                let [ours, expected] = files.each_ref().map(|file| figures(file, event, name));
+                assert_close(&ours, &expected, tolerance, &format!("{what}: {event} {name}"));
+            }
+            assert_eq!(metrics(&files[0])[0]["workers"].to_string(), workers);
+            assert_same_variables(&load(&several), &load(&one), 1e-5, &what);
+        }
+    }
+}
+
+#[test]
+fn a_run_goes_on_with_another_number_of_workers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (straight, changing) = (folder.path().join("straight"), folder.path().join("changing"));
+    finish(tiny(&["--max-steps", "40", "--no-eval", "--save-path", text(&straight)]));
+    for (workers, steps) in [("4", "10"), ("1", "20"), ("2", "30"), ("4", "40")] {
+        finish(tiny(&[
+            "--max-steps",
+            steps,
+            "--no-eval",
+            "--workers",
+            workers,
+            "--save-path",
+            text(&changing),
+        ]));
+    }
+    let [straight, changing] = [load(&straight), load(&changing)];
+    // In the middle of an epoch, so that the state of all rows is there too.
+    assert_eq!(changing.state.len(), 4);
+    assert_same_variables(&changing, &straight, 1e-5, "4, 1, 2, 4 workers");
+}
+
+/// Kills or stops workers in the middle of a run: within the time-out all others end, and one of them says who was lost; the checkpoint is
+/// whole, and the run goes on from it.
+#[test]
+fn a_lost_worker_ends_the_run_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let timeout = 5;
+    for (workers, victim, signal) in
+        [(2, 1, "KILL"), (2, 1, "STOP"), (2, 0, "KILL"), (2, 0, "STOP"), (4, 2, "KILL"), (4, 3, "STOP")]
+    {
+        let what = format!("SIG{signal} to rank {victim} of {workers}");
+        let save = folder.path().join(&what);
+        let (count, seconds) = (workers.to_string(), timeout.to_string());
+        let more = ["--workers", &count, "--worker-timeout", &seconds, "--save-path", text(&save)];
+        let endless = ["--max-max-epoch", "10000", "--no-eval", "--checkpoint-every", "3"];
+        let parent = tiny(&[&more[..], &endless].concat()).spawn().unwrap();
+        wait_for_step(&save, 6);
+        let start = Instant::now();
+        signal_to(signal, worker_pid(&parent, victim));
+        let output = parent.wait_with_output().unwrap();
+        let errors = errors(&output);
+        assert!(!output.status.success(), "{what}");
+        // Some seconds beyond: a worker that is silent is held for lost only then.
+        assert!(start.elapsed() < Duration::from_secs(timeout + 10), "{what}: it took {:?}", start.elapsed());
+        assert!(errors.contains(&format!("rank {victim} is lost")), "{what}: {errors}");
+        if signal == "KILL" {
+            assert!(
+                errors.contains(&format!("rank {victim} (process ")) && errors.contains("ended by signal 9"),
+                "{errors}"
+            );
+        }
+        let kept = load(&save).progress.global_step;
+        assert!(kept >= 6, "{what}");
+        let (steps, workers) = ((kept + 2).to_string(), if workers == 2 { "4" } else { "1" });
+        finish(tiny(&[
+            "--max-max-epoch",
+            "10000",
+            "--no-eval",
+            "--max-steps",
+            &steps,
+            "--workers",
+            workers,
+            "--save-path",
+            text(&save),
+        ]));
+        assert_eq!(load(&save).progress.global_step, kept + 2, "{what}");
+    }
+}
+
+fn wait_for_step(save: &Path, step: i64) {
+    let start = Instant::now();
+    while Checkpoint::load(save, &mut |_| ()).map_or(0, |c| c.progress.global_step) < step {
+        assert!(start.elapsed() < Duration::from_secs(120), "no checkpoint of step {step} in two minutes");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn signal_to(signal: &str, process: u32) {
+    let sent = Command::new("kill").args([&format!("-{signal}"), &process.to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// A worker's process, by the RANK in its environment.
+fn worker_pid(parent: &Child, rank: usize) -> u32 {
+    let children = format!("/proc/{0}/task/{0}/children", parent.id());
+    let wanted = format!("RANK={rank}");
+    let of_rank = |pid: &&str| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
+        environment.split(|&byte| byte == 0).any(|variable| variable == wanted.as_bytes())
+    };
+    let children = fs::read_to_string(children).unwrap();
+    children.split_whitespace().find(of_rank).expect("a worker of this rank").parse().unwrap()
+}
+
+#[test]
+fn a_signal_stops_all_workers_after_the_same_step_and_saves() {
+    let folder = tempfile::tempdir().unwrap();
+    let endless =
+        ["--max-max-epoch", "10000", "--no-eval", "--checkpoint-every", "3", "--workers", "2", "--save-path"];
+    // To the starting process, and to one worker alone, which tells the other.
+    for (to, signal, code) in [(None, "INT", 130), (None, "TERM", 143), (Some(1), "TERM", 143)] {
+        let save = folder.path().join(format!("{to:?} {signal}"));
+        let parent = tiny(&[&endless[..], &[text(&save)]].concat()).spawn().unwrap();
+        wait_for_step(&save, 6);
+        signal_to(signal, to.map_or(parent.id(), |rank| worker_pid(&parent, rank)));
+        let output = parent.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{to:?} {signal}: {}", errors(&output));
+        let steps = figures(&save.join("metrics.jsonl"), "step", "global_step");
+        assert_eq!(load(&save).progress.global_step, *steps.last().unwrap() as i64 + 1);
+    }
+    // The starting process itself is killed: the workers stop and save.
+    let save = folder.path().join("parent");
+    let mut parent = tiny(&[&endless[..], &[text(&save)]].concat()).spawn().unwrap();
+    wait_for_step(&save, 6);
+    let workers = [0, 1].map(|rank| worker_pid(&parent, rank));
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    let start = Instant::now();
+    // A zombie, which nobody waits for here, has no command line.
+    while workers
+        .iter()
+        .any(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty()))
+    {
+        assert!(
+            start.elapsed() < Duration::from_secs(30),
+            "the workers outlive the process that started them"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(load(&save).progress.global_step >= 6);
+}
+
+/// By hand, or on several machines: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment, the store kept by rank 0.
+#[test]
+fn workers_started_one_by_one_find_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let (alone, save) = (folder.path().join("alone"), folder.path().join("save"));
+    finish(tiny(&["--max-steps", "20", "--no-eval", "--save-path", text(&alone)]));
+    let port = free_port();
+    let start = |rank, size, more: &[&str]| {
+        let mut command = tiny(more);
+        as_rank(&mut command, rank, size, &port);
+        command.spawn().unwrap()
+    };
+    let more = ["--max-steps", "20", "--no-eval", "--save-path", text(&save)];
+    let late = start(1, 2, &more);
+    std::thread::sleep(Duration::from_millis(500));
+    let outputs = [start(0, 2, &more), late].map(|child| child.wait_with_output().unwrap());
+    for output in &outputs {
+        assert!(output.status.success(), "{}", errors(output));
+    }
+    assert!(outputs[1].stdout.is_empty() && outputs[1].stderr.is_empty(), "rank 1 prints nothing");
+    assert_same_variables(&load(&save), &load(&alone), 1e-5, "by hand");
+
+    // Rank 0, and the store with it, is killed.
+    let save = folder.path().join("endless");
+    let endless = [
+        "--max-max-epoch",
+        "10000",
+        "--no-eval",
+        "--checkpoint-every",
+        "3",
+        "--worker-timeout",
+        "5",
+        "--save-path",
+        text(&save),
+    ];
+    let (mut first, second) = (start(0, 2, &endless), start(1, 2, &endless));
+    wait_for_step(&save, 6);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let output = second.wait_with_output().unwrap();
+    let message = errors(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(message.starts_with("error: rank 1: rank 0, which keeps the store at 127.0.0.1:"), "{message}");
+    assert!(load(&save).progress.global_step >= 6);
+
+    // Rank 1 never comes.
+    let output = start(0, 2, &["--worker-timeout", "2"]).wait_with_output().unwrap();
+    let message = errors(&output);
+    assert!(
+        message.contains("rank 1 of 2 did not come to 127.0.0.1:") && message.contains("within 2 s"),
+        "{message}"
+    );
+
+    // Told different things.
+    let two = |first: &[&str], second: &[&str]| {
+        [start(0, 2, first), start(1, 2, second)].map(|child| errors(&child.wait_with_output().unwrap()))
+    };
+    let [first, second] = two(&["--max-steps", "3", "--seed", "1"], &["--max-steps", "3"]);
+    assert!(second.contains("rank 1: the workers do not run the same: run is"), "{second}");
+    assert!(first.contains("rank 1 failed: the workers do not run the same"), "{first}");
+
+    // A failure of one worker's own reaches the other.
+    let [first, second] = two(&["--save-path", "/proc/none"], &[]);
+    assert!(first.contains("error: --save-path /proc/none: cannot be written"), "{first}");
+    assert!(second.contains("rank 1: rank 0 failed: --save-path /proc/none"), "{second}");
+}
+
+/// What differs between the workers is found out, and whose it is.
+#[test]
+fn variables_that_drift_apart_are_an_error() {
+    let outputs = as_workers("drifting_worker", 2, &[]);
+    assert_all_pass(&outputs, "drifting_worker");
+}
+
+#[test]
+#[ignore = "a worker of `variables_that_drift_apart_are_an_error`"]
+fn drifting_worker() {
+    let group = join();
+    let data = RawData::read("sample").unwrap();
+    let config = Config {
+        vocab_size: data.vocabulary.len() as i64,
+        hidden_size: 8,
+        num_steps: 5,
+        batch_size: 20,
+        max_max_epoch: 1,
+        ..Config::TEST
+    };
+    let variables = PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 0).unwrap();
+    let input = Input::new(&data, &variables).unwrap();
+    let run = RunConfig { config, cell: "basic_lstm".into(), seed: 0, limits: Default::default() };
+    let options = Options {
+        rnn_mode: RnnMode::Cudnn,
+        precision: Precision::Fp32,
+        cuda_graph: false,
+        log_every: 0,
+        max_steps: Some(250),
+        evaluate: false,
+        checkpoint_every: CheckpointEvery::Steps(1000),
+        stop: Default::default(),
+        evaluate_when_stopped: false,
+    };
+    let mut session = Session::new(&variables, &input, &data.vocabulary, run, options, None);
+    session.join(&group).unwrap();
+    let mut steps = 0;
+    let error = session.train(&mut |event| {
+        if let Event::Tick { done } = event {
+            steps = done;
+            if done == 120 && group.rank() == 1 {
+                // One value of one variable, by a little.
+                let _ = tch::no_grad(|| variables.trainable()[0].get(0).get(0).g_mul_scalar_(1.001));
+            }
+        }
+    });
+    let error = format!("{:#}", error.unwrap_err());
+    assert!(
+        error.contains("after global step 200 the variables of rank 1 are not those of rank 0"),
+        "{error}"
+    );
+    assert_eq!(steps, 200);
+    group.barrier().unwrap();
+}
+
+#[test]
+fn what_cannot_be_shared_out_is_refused_in_words() {
+    let fails = |more: &[&str], environment: &[(&str, &str)]| {
+        let output = tiny(more).envs(environment.iter().copied()).output().unwrap();
+        (output.status.code().unwrap(), errors(&output))
+    };
+    let (code, error) = fails(&["--workers", "3"], &[]);
+    assert!(
+        code == 2
+            && error.contains("1, 2, 4, 5, 10, 20, 25, 50, 100")
+            && error.contains("--batch-size 99 or 102"),
+        "{error}"
+    );
+    let (code, error) = fails(&["--num-gpus", "2"], &[]);
+    assert!(code == 2 && error.contains("--device cpu --workers 2"), "{error}");
+    let (code, error) =
+        fails(&["--workers", "2"], &[("RANK", "0"), ("WORLD_SIZE", "4"), ("MASTER_ADDR", "127.0.0.1")]);
+    assert!(code == 2 && error.contains("has started 4 workers"), "{error}");
+    let (code, error) = fails(&[], &[("RANK", "0"), ("WORLD_SIZE", "4")]);
+    assert!(code == 2 && error.contains("MASTER_ADDR is not set"), "{error}");
+}
+
+#[test]
+#[ignore = "needs PTB: its folder in PTB_DATA (make test-distributed DATA=FOLDER)"]
+fn ptb_two_workers_cost_what_one_does() {
+    let data = std::env::var("PTB_DATA").expect("PTB_DATA names PTB's folder");
+    let folder = tempfile::tempdir().unwrap();
+    for model in ["small", "medium"] {
+        let costs: BTreeMap<&str, Vec<f64>> = ["1", "2"]
+            .map(|workers| {
+                let file = folder.path().join(format!("{model} {workers}"));
+                let mut command = Command::new(BIN);
+                command.args([
+                    "train",
+                    "--device",
+                    "cpu",
+                    "--model",
+                    model,
+                    "--data-path",
+                    &data,
+                    "--workers",
+                    workers,
+                ]);
+                command.args([
+                    "--max-steps",
+                    "10",
+                    "--no-eval",
+                    "--log-every",
+                    "1",
+                    "--metrics",
+                    text(&file),
+                ]);
+                finish(command);
+                (workers, figures(&file, "step", "cost"))
+            })
+            .into();
+        assert_eq!(costs["2"].len(), 10);
+        assert_close(&costs["2"], &costs["1"], 1e-5, model);
+    }
+}
