@@ -204,8 +204,18 @@ fn the_start_event_repeats_a_run_to_the_last_bit() {
 
     // A flag wins over it, too; and then it is another run.
     let other = at("other.jsonl");
-    let args =
-        ["train", "--config", text(&first), "--seed", "12", "--max-steps", "20", "--metrics", text(&other)];
+    let args = [
+        "train",
+        "--config",
+        text(&first),
+        "--seed",
+        "12",
+        "--num_gpus=0",
+        "--max-steps",
+        "20",
+        "--metrics",
+        text(&other),
+    ];
     stdout(&run(&args));
     let other = figures(&other);
     assert!(other.len() > 3 && other[0] != expected[0]);

@@ -16,9 +16,9 @@ use crate::libtorch;
 use crate::reader::RawData;
 use crate::report::notice;
 
-/// Flags that say where a run's results go, or where its flags came from, and so no part of what it computes; and `--use_fp16`, which is
-/// `--precision fp16` by another name.
-const NOT_REPEATED: [&str; 4] = ["config", "save_path", "metrics", "use_fp16"];
+/// Flags that say where a run's results go, or where its flags came from, and so no part of what it computes; and two that say by another
+/// name what the start event has as `precision`, `device` and `workers`.
+const NOT_REPEATED: [&str; 5] = ["config", "save_path", "metrics", "use_fp16", "num_gpus"];
 
 /// The arguments with those of their `--config` put in, and the `start` event if it was one. `train` is that subcommand.
 ///
@@ -78,6 +78,10 @@ fn flags_of_start(start: &Map<String, Value>, last: Option<&Value>, train: &Comm
     flags.extend(resolved.map(|(key, value)| (key.clone(), value.clone())));
     if let Some(path) = start.get("data").and_then(|data| data.get("path")) {
         flags.insert("data_path".into(), path.clone());
+    }
+    // One worker is what there is without the flag, which `--num-gpus` on the command line would contradict.
+    if flags.get("workers").is_some_and(|workers| workers == 1) {
+        flags.remove("workers");
     }
     if let Some(last) = last {
         for key in ["max_steps", "no_eval"] {
