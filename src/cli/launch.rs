@@ -277,3 +277,36 @@ mod processes {
         bail!("built without data parallelism")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(num_gpus: Option<i64>, workers: Option<i64>, device: DeviceArg, batch_size: i64) -> String {
+        let flags = WorkerFlags { num_gpus, workers, worker_timeout: 300 };
+        flags.role(device, batch_size).err().expect("it is refused").to_string()
+    }
+
+    #[test]
+    fn more_gpus_than_there_are_is_the_original_s_error() {
+        let error = refusal(Some(1000), None, DeviceArg::Auto, 1000);
+        assert!(error.starts_with("Your machine has only "), "{error}");
+        assert!(error.contains(" gpus which is less than the requested --num_gpus=1000."), "{error}");
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        assert!(refusal(Some(0), None, DeviceArg::Cuda(0), 20).contains("--num-gpus 0 is the CPU"));
+        assert!(refusal(Some(2), None, DeviceArg::Cpu, 20).contains("--device cpu --workers 2"));
+        assert!(refusal(Some(2), Some(4), DeviceArg::Auto, 20).contains("contradict"));
+        assert!(refusal(None, Some(3), DeviceArg::Cpu, 20).contains("1, 2, 4, 5, 10, 20"));
+        #[cfg(not(feature = "distributed"))]
+        assert!(refusal(None, Some(2), DeviceArg::Cpu, 20).contains("`make distributed`"));
+    }
+
+    #[test]
+    fn no_flags_are_one_worker() {
+        let flags = WorkerFlags { num_gpus: Some(0), workers: None, worker_timeout: 300 };
+        assert!(matches!(flags.role(DeviceArg::Auto, 20).unwrap(), (Role::Alone, DeviceArg::Cpu)));
+    }
+}
