@@ -28,7 +28,7 @@ data=$$(DATA='$(DATA)' data/fetch.sh) || { \
 endef
 
 # The tests, benches and the binary share the release profile, so that torch-sys, which takes minutes, is compiled once.
-.PHONY: help train-cpu train-cuda build data libtorch distributed test test-distributed test-tensorflow compare bench golden torture doc lint clean
+.PHONY: help train-cpu train-cuda build data libtorch distributed test test-distributed test-tensorflow compare bench gpu-kit golden torture doc lint clean
 .DEFAULT_GOAL := help
 
 help: ## This menu
@@ -89,6 +89,9 @@ compare: build ## Runs (results/, or ARGS) beside TensorFlow's published numbers
 
 bench: build ## Ours against PyTorch and TensorFlow, side by side
 	@DATA='$(PTB_DATA)' bench/run.sh $(ARGS)
+
+gpu-kit: $(CPU_LIBTORCH) ## Build all that a machine with a GPU needs: docs/cuda.md
+	@DATA='$(PTB_DATA)' bench/gpu-kit.sh
 
 golden: ## Make the golden files again with TensorFlow 1.15 (needs Python 3.7)
 	tests/golden/run.sh

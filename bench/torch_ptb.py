@@ -68,22 +68,25 @@ def main():
     parser.add_argument("--compile", action="store_true", help="under torch.compile")
     parser.add_argument("--faithful", action="store_true", help="one bias and TensorFlow's norm")
     parser.add_argument("--chunk", type=int, default=1, help="words per step in mode test")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--tf32", action="store_true", help="on a GPU, products in TF32 (PyTorch's default: in cuDNN only)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = args.tf32
     c = ptb.config_of(args)
     if args.mode == "test":
         c = c._replace(batch=1, num_steps=args.chunk)
 
     (ids,), vocab = ptb.read_ids(args.data, [args.mode])
     c = c._replace(vocab=vocab)
-    producer = ptb.Producer(torch.from_numpy(ids), c.batch, c.num_steps)
-    model = Model(c)
+    producer = ptb.Producer(torch.from_numpy(ids).to(args.device), c.batch, c.num_steps)
+    model = Model(c).to(args.device)
     if args.init:
         assign(model, args.init, c)
     call = torch.compile(model) if args.compile else model
     optimizer = torch.optim.SGD(model.parameters(), lr=ptb.LEARNING_RATE)
-    state = [torch.zeros(c.layers, c.batch, c.hidden) for _ in range(2)]
+    state = [torch.zeros(c.layers, c.batch, c.hidden, device=args.device) for _ in range(2)]
 
     def train_step(i):
         nonlocal state

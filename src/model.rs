@@ -130,7 +130,13 @@ impl PtbVariables {
         };
         let softmax_w = var("softmax_w", &[hidden, vocab], uniform)?;
         let softmax_b = var("softmax_b", &[vocab], uniform)?;
-        Ok(PtbVariables { config: *config, cell, device, kind, embedding, recurrent, softmax_w, softmax_b })
+        let made =
+            PtbVariables { config: *config, cell, device, kind, embedding, recurrent, softmax_w, softmax_b };
+        if device != Device::Cpu {
+            // A GPU's generator draws other numbers: a seed means the same variables everywhere.
+            made.assign(&Self::new(config, cell, Device::Cpu, kind, seed)?.to_tensorflow()?)?;
+        }
+        Ok(made)
     }
 
     fn lstm_stack(

@@ -447,8 +447,10 @@ impl<'a> Session<'a> {
         let mut validated = false;
         while self.progress.epoch < epochs && !self.at_limit() {
             let complete = self.train_epoch(listen)?;
-            // Saved before the evaluation, which may take long.
-            self.save(listen)?;
+            // Saved before the evaluation, which may take long; on a GPU it is over sooner than the saving.
+            if !(complete && self.variables.device().is_cuda()) {
+                self.save(listen)?;
+            }
             if self.evaluates() {
                 self.validate(listen)?;
                 validated = true;

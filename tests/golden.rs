@@ -158,7 +158,7 @@ fn drive(golden: &Golden, mode: RnnMode, kind: Kind, device: Device, tolerance: 
         }
         if masks.is_empty() {
             let step = model.train_step(&x, &y, &state, golden.config.learning_rate).unwrap();
-            assert_eq!(step.cost, cost);
+            close(step.cost.double_value(&[]), cost.double_value(&[]), what(k, "train_step's cost"));
             state = step.state;
         } else {
             let scale =

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Everything that a machine with a GPU needs, built here, in one folder: gpu-kit.sh [FOLDER]     (what `make gpu-kit` calls)
+#
+# There it takes Linux on x86-64 with a C library no older than this machine's, NVIDIA's driver, and a Python with PyTorch 2.11, whose libtorch
+# is used; no Rust, no network. gpu.sh in the folder is the single command. DATA names PTB's folder; it is copied along.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+kit=${1:-target/gpu-kit}
+limit_mb=64
+
+rm -rf "$kit"
+mkdir -p "$kit/tests" "$kit/fixtures"
+# Cargo says as JSON where it put what it built.
+built() {
+    cargo "$@" --release --message-format=json-render-diagnostics |
+        python3 -c 'import json, sys
+for line in sys.stdin:
+    m = json.loads(line)
+    if m.get("executable"):
+        print(m["target"]["kind"][0], m["target"]["name"], m["executable"])'
+}
+built build | while read -r kind name path; do
+    if [ "$kind $name" = "bin ptb-word-lm" ]; then cp "$path" "$kit/"; fi
+done
+built test --no-run --test golden --test rnn_golden --test cuda | while read -r kind name path; do
+    if [ "$kind" = test ]; then cp "$path" "$kit/tests/$name"; fi
+done
+strip "$kit/ptb-word-lm" "$kit"/tests/*
+cp tests/fixtures/golden/*.npz "$kit/fixtures/"
+cp bench/gpu.sh bench/gpu_bench.py bench/bench.py bench/results.py bench/programs.py bench/ptb.py bench/torch_ptb.py "$kit/"
+if data=$(DATA="${DATA:-}" data/fetch.sh); then
+    mkdir "$kit/ptb"
+    cp "$data"/ptb.{train,valid,test}.txt "$kit/ptb/"
+else
+    echo "gpu-kit: without PTB: put it into $kit/ptb, or name its folder on the other machine with DATA" >&2
+fi
+mb=$(du -sm "$kit" | cut -f1)
+echo "$kit: $mb MB; there: $(basename "$kit")/gpu.sh" >&2
+[ "$mb" -le "$limit_mb" ] || { echo "gpu-kit: more than $limit_mb MB" >&2; exit 1; }
