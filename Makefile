@@ -80,9 +80,9 @@ ifneq ($(PTB_DATA),)
 	PTB_DATA='$(PTB_DATA)' cargo test --release -- --ignored ptb_
 endif
 
-test-tensorflow: $(CPU_LIBTORCH) ## Restore our checkpoints in TensorFlow 1.15 (needs Python 3.7)
+test-tensorflow: $(CPU_LIBTORCH) ## Read our files in TensorFlow 1.15 and TensorBoard (Python 3.7)
 	tests/golden/run.sh -c ''
-	TF_PYTHON='$(CURDIR)/.venv-tf/bin/python' cargo test --release --test tf_files -- --include-ignored
+	TF_PYTHON='$(CURDIR)/.venv-tf/bin/python' cargo test --release --test tf_files --test watch -- --include-ignored
 
 compare: build ## Runs (results/, or ARGS) beside TensorFlow's published numbers
 	@$(BIN) compare $(ARGS)

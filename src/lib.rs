@@ -13,6 +13,7 @@
 //! | `run_epoch`, `main` | [`session`] |
 //! | `AutoParallel` (`--num_gpus`) | [`distributed`] |
 //! | `tf.train.Supervisor`'s checkpoints | [`checkpoint`] |
+//! | `tf.summary.scalar`, the Supervisor's event files | [`events`] |
 //! | `tf.train.Saver`'s files, `numpy.savez` | [`tf`] |
 //! | (the original has no such thing) | [`generate`], [`score`] |
 
@@ -25,13 +26,16 @@ pub mod cli;
 pub mod config;
 pub mod device;
 pub mod distributed;
+pub mod events;
 pub mod files;
 pub mod generate;
 pub mod graph;
+pub mod html;
 pub mod libtorch;
 pub mod loss;
 pub mod model;
 pub mod optimizer;
+pub mod plots;
 pub mod reader;
 pub mod report;
 pub mod results;

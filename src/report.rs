@@ -3,12 +3,13 @@
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
+use crate::events::EventFile;
 use crate::session::{Evaluation, Event};
 
 /// Writes a line of standard output. A reader that has gone away (`| head`) is no reason to lose a run, so errors are passed over.
@@ -100,18 +101,31 @@ impl Metrics {
     }
 }
 
-/// Shows a run as it goes: the original's lines on standard output, a progress bar on standard error if that is a terminal, the metrics file.
+/// Shows a run as it goes: the original's lines on standard output, a progress bar on standard error if that is a terminal, the metrics file,
+/// TensorBoard's events.
 pub struct Reporter {
     metrics: Option<Metrics>,
-    bar: ProgressBar,
-    max_max_epoch: i64,
+    events: Option<EventFile>,
+    bar: Bar,
+    /// If quiet: the last lines for the training, validation and test texts, for the end.
+    quiet: Option<[Option<String>; 3]>,
 }
 
 impl Reporter {
-    /// A reporter for a run of `max_max_epoch` epochs.
-    pub fn new(metrics: Option<Metrics>, max_max_epoch: i64) -> Self {
-        let bar = ProgressBar::hidden();
-        Reporter { metrics, bar, max_max_epoch }
+    /// A reporter for a run of `max_max_epoch` epochs, or of `max_steps` steps if that is less.
+    pub fn new(
+        metrics: Option<Metrics>,
+        events: Option<EventFile>,
+        max_max_epoch: i64,
+        max_steps: Option<i64>,
+    ) -> Self {
+        Reporter { metrics, events, bar: Bar::new(max_max_epoch, max_steps), quiet: None }
+    }
+
+    /// If `quiet`, nothing is shown but warnings, and at the end the final perplexities.
+    pub fn quiet(mut self, quiet: bool) -> Self {
+        self.quiet = quiet.then(Default::default);
+        self
     }
 
     /// Writes a metrics line of its own, such as the `start` event. A full disk ends the metrics, not the run.
@@ -119,51 +133,184 @@ impl Reporter {
         if let Some(metrics) = &mut self.metrics
             && let Err(error) = metrics.write(value)
         {
-            notice(&format!("{error:#}; training goes on without them"));
+            self.bar.suspend(|| notice(&format!("{error:#}; training goes on without them")));
             self.metrics = None;
         }
     }
 
     /// Shows one event.
     pub fn show(&mut self, event: &Event) {
-        if let Some(text) = tensorflow_line(event) {
-            self.bar.suspend(|| line(&text));
+        if self.quiet.is_none() {
+            self.bar.show(event);
+        }
+        match (&mut self.quiet, tensorflow_line(event)) {
+            (None, Some(text)) => self.bar.suspend(|| line(&text)),
+            (Some(held), text) => match event {
+                Event::EpochEnd { split: "train", .. } => held[0] = text,
+                Event::EpochEnd { .. } => held[1] = text,
+                Event::Final(_) => held[2] = text,
+                _ => {}
+            },
+            (None, None) => {}
         }
         if let Some(value) = metrics_line(event) {
             self.metric(&value);
         }
-        match event {
-            Event::Epoch { epoch, done, epoch_size, .. } if io::stderr().is_terminal() => {
-                let template = "{prefix} {wide_bar} {pos}/{len} {msg} eta {eta}";
-                self.bar = ProgressBar::new(*epoch_size as u64)
-                    .with_style(
-                        ProgressStyle::with_template(template)
-                            .unwrap_or_else(|_| ProgressStyle::default_bar()),
-                    )
-                    .with_prefix(format!("epoch {epoch}/{}", self.max_max_epoch))
-                    .with_position(*done as u64);
-                self.bar.reset_eta();
-                self.bar.enable_steady_tick(Duration::from_millis(250));
-            }
-            Event::Notice { text } => self.bar.suspend(|| notice(text)),
+        if let Some(events) = &mut self.events
+            && let Err(error) = events.show(event)
+        {
+            self.bar.suspend(|| notice(&format!("{error:#}; training goes on without them")));
+            self.events = None;
+        }
+        let word = match event {
             Event::SaveFailed { error } => {
-                self.bar.suspend(|| {
-                    notice(&format!("warning: {error}; training goes on, the earlier checkpoints are kept"))
-                });
+                Some(format!("warning: {error}; training goes on, the earlier checkpoints are kept"))
             }
-            Event::Tick { done } => self.bar.set_position(*done as u64),
+            Event::Notice { text } => Some(text.clone()),
+            _ => None,
+        };
+        if let Some(text) = word {
+            self.bar.suspend(|| notice(&text));
+        }
+    }
+
+    /// The run is over: takes the progress bar away; if quiet, prints the final perplexities.
+    pub fn finish(self) {
+        self.bar.line.finish_and_clear();
+        self.quiet.into_iter().flatten().flatten().for_each(|text| line(&text));
+    }
+}
+
+/// The progress bar of a whole run, in one line of 80 columns:
+/// `epoch 3/13  step 1200/2323  ppl 103.4  10362 wps  [====>        ]  1h02m left`.
+struct Bar {
+    line: ProgressBar,
+    epochs: i64,
+    max_steps: i64,
+    /// Of the epoch being trained.
+    epoch: i64,
+    epoch_size: i64,
+    figures: String,
+    pace: Pace,
+    drawn: Instant,
+}
+
+impl Bar {
+    fn new(epochs: i64, max_steps: Option<i64>) -> Self {
+        let now = Instant::now();
+        Bar {
+            line: ProgressBar::hidden(),
+            epochs,
+            max_steps: max_steps.unwrap_or(i64::MAX),
+            epoch: 0,
+            epoch_size: 0,
+            figures: String::new(),
+            pace: Pace::default(),
+            drawn: now,
+        }
+    }
+
+    /// Takes the bar away while something else is written.
+    fn suspend(&self, write: impl FnOnce()) {
+        self.line.suspend(write);
+    }
+
+    fn show(&mut self, event: &Event) {
+        match event {
+            Event::Epoch { epoch, done, epoch_size, .. } => {
+                (self.epoch, self.epoch_size) = (*epoch, *epoch_size);
+                self.pace.pause();
+                let terminal =
+                    io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
+                if self.line.is_hidden() && terminal {
+                    let style = ProgressStyle::with_template("{msg}  [{wide_bar}]  {prefix}");
+                    self.line = ProgressBar::new(self.steps() as u64).with_style(
+                        style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "),
+                    );
+                }
+                self.draw(*done, None);
+            }
+            Event::Tick { done } => {
+                self.pace.step();
+                if self.drawn.elapsed() >= Duration::from_millis(100) {
+                    self.draw(*done, None);
+                }
+            }
             Event::Progress { perplexity, wps, .. } | Event::Step { perplexity, wps, .. } => {
-                self.bar.set_message(format!("ppl {perplexity:.1} {wps:.0} wps"));
+                self.figures = format!("  ppl {perplexity:.1}  {wps:.0} wps");
             }
-            Event::EpochEnd { split: "train", .. } => self.bar.finish_and_clear(),
+            Event::EpochEnd { split: "train", .. } => self.draw(self.epoch_size, Some("evaluating")),
             _ => {}
         }
+    }
+
+    /// Steps of the whole run.
+    fn steps(&self) -> i64 {
+        self.epochs.saturating_mul(self.epoch_size).min(self.max_steps)
+    }
+
+    fn draw(&mut self, done: i64, doing: Option<&str>) {
+        self.drawn = Instant::now();
+        let position = (self.epoch - 1) * self.epoch_size + done;
+        let steps = format!("step {done}/{}", self.epoch_size);
+        let message =
+            format!("epoch {}/{}  {}{}", self.epoch, self.epochs, doing.unwrap_or(&steps), self.figures);
+        self.line.set_message(message);
+        self.line.set_prefix(match self.pace.mean {
+            Some(mean) => format!("{} left", duration(mean * (self.steps() - position).max(0) as f64)),
+            None => String::new(),
+        });
+        self.line.set_position(position.min(self.steps()) as u64);
+    }
+}
+
+/// Seconds per training step, lately; what lies between the epochs does not count.
+#[derive(Default)]
+struct Pace {
+    last: Option<Instant>,
+    mean: Option<f64>,
+    steps: f64,
+}
+
+impl Pace {
+    fn pause(&mut self) {
+        self.last = None;
+    }
+
+    fn step(&mut self) {
+        let now = Instant::now();
+        if let Some(last) = self.last.replace(now) {
+            // The plain mean at first, then a moving one.
+            self.steps = (self.steps + 1.0).min(300.0);
+            let mean = self.mean.unwrap_or_default();
+            self.mean = Some(mean + ((now - last).as_secs_f64() - mean) / self.steps);
+        }
+    }
+}
+
+/// `45s`, `12m`, `1h02m`, `3d04h`.
+fn duration(seconds: f64) -> String {
+    let minutes = (seconds / 60.0).round() as u64;
+    match (minutes / 60 / 24, minutes / 60 % 24, minutes % 60) {
+        _ if seconds < 59.5 => format!("{seconds:.0}s"),
+        (0, 0, minutes) => format!("{minutes}m"),
+        (0, hours, minutes) => format!("{hours}h{minutes:02}m"),
+        (days, hours, _) => format!("{days}d{hours:02}h"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_short() {
+        let cases =
+            [(0.0, "0s"), (59.4, "59s"), (59.6, "1m"), (3569.0, "59m"), (3599.0, "1h00m"), (3720.0, "1h02m")];
+        for (seconds, text) in cases.into_iter().chain([(3.0 * 86400.0 + 4.0 * 3600.0, "3d04h")]) {
+            assert_eq!(duration(seconds), text);
+        }
+    }
 
     #[test]
     fn lines_are_the_original_s_to_the_letter() {

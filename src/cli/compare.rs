@@ -1,25 +1,94 @@
 //! `compare`
 
-use std::path::PathBuf;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use clap::Args;
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
 
+use crate::files::write_atomically;
+use crate::html;
+use crate::plots;
 use crate::report::{line, notice};
-use crate::results::{self, Run};
+use crate::results::{self, Comparison, Run};
 
 #[derive(Args)]
+#[command(after_long_help = "\
+--format json prints one object:
+  published   TensorFlow's rows for these models: name, model, epochs, lr_schedule, train, valid, test, source
+  runs        one object per run:
+    name, path, model, lr_schedule
+    epochs              finished epochs
+    train, valid, test  the last perplexities; null if there is none, or none that is a finite number
+    difference_percent  {train, valid, test}, of the published ones; null if the run was not on PTB
+    curve               [{epoch, train, valid, complete}]; complete is false if the run stopped within the epoch
+    remarks             what one has to know to read the numbers: stopped early, not evaluated, another text
+    damage              what in the file was not whole and is left out
+    start               the run's start event: config, seed, device, versions, data
+
+Examples:
+  ptb-word-lm compare runs/small runs/medium
+  ptb-word-lm compare a.jsonl b.jsonl --plot curves.svg --plot curves.png --html report.html
+  ptb-word-lm compare runs/small --format json | jq '.runs[0].valid'")]
 pub struct CompareArgs {
     /// Metrics files, or save paths of runs [default: all of results/]
     #[arg(value_name = "RUN")]
     runs: Vec<PathBuf>,
+    /// How to print the table: text, markdown or json
+    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true)]
+    format: Format,
+    /// Draw train and valid perplexity by epoch: FILE.svg or FILE.png; may be given twice
+    #[arg(long, value_name = "FILE", value_parser = picture)]
+    plot: Vec<PathBuf>,
+    /// Write a report: one HTML file with the table, the curves and every run's configuration
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    #[value(alias = "md")]
+    Markdown,
+    Json,
+}
+
+fn picture(path: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(path);
+    match path.extension().map(|e| e.to_string_lossy().to_lowercase()).as_deref() {
+        Some("svg" | "png") => Ok(path),
+        _ => Err("the file's name must end in .svg or .png".to_owned()),
+    }
 }
 
 impl CompareArgs {
     pub fn run(self) -> Result<()> {
         let paths = if self.runs.is_empty() { results::in_folder("results".as_ref())? } else { self.runs };
         let runs = paths.iter().map(|path| Run::read(path, &mut notice)).collect::<Result<Vec<_>>>()?;
-        line(results::table(&runs)?.trim_end());
+        let comparison = Comparison::new(runs)?;
+        line(
+            match self.format {
+                Format::Text => comparison.text(),
+                Format::Markdown => comparison.markdown(),
+                Format::Json => format!("{:#}", comparison.json()),
+            }
+            .trim_end(),
+        );
+        for path in &self.plot {
+            make_folder(path).with_context(|| format!("--plot {}", path.display()))?;
+            plots::write(path, &comparison)?;
+        }
+        if let Some(path) = &self.html {
+            make_folder(path).with_context(|| format!("--html {}", path.display()))?;
+            let report = html::report(&comparison)?;
+            write_atomically(path, |file| Ok(file.write_all(report.as_bytes())?))?;
+        }
         Ok(())
     }
+}
+
+/// The folder that a file is to be written in.
+fn make_folder(file: &Path) -> std::io::Result<()> {
+    file.parent().map_or(Ok(()), fs::create_dir_all)
 }

@@ -18,6 +18,7 @@ use crate::checkpoint::{RunConfig, SaveFolder, ensure_same_run, ensure_same_voca
 use crate::config::{Config, ConfigError, LrSchedule, Model, Precision, RnnMode};
 use crate::device::{self, DeviceArg};
 use crate::distributed::Workers;
+use crate::events::EventFile;
 use crate::model::PtbVariables;
 use crate::reader::{RawData, SAMPLE, Split};
 use crate::report::{Metrics, Reporter, notice};
@@ -34,7 +35,7 @@ pub struct TrainArgs {
     /// the corpus inside this program
     #[arg(long, value_name = "DIR", help_heading = "The original's flags")]
     data_path: String,
-    /// Folder to keep checkpoints and metrics in; a run that is there already goes on where it stopped
+    /// Folder to keep checkpoints, metrics and TensorBoard's event files in; a run that is there already goes on where it stopped
     #[arg(long, value_name = "DIR", help_heading = "The original's flags")]
     save_path: Option<PathBuf>,
     /// Which of the original's configurations: small, medium, large or test
@@ -104,6 +105,9 @@ pub struct TrainArgs {
     /// Do not evaluate the validation and test texts
     #[arg(long, help_heading = "Running")]
     no_eval: bool,
+    /// Print the final perplexities, warnings and errors, and nothing else
+    #[arg(long, short, help_heading = "Running")]
+    quiet: bool,
 
     /// Which recurrent cell: basic_lstm (the original's), lstm, gru or basic_rnn
     #[arg(long, default_value_t = CellType::BasicLstm, help_heading = "Hyperparameters (each overrides the model's)")]
@@ -246,6 +250,11 @@ impl TrainArgs {
         };
         let rnn_mode = rnn_mode(self.cell, self.rnn_mode)?;
         let precision = self.precision()?;
+        let say = |text: &str| {
+            if !self.quiet {
+                notice(text)
+            }
+        };
         precision.check(device.is_cuda())?;
         device::allow_tf32(precision == Precision::Tf32);
         // What can fail is tried before anything long begins: the save path before the data, the data before the model.
@@ -293,13 +302,13 @@ impl TrainArgs {
             cuda_graph: !self.no_cuda_graph,
         };
         if folder.is_none() {
-            notice("without --save-path this run cannot be resumed, and its model is not kept");
+            say("without --save-path this run cannot be resumed, and its model is not kept");
         }
         if let Some(path) = self.init_from.as_deref().filter(|_| first && checkpoint.is_none()) {
             let from = || format!("--init-from {}", path.display());
             let model = tf::Model::read(path).with_context(from)?;
             for note in model.notes() {
-                notice(&format!("{}: not part of the model: {note}", path.display()));
+                say(&format!("{}: not part of the model: {note}", path.display()));
             }
             variables.assign(&model.variables).with_context(from)?;
         }
@@ -308,7 +317,7 @@ impl TrainArgs {
             let path = self.save_path.clone().unwrap_or_default();
             session.resume(checkpoint).with_context(|| format!("{}: cannot be resumed", path.display()))?;
             let at = &checkpoint.progress;
-            notice(&format!(
+            say(&format!(
                 "resuming at epoch {}, step {} (global step {})",
                 at.epoch + 1,
                 at.step,
@@ -326,7 +335,14 @@ impl TrainArgs {
         let metrics = self.metrics.clone().or(self.save_path.as_ref().map(|path| path.join("metrics.jsonl")));
         let metrics =
             metrics.filter(|_| first).map(|path| Metrics::create(&path, checkpoint.is_some())).transpose()?;
-        let mut reporter = Reporter::new(metrics, config.max_max_epoch);
+        let done = checkpoint.as_ref().map_or(0, |c| c.progress.global_step);
+        let events = save_path.map(|path| EventFile::create(path, config.num_steps, done));
+        // A full disk takes the events, not the run.
+        let events = events.and_then(|events| {
+            events.inspect_err(|error| notice(&format!("{error:#}; training goes on without them"))).ok()
+        });
+        let mut reporter =
+            Reporter::new(metrics, events, config.max_max_epoch, self.max_steps).quiet(self.quiet);
         let digest =
             |split: &Split| json!({"file": split.name, "tokens": split.tokens.len(), "md5": split.md5});
         reporter.metric(&json!({
@@ -348,7 +364,7 @@ impl TrainArgs {
             "data": {"path": self.data_path, "train": digest(&data.train), "valid": digest(&data.valid), "test": digest(&data.test)},
             "flags": self.flags,
         }));
-        notice(&format!(
+        say(&format!(
             "model {} on {}{}, {} threads: {} words, learning-rate schedule {}",
             self.model,
             workers.map_or(String::new(), |workers| format!("{} workers, each on ", workers.size())),
@@ -366,11 +382,12 @@ impl TrainArgs {
                 reporter.show(&event);
             }
         })?;
+        reporter.finish();
         if let Some(perplexity) = test_perplexity.filter(|_| self.data_path == SAMPLE) {
             let words: Vec<&str> =
                 data.test.tokens.iter().filter_map(|&id| data.vocabulary.word(id)).collect();
             let best = sample::best_perplexity(&words, 1, 1)?;
-            notice(&format!(
+            say(&format!(
                 "The sample corpus has a known source: no model can reach a lower test perplexity than {best:.3} on average. \
                  This model: {perplexity:.3} ({:+.1}%).",
                 100.0 * (perplexity / best - 1.0)

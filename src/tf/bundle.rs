@@ -318,7 +318,7 @@ fn shard_path(prefix: &Path, shard: i32, count: i32) -> PathBuf {
 }
 
 /// LevelDB's masked CRC-32C: a checksum may itself be part of checksummed data.
-fn masked_crc32c(bytes: &[u8]) -> u32 {
+pub(crate) fn masked_crc32c(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
