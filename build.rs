@@ -5,10 +5,9 @@ use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=src/softmax.cpp");
-    println!("cargo:rerun-if-changed=src/product.cpp");
-    println!("cargo:rerun-if-changed=src/cuda.cpp");
-    println!("cargo:rerun-if-changed=src/libtorch.cpp");
+    for file in ["simd.h", "softmax.cpp", "lstm.cpp", "product.cpp", "cuda.cpp", "libtorch.cpp"] {
+        println!("cargo:rerun-if-changed=src/{file}");
+    }
     println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
     // torch-sys tells where it found libtorch: its `links` key makes this variable for those who depend on it directly.
     let lib =
@@ -22,8 +21,8 @@ fn main() {
         .std("c++17")
         .opt_level(3)
         .flags(["-fopenmp", "-fno-math-errno", "-fno-trapping-math"])
-        .file("src/softmax.cpp")
-        .compile("ptb_softmax");
+        .files(["src/softmax.cpp", "src/lstm.cpp"])
+        .compile("ptb_pointwise");
 
     // The headers are beside the libraries, unless LIBTORCH_INCLUDE says otherwise, as for torch-sys.
     let root = std::env::var_os("LIBTORCH_INCLUDE").map_or(lib.with_file_name(""), PathBuf::from);

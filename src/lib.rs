@@ -33,6 +33,7 @@ pub mod graph;
 pub mod html;
 pub mod libtorch;
 pub mod loss;
+mod lstm;
 pub mod model;
 pub mod optimizer;
 pub mod plots;

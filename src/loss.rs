@@ -75,6 +75,9 @@ fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     Ok(logits.f_logsumexp(1, false)? - target_logits)
 }
 
+/// Logits that are worked on at once where they are only looked at.
+const CACHED_LOGITS: i64 = 1 << 19;
+
 /// The softmax layer's variables: `Model/softmax_w` `[hidden, vocab]` and `Model/softmax_b` `[vocab]`.
 pub struct SoftmaxLayer<'a> {
     /// `Model/softmax_w`
@@ -121,14 +124,15 @@ impl SoftmaxLayer<'_> {
 
     /// [`Self::cost`] without a gradient to come.
     pub fn evaluate(&self, output: &Tensor, targets: &Tensor, batch_size: i64) -> Result<Tensor> {
-        tch::no_grad(|| {
-            if !self.fast() {
-                return self.cost(output, targets, batch_size);
-            }
-            let mut logits = product(&self.narrow(output), &self.narrow(self.w));
-            let total = softmax_cross_entropy(&mut logits, self.b, targets, 0.0, false).0;
-            Ok(Tensor::from((total / batch_size as f64) as f32))
+        tch::no_grad(|| match self.scorer() {
+            Some(scorer) => Ok(Tensor::from((scorer.total(output, targets)? / batch_size as f64) as f32)),
+            None => self.cost(output, targets, batch_size),
         })
+    }
+
+    /// The layer as a thread of its own can have it, where src/softmax.cpp runs.
+    pub(crate) fn scorer(&self) -> Option<Scorer> {
+        self.fast().then(|| Scorer { w: tch::no_grad(|| self.narrow(self.w)), b: self.b.detach() })
     }
 
     /// Total cross entropy divided by `batch_size`, a scalar; differentiable, the plain definition.
@@ -172,8 +176,40 @@ impl SoftmaxLayer<'_> {
     }
 }
 
+/// The softmax layer for text that is only scored: float32 or bfloat16, on the CPU.
+pub(crate) struct Scorer {
+    w: Tensor,
+    b: Tensor,
+}
+
+impl Scorer {
+    /// The same for another thread.
+    pub(crate) fn share(&self) -> Self {
+        Scorer { w: self.w.shallow_clone(), b: self.b.shallow_clone() }
+    }
+
+    /// How many words to hand to [`Self::total`] at once: their logits, 2 MB, stay in the cores' own caches from the product that makes them to
+    /// the pass that reads them.
+    pub(crate) fn rows(&self) -> i64 {
+        (CACHED_LOGITS / self.b.numel() as i64).max(1)
+    }
+
+    /// Total cross entropy in nats of outputs `[n, hidden]` and their targets `[n]`.
+    pub(crate) fn total(&self, output: &Tensor, targets: &Tensor) -> Result<f64> {
+        tch::no_grad(|| {
+            let pieces = |t: &Tensor| t.f_split(self.rows(), 0);
+            let (output, targets) = (output.f_to_kind(self.w.kind())?, pieces(targets)?);
+            let logits = pieces(&output)?.into_iter().map(|output| product(&output, &self.w));
+            Ok(logits
+                .zip(&targets)
+                .map(|(mut l, t)| softmax_cross_entropy(&mut l, &self.b, t, 0.0, false).0)
+                .sum())
+        })
+    }
+}
+
 /// `a @ b`, without a gradient to come; float32 on the CPU through oneDNN.
-fn product(a: &Tensor, b: &Tensor) -> Tensor {
+pub(crate) fn product(a: &Tensor, b: &Tensor) -> Tensor {
     let plain =
         |t: &Tensor| t.device() == Device::Cpu && t.kind() == Kind::Float && t.dim() == 2 && t.numel() > 0;
     if plain(a) && plain(b) {

@@ -8,7 +8,8 @@ use tch::{Device, Kind, Tensor, nn};
 
 use crate::config::{Config, Precision, RnnMode};
 use crate::distributed::{Pending, Workers};
-use crate::loss::SoftmaxLayer;
+use crate::loss::{Scorer, SoftmaxLayer};
+use crate::lstm;
 use crate::optimizer::{self, Gradient};
 use crate::rnn::{
     BasicLSTMCell, CellType, DropoutWrapper, LSTMBlockCell, MultiRNNCell, RnnCell, State, dropout_mask,
@@ -513,6 +514,18 @@ impl<'a> PtbModel<'a> {
         })
     }
 
+    /// What it takes to read a text as one row, much faster than by [`Self::evaluate`]: this model's [`RowReader`], if it is of the
+    /// kind that has one (LSTM layers, float32, on the CPU, without dropout).
+    pub(crate) fn row_reader(&self) -> Option<RowReader<'_>> {
+        let dropout = self.is_training && self.variables.config.keep_prob < 1.0;
+        match &self.variables.recurrent {
+            Recurrent::Lstm(stacks) if self.rnn_mode == RnnMode::Cudnn && !dropout => {
+                Some(RowReader { model: self, stacks, scorer: self.softmax().scorer()? })
+            }
+            _ => None,
+        }
+    }
+
     /// Cost of a batch, the gradient of every trainable variable, and the final state, with the masks given.
     ///
     /// The looked-up rows are the leaf that is differentiated, not the table: that is TensorFlow's `IndexedSlices`.
@@ -610,4 +623,27 @@ fn sum_over_workers(
         *tensor = sum.view_as(tensor);
     }
     Ok(all_rows)
+}
+
+/// A model that reads a text as one row, its recurrent part and its softmax layer apart.
+pub(crate) struct RowReader<'a> {
+    model: &'a PtbModel<'a>,
+    stacks: &'a [LstmStack],
+    /// The softmax layer.
+    pub(crate) scorer: Scorer,
+}
+
+impl RowReader<'_> {
+    /// The recurrent part: ids `[1, steps]` and an initial state to the outputs `[steps, hidden]` and the final state.
+    pub(crate) fn outputs(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
+        let mut x = tch::no_grad(|| self.model.lookup(x));
+        let mut final_state = State::with_capacity(state.len());
+        let layers = self.stacks.iter().flat_map(|stack| &stack.layers);
+        for ([w_ih, w_hh, bias, _], state) in layers.zip(state.chunks(2)) {
+            let (output, c, h) = lstm::one_row(&x, [w_ih, w_hh, bias], &state[0], &state[1])?;
+            x = output;
+            final_state.extend([c, h]);
+        }
+        Ok((x.squeeze_dim(0), final_state))
+    }
 }

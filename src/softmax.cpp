@@ -11,32 +11,9 @@
 #include <cstring>
 #include <vector>
 
-// Compiled once per instruction set, chosen at load time, so that one binary is fast on every machine.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define CLONES
-#endif
+#include "simd.h"
 
 namespace {
-
-// exp(x) for x <= 0 to about one unit in the last place; Cephes' polynomial, written so that compilers vectorize it.
-inline float exp_nonpositive(float x) {
-    x = std::max(x, -87.0f);
-    const float n = std::nearbyint(x * 1.44269504088896341f);
-    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-    float power;
-    std::memcpy(&power, &bits, sizeof power);
-    return p * power;
-}
 
 // bfloat16 is the upper half of a float32; rounding is to nearest, ties to even.
 inline float to_float(float x) { return x; }
@@ -58,12 +35,21 @@ inline void store(uint16_t* place, float value) {
 template <typename T>
 inline __attribute__((always_inline)) double row(T* logits, float* work, const float* __restrict__ bias, int64_t vocab, int64_t target,
                                                  float scale, bool gradient, float* __restrict__ bias_gradient) {
-    float top = -INFINITY;
-#pragma omp simd reduction(max : top)
-    for (int64_t j = 0; j < vocab; ++j) {
-        work[j] = to_float(logits[j]) + bias[j];
-        top = std::max(top, work[j]);
+    // Many maxima side by side: compilers leave a single one, with its rules for NaN, to scalar code.
+    float tops[32];
+    std::fill_n(tops, 32, -INFINITY);
+    const auto see = [&](int64_t j, float& top) {
+        const float value = to_float(logits[j]) + bias[j];
+        work[j] = value;
+        top = value > top ? value : top;
+    };
+    int64_t seen = 0;
+    for (; seen + 32 <= vocab; seen += 32) {
+#pragma omp simd
+        for (int64_t lane = 0; lane < 32; ++lane) see(seen + lane, tops[lane]);
     }
+    for (; seen < vocab; ++seen) see(seen, tops[0]);
+    const float top = *std::max_element(tops, tops + 32);
     const double target_logit = work[target];
     float sum = 0.0f;
     if (!gradient) {
