@@ -35,12 +35,19 @@ pub(crate) fn one_row(
     h: &Tensor,
 ) -> Result<(Tensor, Tensor, Tensor)> {
     let (rows, hidden) = w_hh.size2().context("weight_hh has two dimensions")?;
-    let (_, steps, _) = x.size3().context("the input has three dimensions")?;
+    let (_, steps, width) = x.size3().context("the input has three dimensions")?;
     ensure!(
-        takes(x) && rows == 4 * hidden && c.size() == [1, hidden] && h.size() == [1, hidden],
-        "an LSTM layer of {hidden} units over one row of text: input {:?}, weight_hh {:?}, c {:?}, h {:?}",
+        takes(x)
+            && rows == 4 * hidden
+            && w_ih.size() == [rows, width]
+            && bias.size() == [rows]
+            && c.size() == [1, hidden]
+            && h.size() == [1, hidden],
+        "an LSTM layer of {hidden} units over one row of text: input {:?}, weight_ih {:?}, weight_hh {:?}, bias_ih {:?}, c {:?}, h {:?}",
         x.size(),
+        w_ih.size(),
         w_hh.size(),
+        bias.size(),
         c.size(),
         h.size()
     );
@@ -49,11 +56,6 @@ pub(crate) fn one_row(
         let gates = product(&x.f_squeeze_dim(0)?, &w_ih.f_tr()?).contiguous();
         let (bias, w_hh, h, c) =
             (bias.contiguous(), w_hh.contiguous(), h.contiguous(), c.copy().contiguous());
-        ensure!(
-            gates.size() == [steps, rows] && bias.size() == [rows],
-            "weight_ih and bias_ih do not fit weight_hh {:?}",
-            w_hh.size()
-        );
         let output = Tensor::f_empty([1, steps, hidden], (Kind::Float, Device::Cpu))?;
         for t in [&gates, &bias, &w_hh, &h, &c] {
             ensure!(

@@ -3,7 +3,9 @@
 use ptb_word_lm::config::{Config, RnnMode};
 use ptb_word_lm::model::{PtbModel, PtbVariables};
 use ptb_word_lm::optimizer::{self, Gradient};
+use ptb_word_lm::reader::{Producer, Split};
 use ptb_word_lm::rnn::CellType;
+use ptb_word_lm::session::evaluate;
 use tch::{Device, Kind, Tensor};
 
 const CONFIG: Config = Config {
@@ -202,4 +204,45 @@ fn assigning_names_what_is_missing_or_misshapen_and_changes_nothing() {
     let error = v.assign(&given).unwrap_err().to_string();
     assert!(error.contains(kernel) && error.contains("missing"), "{error}");
     assert_eq!(before, v.to_tensorflow().unwrap());
+}
+
+/// The test text, read as one row by several threads, has the perplexity of its definition: word by word in double precision.
+#[test]
+fn a_text_read_as_one_row_has_the_perplexity_of_word_by_word() {
+    // Vocabularies whose logits do and do not fit the cache many rows at a time; more pieces than may wait.
+    for (vocab_size, words) in [(23, 2_501), (200_000, 301)] {
+        let config = Config { vocab_size, ..CONFIG };
+        let float = PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 2).unwrap();
+        let double = variables(&config, CellType::BasicLstm);
+        double.assign(&float.to_tensorflow().unwrap()).unwrap();
+        let tokens: Vec<i32> =
+            Tensor::randint(vocab_size, [words], (Kind::Int, Device::Cpu)).try_into().unwrap();
+        let split = Split { name: "test".into(), tokens: tokens.into(), ..Split::default() };
+        let producer = Producer::new(&split, 1, 1, Device::Cpu).unwrap();
+
+        let by_word = PtbModel::new(&double, false, RnnMode::Basic);
+        let (mut costs, mut state) = (0.0, by_word.zero_state(1));
+        for step in 0..producer.epoch_size() {
+            let (x, y) = producer.batch(step);
+            let cost;
+            (cost, state) = by_word.evaluate(&x, &y, &state).unwrap();
+            costs += cost.double_value(&[]);
+        }
+        let expected = (costs / producer.epoch_size() as f64).exp();
+        let model = PtbModel::new(&float, false, RnnMode::Cudnn);
+        let before = tch::get_num_threads();
+        let found = [1, 2, 4].map(|threads| {
+            tch::set_num_threads(threads);
+            evaluate(&model, &producer).unwrap()
+        });
+        tch::set_num_threads(before);
+        for evaluation in found {
+            assert!(
+                (evaluation.perplexity / expected - 1.0).abs() < 1e-6,
+                "{} instead of {expected}",
+                evaluation.perplexity
+            );
+            assert_eq!((evaluation.tokens, evaluation.perplexity), (words - 1, found[0].perplexity));
+        }
+    }
 }
