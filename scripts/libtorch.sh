@@ -26,14 +26,16 @@ command -v "$python" >/dev/null || {
 pip_into() {
     # Into a folder of our own: neither the system's packages nor its rules for them are touched.
     # (By variables, since an older pip, as in Ubuntu 22.04, stops at an option that it does not know.)
-    PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 "$python" -m pip install --quiet --no-compile --target "$@"
+    # What comes is compared with the SHA-256 of each package in the list.
+    PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 \
+        "$python" -m pip install --quiet --no-compile --no-deps --only-binary :all: --require-hashes --target "$1" -r "scripts/$2"
 }
 
 case $kind in
 cpu)
     echo "fetching libtorch 2.11.0 (0.6 GB) into .libtorch" >&2
     rm -rf .libtorch .libtorch.part
-    pip_into .libtorch.part --no-deps torch==2.11.0 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85
+    pip_into .libtorch.part libtorch-cpu.txt
     mv .libtorch.part .libtorch
     ;;
 cuda)
@@ -43,10 +45,8 @@ cuda)
         exit 1
     }
     echo "fetching NVIDIA's libraries for libtorch 2.11.0 (2 GB) into .libtorch" >&2
-    # The versions that this very package asks for; what else it requires is for Python programs.
-    mapfile -t libraries < <(sed -n 's/^Requires-Dist: \(\(nvidia-\|cuda-toolkit\)[^;]*\).*/\1/p' .libtorch/torch-2.11.0.dist-info/METADATA)
     rm -rf .libtorch/cuda.part
-    pip_into .libtorch/cuda.part "${libraries[@]}"
+    pip_into .libtorch/cuda.part libtorch-cuda.txt
     cp -rn .libtorch/cuda.part/nvidia .libtorch/
     rm -rf .libtorch/cuda.part
     ;;

@@ -1,0 +1,199 @@
+//! What lies at the edge of the usual: each works, or is refused in words.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use ptb_word_lm::reader::RawData;
+
+fn run(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"));
+    command.args(args).env("OMP_NUM_THREADS", "1").env_remove("RUST_BACKTRACE").output().unwrap()
+}
+
+fn words(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!said.contains("panicked") && output.status.code().is_some(), "{said}");
+    said
+}
+
+/// A data folder of three texts.
+fn data(folder: &Path, texts: [&[u8]; 3]) -> PathBuf {
+    fs::create_dir_all(folder).unwrap();
+    for (split, text) in ["train", "valid", "test"].iter().zip(texts) {
+        fs::write(folder.join(format!("ptb.{split}.txt")), text).unwrap();
+    }
+    folder.to_owned()
+}
+
+/// A step on a corpus, with a checkpoint and an evaluation.
+fn train(data: &Path, more: &[&str]) -> Output {
+    let flags = ["train", "--device", "cpu", "--model", "test", "--max-steps", "1", "--data-path"];
+    run(&[&flags[..], &[data.to_str().unwrap()], more].concat())
+}
+
+#[test]
+fn a_path_with_spaces_and_letters_of_any_script() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = b" the cat sat on the mat \n the dog sat on the cat \n".repeat(20);
+    let strange = "été à  la  mer 日本語 'q\" $HOME #1";
+    let data = data(&folder.path().join(strange).join("data"), [&text, &text, &text]);
+    let save = folder.path().join(strange).join("my run");
+    let save = save.to_str().unwrap();
+    for _ in 0..2 {
+        // The second one resumes it.
+        let output = train(&data, &["--save-path", save]);
+        assert!(output.status.success(), "{}", words(&output));
+    }
+    let data = data.to_str().unwrap();
+    let output = run(&["eval", "--device", "cpu", "--checkpoint", save, "--data-path", data]);
+    assert!(output.status.success(), "{}", words(&output));
+    let file = folder.path().join(strange).join("model.npz");
+    let file = file.to_str().unwrap();
+    let output = run(&["export", "--checkpoint", save, "--format", "tf-npz", "--output", file]);
+    assert!(output.status.success(), "{}", words(&output));
+    let imported = folder.path().join(strange).join("imported");
+    let output = run(&["import", file, "--save-path", imported.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", words(&output));
+    let metrics = fs::read_to_string(Path::new(save).join("metrics.jsonl")).unwrap();
+    assert!(metrics.contains("日本語"), "{metrics}");
+}
+
+/// A save path that is not even Unicode.
+#[cfg(unix)]
+#[test]
+fn a_path_that_is_not_unicode() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let save = folder.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"));
+    command.args([
+        "train",
+        "--device",
+        "cpu",
+        "--model",
+        "test",
+        "--max-steps",
+        "1",
+        "--data-path",
+        "sample",
+    ]);
+    let output = command.arg("--save-path").arg(&save).output().unwrap();
+    let said = words(&output);
+    assert!(output.status.success() || said.contains("--save-path"), "{said}");
+    assert_eq!(output.status.success(), save.join("model-1.safetensors").exists(), "{said}");
+}
+
+#[test]
+fn a_vocabulary_of_a_million_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = Vec::new();
+    for k in 0..1_000_000 {
+        write!(text, "w{k}{}", if k % 20 == 19 { '\n' } else { ' ' }).unwrap();
+    }
+    let small = b"w1 w2 w3 w999999\n".repeat(20);
+    let data = data(folder.path(), [&text, &small, &small]);
+    let read = RawData::read(data.to_str().unwrap()).unwrap();
+    assert_eq!(read.vocabulary.len(), 1_000_001);
+    assert_eq!(read.train.tokens.len(), 1_050_000);
+    for k in [0, 77, 999_999] {
+        let word = format!("w{k}");
+        let id = read.vocabulary.id(&word).unwrap();
+        assert_eq!(read.vocabulary.word(id), Some(word.as_str()));
+    }
+    let save = folder.path().join("run");
+    for _ in 0..2 {
+        let output = train(&data, &["--save-path", save.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", words(&output));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("Test Perplexity"));
+    }
+}
+
+/// A line of 10 MB of words is words; one word of 10 MB is none.
+#[test]
+fn a_line_of_ten_megabytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let short = b" a b c \n".repeat(50);
+    let line = b"a b c d ".repeat(10 << 17);
+    let long = data(&folder.path().join("line"), [&line, &short, &short]);
+    let read = RawData::read(long.to_str().unwrap()).unwrap();
+    assert_eq!(read.train.tokens.len(), 4 * (10 << 17));
+    let output = train(&long, &["--no-eval"]);
+    assert!(output.status.success(), "{}", words(&output));
+
+    let word = [&b"a b c\n"[..], &b"x".repeat(10 << 20)].concat();
+    let one = data(&folder.path().join("word"), [&word, &short, &short]);
+    let output = train(&one, &["--no-eval"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = words(&output);
+    assert!(said.contains("ptb.train.txt") && said.contains("line 2"), "{said}");
+    assert!(said.len() < 1000, "an error of {} bytes", said.len());
+}
+
+/// Windows line ends, a byte-order mark, no newline at the end: the same words as without.
+#[test]
+fn texts_of_other_systems() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = b" the cat sat \n on the mat \n".repeat(10);
+    let windows =
+        [b"\xef\xbb\xbf".to_vec(), String::from_utf8(plain.clone()).unwrap().replace('\n', "\r\n").into()]
+            .concat();
+    let open = plain[..plain.len() - 1].to_vec();
+    let read = |name: &str, text: &[u8]| {
+        let data = data(&folder.path().join(name), [text, text, text]);
+        let output = train(&data, &["--save-path", folder.path().join(name).join("run").to_str().unwrap()]);
+        assert!(output.status.success(), "{name}: {}", words(&output));
+        RawData::read(data.to_str().unwrap()).unwrap()
+    };
+    let plain = read("plain", &plain);
+    let windows = read("windows", &windows);
+    assert_eq!(windows.vocabulary, plain.vocabulary);
+    assert_eq!(windows.train.tokens, plain.train.tokens);
+    // One line's end less than the same text has.
+    let open = read("open", &open);
+    let words = |data: &RawData| -> Vec<String> {
+        data.train.tokens.iter().map(|&id| data.vocabulary.word(id).unwrap().to_owned()).collect()
+    };
+    assert_eq!(words(&open), words(&plain)[..plain.train.tokens.len() - 1]);
+}
+
+/// A corpus of 1 GB: 4 bytes a token, not the text. Run by `make torture`.
+#[test]
+#[ignore = "writes and reads 1 GB: make torture"]
+fn a_corpus_of_a_gigabyte() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = b" a b c \n".repeat(50);
+    let data = data(folder.path(), [b"", &small, &small]);
+    let mut file = std::io::BufWriter::new(fs::File::create(data.join("ptb.train.txt")).unwrap());
+    let mut written = 0;
+    let mut k: u32 = 0;
+    while written < 1 << 30 {
+        k = k.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let line = format!(" a b word{} of line{} c \n", k >> 20, k >> 25);
+        written += line.len();
+        file.write_all(line.as_bytes()).unwrap();
+    }
+    file.flush().unwrap();
+    let script = "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); \
+                  print('PEAK', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)";
+    let output = Command::new("python3")
+        .args([
+            "-c",
+            script,
+            env!("CARGO_BIN_EXE_ptb-word-lm"),
+            "train",
+            "--device",
+            "cpu",
+            "--model",
+            "test",
+        ])
+        .args(["--max-steps", "1", "--no-eval", "--data-path", data.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", words(&output));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let peak: u64 = lines.lines().find_map(|l| l.strip_prefix("PEAK ")).unwrap().parse().unwrap();
+    assert!(peak < 1_400_000, "{peak} KiB at the peak");
+    println!("TORTURE | a corpus of 1 GB, read and trained in {} MiB | 1 | 1 | 0 |", peak / 1024);
+}
