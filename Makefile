@@ -4,6 +4,7 @@ MODEL ?= small
 DATA  ?=
 SAVE  ?=
 ARGS  ?=
+FUZZ_SECONDS ?= 60
 
 PYTHON   ?= python3
 BIN      := target/release/ptb-word-lm
@@ -28,7 +29,7 @@ data=$$(DATA='$(DATA)' data/fetch.sh) || { \
 endef
 
 # The tests, benches and the binary share the release profile, so that torch-sys, which takes minutes, is compiled once.
-.PHONY: help train-cpu train-cuda build data libtorch distributed test test-distributed test-tensorflow compare bench gpu-kit golden torture doc lint clean
+.PHONY: help train-cpu train-cuda build data libtorch distributed test test-distributed test-tensorflow compare bench gpu-kit golden torture fuzz audit doc lint clean
 .DEFAULT_GOAL := help
 
 help: ## This menu
@@ -96,8 +97,14 @@ gpu-kit: $(CPU_LIBTORCH) ## Build all that a machine with a GPU needs: docs/cuda
 golden: ## Make the golden files again with TensorFlow 1.15 (needs Python 3.7)
 	tests/golden/run.sh
 
-torture: $(CPU_LIBTORCH) ## Kill, stop and starve runs hundreds of times: docs/reliability.md
+torture: build ## Kill, starve and fuzz, hundreds of runs and millions of files: docs/reliability.md
 	scripts/torture.sh
+
+fuzz: build ## Fuzz every reader of files, FUZZ_SECONDS each
+	scripts/fuzz.sh $(FUZZ_SECONDS)
+
+audit: ## Licences, sources and advisories of what Cargo.lock holds (ADVISORIES=FOLDER: offline)
+	scripts/audit.sh
 
 doc: $(CPU_LIBTORCH) ## The library's documentation
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --no-deps

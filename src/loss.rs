@@ -216,6 +216,7 @@ pub(crate) fn product(a: &Tensor, b: &Tensor) -> Tensor {
         // SAFETY: both are tensors of libtorch's that outlive the call; what comes back is null or a new one, which is ours.
         let made = unsafe { ptb_product(a.as_ptr(), b.as_ptr()) };
         if !made.is_null() {
+            // SAFETY: as said above.
             return unsafe { Tensor::from_ptr(made) };
         }
     }

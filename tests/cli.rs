@@ -31,6 +31,7 @@ fn fails(args: &[&str]) -> (i32, String) {
     let output = run(args);
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     let code = output.status.code().unwrap_or_else(|| panic!("{args:?} was killed: {errors}"));
+    println!("REFUSED cli {args:?}"); // scripts/torture.sh counts them
     assert!(code == 1 || code == 2, "{args:?} gave exit code {code}: {errors}");
     assert!(
         !errors.contains("panicked") && !errors.contains("backtrace") && !errors.contains("frame #"),

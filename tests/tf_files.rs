@@ -295,6 +295,7 @@ fn damage(file: &Path, values: &Variables, read: impl Fn() -> anyhow::Result<Var
     let good = fs::read(file).unwrap();
     assert_same(&read().unwrap(), values);
     let mut errors = 0;
+    println!("DAMAGED {}", 9 * good.len()); // scripts/torture.sh adds them up
     let mut check = |bad: &[u8]| {
         fs::write(file, bad).unwrap();
         match read() {
@@ -365,6 +366,7 @@ fn damaged_npz_are_errors() {
         fs::write(&file, &good[..at]).unwrap();
         assert!(read_npz(&file).is_err(), "cut off at {at}");
     }
+    println!("DAMAGED {}", 9 * good.len());
     assert!(errors > 4 * good.len(), "{errors} errors in {} bytes", good.len());
     assert!(whole(&values));
 }

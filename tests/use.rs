@@ -46,6 +46,7 @@ fn fails(code: i32, args: &[&str], input: &[u8], says: &[&str]) {
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(code), "{args:?}: {errors}");
     assert!(!errors.contains("panicked"), "{errors}");
+    println!("REFUSED use {args:?}"); // scripts/torture.sh counts them
     for words in says {
         assert!(errors.contains(words), "{args:?} should say {words:?}: {errors}");
     }

@@ -1,0 +1,82 @@
+//! What the program is made of: where `unsafe` stands, and that what is fetched is known by its digest.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The C++ beside src/ and what libtorch and the system have in C: called from these files alone, each time with a word on why it is sound.
+#[test]
+fn unsafe_stands_in_the_named_files_with_its_reason() {
+    let named: BTreeSet<&str> = ["src/device.rs", "src/graph.rs", "src/libtorch.rs", "src/loss.rs"].into();
+    let mut all = Vec::new();
+    for folder in ["src", "examples", "benches", "fuzz/src", "fuzz/fuzz_targets"] {
+        files(&root().join(folder), &mut all);
+    }
+    let mut blocks = 0;
+    for path in all {
+        let name = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for (k, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap();
+            if !code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe") {
+                continue;
+            }
+            assert!(named.contains(name.as_str()), "{name}:{}: unsafe outside of the named files", k + 1);
+            // Declarations of C functions, and types of pointers to them, do nothing by themselves.
+            if code.contains("unsafe extern") {
+                continue;
+            }
+            blocks += 1;
+            let above = &lines[k.saturating_sub(6)..=k];
+            assert!(
+                above.iter().any(|l| l.contains("// SAFETY: ")),
+                "{name}:{}: unsafe without its reason",
+                k + 1
+            );
+        }
+    }
+    assert!(blocks > 3, "{blocks} blocks were found");
+}
+
+/// pip takes a package only if its digest is the one in the list.
+#[test]
+fn fetched_packages_are_pinned_by_digest() {
+    let lists = [
+        "scripts/libtorch-cpu.txt",
+        "scripts/libtorch-cuda.txt",
+        "bench/requirements-tf.txt",
+        "bench/requirements-torch.txt",
+    ];
+    for list in lists {
+        let text = fs::read_to_string(root().join(list)).unwrap().replace("\\\n", " ");
+        let requirements: Vec<&str> =
+            text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')).collect();
+        assert!(requirements.len() > 2, "{list}");
+        for line in requirements {
+            let (package, digests) = line.split_once(" --hash").unwrap_or_else(|| panic!("{list}: {line}"));
+            assert!(package.contains("==") && !package.contains('*'), "{list}: {package}");
+            for digest in digests.trim().split("--hash") {
+                let digest =
+                    digest.trim().strip_prefix("=sha256:").unwrap_or_else(|| panic!("{list}: {line}"));
+                assert_eq!(digest.len(), 64, "{list}: {line}");
+            }
+        }
+    }
+    assert!(root().join("Cargo.lock").exists());
+}
