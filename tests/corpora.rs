@@ -15,10 +15,11 @@ fn within(_len: usize, _factor: usize, read: impl FnOnce()) {
 #[test]
 fn what_fuzzing_found_is_read_or_refused() {
     type Target = fn(&[u8]);
-    let all: [(&str, Target); 6] = [
+    let all: [(&str, Target); 7] = [
         ("bundle", targets::bundle),
         ("checkpoint", targets::checkpoint),
         ("config", targets::config),
+        ("config_file", targets::config_file),
         ("metrics", targets::metrics),
         ("npz", targets::npz),
         ("reader", targets::reader),

@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -6,7 +7,7 @@ use std::sync::OnceLock;
 use ptb_word_lm::checkpoint::{Checkpoint, RunConfig};
 use ptb_word_lm::model::PtbVariables;
 use ptb_word_lm::reader::RawData;
-use ptb_word_lm::{results, tf};
+use ptb_word_lm::{cli, results, tf};
 use tch::{Device, Kind};
 
 use super::within;
@@ -133,7 +134,18 @@ pub fn metrics(data: &[u8]) {
     let path = file("metrics.jsonl", data);
     within(data.len(), 256, || {
         if let Ok(run) = results::Run::read(&path, &mut |_| ()) {
-            results::table(&[run]).expect("a table");
+            let comparison = results::Comparison::new(vec![run]).expect("a table");
+            let _ = (comparison.text(), comparison.markdown(), comparison.json());
         }
+    });
+}
+
+/// A file for `train --config`: flags as JSON, or a run's metrics.
+pub fn config_file(data: &[u8]) {
+    let path = file("run.json", data);
+    within(data.len(), 256, || {
+        let args = ["ptb-word-lm", "train", "--data-path", "sample", "--config"].map(OsString::from);
+        // Parsed, and not run.
+        let _ = cli::parse(args.into_iter().chain([path.into_os_string()]));
     });
 }
