@@ -19,6 +19,8 @@ use ptb_word_lm::sample;
 /// Commands that are not run here, by their beginning, and why.
 const NOT_RUN: &[(&str, &str)] = &[
     ("make train-cuda", "it needs a GPU"),
+    ("make gpu-kit", "it builds and copies all tests, for a machine with a GPU"),
+    ("gpu-kit/gpu.sh", "it needs a GPU"),
     ("make test", "this test is part of it"),
     ("make distributed", "it builds a second time, with another feature; CI does, for the tests of it"),
     ("ptb-word-lm train --data-path data/ptb --save-path run --device cpu --workers", WORKERS),
@@ -197,6 +199,11 @@ fn what_is_not_run_is_checked() {
             if let Some((_, program)) = command.split_once("ptb-word-lm ") {
                 let words = run(folder.path(), &format!("printf '%s\\n' ptb-word-lm {program}"), &what);
                 parses(words.lines(), &what);
+                continue;
+            }
+            if command.starts_with("gpu-kit/gpu.sh ") {
+                // The kit's copy of this script; tests/cuda.rs has what it runs.
+                run(folder.path(), &format!("bash -n '{ROOT}/bench/gpu.sh'"), &what);
                 continue;
             }
             let dry = command.replacen("make ", "make -n ", 1);
