@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Fuzzes everything that reads a file: fuzz.sh [SECONDS] [TARGET...], so many seconds for each target (fuzz/src/targets.rs), all unless named.
 #
-# What a target finds goes into fuzz/corpus/TARGET beside what is committed, what breaks it into fuzz/artifacts/TARGET, and the number of
-# executions to standard output. SANITIZER=address (nightly Rust) checks memory too, slowly; KEEP=1 minimizes the corpus in the end, for
-# committing it.
+# What a target finds goes into fuzz/found/TARGET, what breaks it into fuzz/artifacts/TARGET, and the number of
+# executions to standard output. SANITIZER=address (nightly Rust) checks memory too, slowly; KEEP=1 adds to fuzz/corpus, for
+# committing, the files among those found that reach code which no other does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -51,15 +51,18 @@ trap 'rm -rf "$TMPDIR"' EXIT
 cargo "${toolchain[@]}" fuzz build --sanitizer "$sanitizer" >&2
 for target in "${targets[@]}"; do
     log=$TMPDIR/$target.log
+    mkdir -p "found/$target"
     # Where memory is checked, what asks for much of it is found by libFuzzer; else by the targets' own allocator.
-    if ! cargo "${toolchain[@]}" fuzz run --sanitizer "$sanitizer" "$target" -- \
+    if ! cargo "${toolchain[@]}" fuzz run --sanitizer "$sanitizer" "$target" "found/$target" "corpus/$target" -- \
         -max_total_time="$seconds" -max_len=65536 -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=256 -print_final_stats=1 \
         > "$log" 2>&1; then
         tail -60 "$log" >&2
         echo "fuzz: $target broke; \`cargo fuzz run $target FILE\` in fuzz/ runs it again" >&2
         exit 1
     fi
-    [ -z "${KEEP:-}" ] || cargo "${toolchain[@]}" fuzz cmin --sanitizer "$sanitizer" "$target" -- -max_len=65536 > "$log.cmin" 2>&1
+    if [ -n "${KEEP:-}" ]; then
+        cargo "${toolchain[@]}" fuzz run --sanitizer "$sanitizer" "$target" "corpus/$target" "found/$target" -- -merge=1 -use_counters=0 > "$log.merge" 2>&1
+    fi
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
     speed=$(sed -n 's/^stat::average_exec_per_sec: *//p' "$log")
     echo "$target: $runs executions, $speed a second, sanitizer $sanitizer"
