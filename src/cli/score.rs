@@ -60,7 +60,7 @@ pub struct ScoreArgs {
     /// Print JSON, one object a line and one for all
     #[arg(long)]
     json: bool,
-    /// Score every line on its own, after <eos> and with an empty memory
+    /// Score every line on its own, after `<eos>` and with an empty memory
     #[arg(long)]
     independent: bool,
 }
