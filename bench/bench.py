@@ -263,7 +263,7 @@ def main():
     bench.tune()
     for number in range(1, args.rounds + 1):
         bench.round(number)
-    version = subprocess.run([args.binary, "--version"], stdout=subprocess.PIPE).stdout.decode().split()[-1]
+    version = subprocess.run([args.binary, "--version"], stdout=subprocess.PIPE).stdout.decode().split()[1]
     data = "random text of PTB's size" if programs.DATA.endswith(os.path.join(".venv-bench", "random")) else "PTB"
     results.write(args.out, {
         "machine": about, "data": data, "date": time.strftime("%Y-%m-%d", time.gmtime(start)), "minutes": round((time.time() - start) / 60, 1),

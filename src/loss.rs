@@ -131,8 +131,8 @@ impl SoftmaxLayer<'_> {
     }
 
     /// The layer as a thread of its own can have it, where src/softmax.cpp runs.
-    pub(crate) fn scorer(&self) -> Option<Scorer> {
-        self.fast().then(|| Scorer { w: tch::no_grad(|| self.narrow(self.w)), b: self.b.detach() })
+    pub(crate) fn scorer(&self) -> Option<SoftmaxScorer> {
+        self.fast().then(|| SoftmaxScorer { w: tch::no_grad(|| self.narrow(self.w)), b: self.b.detach() })
     }
 
     /// Total cross entropy divided by `batch_size`, a scalar; differentiable, the plain definition.
@@ -177,15 +177,15 @@ impl SoftmaxLayer<'_> {
 }
 
 /// The softmax layer for text that is only scored: float32 or bfloat16, on the CPU.
-pub(crate) struct Scorer {
+pub(crate) struct SoftmaxScorer {
     w: Tensor,
     b: Tensor,
 }
 
-impl Scorer {
+impl SoftmaxScorer {
     /// The same for another thread.
     pub(crate) fn share(&self) -> Self {
-        Scorer { w: self.w.shallow_clone(), b: self.b.shallow_clone() }
+        SoftmaxScorer { w: self.w.shallow_clone(), b: self.b.shallow_clone() }
     }
 
     /// How many words to hand to [`Self::total`] at once: their logits, 2 MB, stay in the cores' own caches from the product that makes them to

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor, nn};
 
 use crate::config::{Config, Precision, RnnMode};
 use crate::distributed::{Pending, Workers};
-use crate::loss::{Scorer, SoftmaxLayer};
+use crate::loss::{SoftmaxLayer, SoftmaxScorer};
 use crate::lstm;
 use crate::optimizer::{self, Gradient};
 use crate::rnn::{
@@ -630,7 +630,7 @@ pub(crate) struct RowReader<'a> {
     model: &'a PtbModel<'a>,
     stacks: &'a [LstmStack],
     /// The softmax layer.
-    pub(crate) scorer: Scorer,
+    pub(crate) scorer: SoftmaxScorer,
 }
 
 impl RowReader<'_> {

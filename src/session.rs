@@ -20,7 +20,7 @@ use crate::config::{ConfigError, Precision, RnnMode};
 use crate::device;
 use crate::distributed::{Pending, Workers, digest};
 use crate::graph::FixedStep;
-use crate::loss::Scorer;
+use crate::loss::SoftmaxScorer;
 use crate::model::{PtbModel, PtbVariables, RowReader};
 use crate::reader::{Producer, RawData, Vocabulary};
 use crate::rnn::State;
@@ -30,7 +30,7 @@ use crate::rnn::State;
 const EVAL_ROWS: i64 = 400;
 /// Words that are read at once where a text is one row.
 const ROW_WORDS: i64 = 1000;
-/// Pieces of text, of [`Scorer::rows`] words, that may wait for the softmax layer: at least those of `ROW_WORDS`.
+/// Pieces of text, of [`SoftmaxScorer::rows`] words, that may wait for the softmax layer: at least those of `ROW_WORDS`.
 const WAITING: usize = 64;
 
 /// Every so many steps the workers' variables are compared.
@@ -228,7 +228,7 @@ fn one_row(
     let (sender, receiver) = mpsc::sync_channel::<Piece>(WAITING);
     let receiver = Mutex::new(receiver);
     let take = || receiver.lock().ok().and_then(|queue| queue.recv().ok());
-    let score = |scorer: &Scorer, (number, output, targets): Piece| -> Result<(usize, f64)> {
+    let score = |scorer: &SoftmaxScorer, (number, output, targets): Piece| -> Result<(usize, f64)> {
         Ok((number, scorer.total(&output, &targets)?))
     };
     // Every thread works alone on what it has: libtorch's own threads would be in each other's way.

@@ -2,6 +2,9 @@
 //!
 //! Some tests start this very program again as a worker, by the name of an ignored test.
 
+mod golden_file;
+mod tiny;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
@@ -9,6 +12,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use golden_file::Golden;
 use ptb_word_lm::checkpoint::{Checkpoint, RunConfig};
 use ptb_word_lm::config::{Config, Precision, RnnMode};
 use ptb_word_lm::distributed::{Place, ProcessGroup, Workers};
@@ -20,35 +24,20 @@ use ptb_word_lm::session::{CheckpointEvery, Event, Input, Options, Session};
 use ptb_word_lm::tf;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
+use tiny::{DROPOUT, TINY};
 
 const BIN: &str = env!("CARGO_BIN_EXE_ptb-word-lm");
 
-/// Dropout on, two layers, some 60 steps an epoch.
-const TINY: &[&str] = &[
-    "train",
-    "--data-path",
-    "sample",
-    "--device",
-    "cpu",
-    "--model",
-    "test",
-    "--hidden-size",
-    "16",
-    "--num-layers",
-    "2",
-    "--num-steps",
-    "15",
-    "--batch-size",
-    "100",
-    "--keep-prob",
-    "0.5",
-    "--log-every",
-    "1",
-];
-
 fn tiny(more: &[&str]) -> Command {
     let mut command = Command::new(BIN);
-    command.args(TINY).args(more).env("OMP_NUM_THREADS", "1").stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(TINY)
+        .args(DROPOUT)
+        .args(["--log-every", "1"])
+        .args(more)
+        .env("OMP_NUM_THREADS", "1")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
@@ -218,74 +207,34 @@ fn golden_files_through_workers() {
 #[ignore = "a worker of `golden_files_through_workers`"]
 fn golden_worker() {
     let group = join();
-    let mut paths: Vec<_> =
-        fs::read_dir("tests/fixtures/golden").unwrap().map(|e| e.unwrap().path()).collect();
-    paths.sort();
-    for path in paths {
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if !(name.starts_with("ptb_") && name.ends_with(".npz")) {
+    for golden in Golden::all() {
+        let config = &golden.config;
+        if config.batch_size % group.size() != 0 {
             continue;
         }
-        let arrays = tf::read_npz(&path).unwrap();
-        let hparams = Vec::<i64>::try_from(&arrays["hparams"]).unwrap();
-        let [vocab_size, hidden_size, num_layers, batch_size, num_steps, steps] = hparams[..] else {
-            panic!("{name}")
-        };
-        if batch_size % group.size() != 0 {
-            continue;
-        }
-        println!("GOLDEN {name}");
-        let config = Config {
-            vocab_size,
-            hidden_size,
-            num_layers,
-            batch_size,
-            num_steps,
-            max_grad_norm: arrays["max_grad_norm"].double_value(&[]),
-            learning_rate: arrays["lr"].double_value(&[]),
-            keep_prob: arrays.get("keep_prob").map_or(1.0, |t| t.double_value(&[])),
-            ..Config::SMALL
-        };
-        let named = |group: &str| {
-            let prefix = format!("{group}/");
-            let own = arrays
-                .iter()
-                .filter_map(|(n, t)| Some((n.strip_prefix(&prefix)?.to_owned(), t.shallow_clone())));
-            tf::canonical(own.collect()).unwrap().0
-        };
+        println!("GOLDEN {}", golden.name);
         for mode in [RnnMode::Basic, RnnMode::Block, RnnMode::Cudnn] {
-            let variables =
-                PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 0).unwrap();
-            variables.assign(&named("init")).unwrap();
+            let variables = golden.variables(Kind::Float, Device::Cpu);
             let model = PtbModel::new(&variables, true, mode).among(Some(&group));
-            let mut state = model.zero_state(batch_size / group.size());
-            for k in 0..steps {
-                let column = |start| arrays["tokens"].narrow(1, start, num_steps);
-                let masks = |all: &Tensor| {
-                    let scaled = |place| all.get(k).get(place).to_kind(Kind::Float) / config.keep_prob;
-                    (0..=num_layers).map(scaled).collect()
-                };
-                let masks: Vec<Tensor> = arrays.get("mask").map_or(Vec::new(), masks);
-                let (x, y) = (column(k * num_steps), column(k * num_steps + 1));
+            let mut state = model.zero_state(config.batch_size / group.size());
+            for k in 0..golden.steps {
+                let masks = golden.masks(k, Kind::Float, Device::Cpu);
+                let (x, y) = golden.batch(k, Device::Cpu);
                 let (cost, gradients, next) = model.gradients(&x, &y, &state, &masks).unwrap();
                 let norm = optimizer::global_norm(&gradients);
-                let what = format!("{name} {mode} step {k}");
-                assert_close(&[cost.double_value(&[])], &[arrays["cost"].double_value(&[k])], 1e-5, &what);
-                assert_close(
-                    &[norm.double_value(&[])],
-                    &[arrays["global_norm"].double_value(&[k])],
-                    1e-5,
-                    &what,
-                );
+                let what = format!("{} {mode} step {k}", golden.name);
+                for (ours, name) in [(&cost, "cost"), (&norm, "global_norm")] {
+                    assert_close(&[ours.double_value(&[])], &[golden.at(name, k)], 1e-5, &what);
+                }
                 let scale = optimizer::clip_scale(&norm, config.max_grad_norm);
                 optimizer::apply_gradients(&variables.trainable(), &gradients, &scale, config.learning_rate);
                 state = next;
             }
             let ours = variables.to_tensorflow().unwrap();
-            for (variable, expected) in named("final") {
+            for (variable, expected) in golden.group("final") {
                 let scale = expected.abs().max().double_value(&[]).max(1e-12);
                 let difference = (&ours[&variable] - &expected).abs().max().double_value(&[]) / scale;
-                assert!(difference < 1e-5, "{name} {mode} {variable}: {difference}");
+                assert!(difference < 1e-5, "{} {mode} {variable}: {difference}", golden.name);
             }
         }
     }

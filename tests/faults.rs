@@ -3,6 +3,8 @@
 //! How often is set by the environment: KILLS (12 unless told) and DISK_FAULTS (4); `make torture` sets both high. Lines that begin with
 //! TORTURE are rows of docs/reliability.md: what was tried, how often, how often survived, and lost.
 
+mod tiny;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -10,34 +12,10 @@ use std::time::Duration;
 
 use ptb_word_lm::checkpoint::{Checkpoint, SaveFolder};
 use ptb_word_lm::{sample, tf};
+use tiny::{DROPOUT, TINY};
 
-/// Dropout on, two epochs of some 60 steps, a checkpoint every third step.
-const FLAGS: &[&str] = &[
-    "train",
-    "--data-path",
-    "sample",
-    "--device",
-    "cpu",
-    "--threads",
-    "1",
-    "--model",
-    "test",
-    "--hidden-size",
-    "16",
-    "--num-layers",
-    "2",
-    "--num-steps",
-    "15",
-    "--batch-size",
-    "100",
-    "--keep-prob",
-    "0.5",
-    "--max-max-epoch",
-    "2",
-    "--checkpoint-every",
-    "3",
-    "--save-path",
-];
+/// What is said beside the tiny run: two epochs, a checkpoint every third step.
+const MORE: &[&str] = &["--threads", "1", "--max-max-epoch", "2", "--checkpoint-every", "3", "--save-path"];
 
 fn command(save: &Path) -> Command {
     command_with(save, &[])
@@ -45,7 +23,7 @@ fn command(save: &Path) -> Command {
 
 /// The run with other values for some of its flags.
 fn command_with(save: &Path, others: &[(&str, &str)]) -> Command {
-    let mut flags = FLAGS.to_vec();
+    let mut flags = [TINY, DROPOUT, MORE].concat();
     for (flag, value) in others {
         let at = flags.iter().position(|f| f == flag).unwrap();
         flags[at + 1] = value;

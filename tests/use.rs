@@ -56,21 +56,23 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Trains something small in a second or two; the final test perplexity, unrounded.
+/// Something small, before where it is saved.
+const SMALL: &[&str] = &[
+    "train",
+    "--device",
+    "cpu",
+    "--model",
+    "test",
+    "--hidden-size",
+    "24",
+    "--num-steps",
+    "10",
+    "--save-path",
+];
+
+/// Trains it in a second or two; the final test perplexity, unrounded.
 fn train(save: &Path, more: &[&str]) -> f64 {
-    let flags = [
-        "train",
-        "--device",
-        "cpu",
-        "--model",
-        "test",
-        "--hidden-size",
-        "24",
-        "--num-steps",
-        "10",
-        "--save-path",
-    ];
-    run(&[&flags[..], &[text(save)], more].concat(), b"");
+    run(&[SMALL, &[text(save)], more].concat(), b"");
     let metrics = fs::read_to_string(save.join("metrics.jsonl")).unwrap();
     let last: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
     assert_eq!(last["event"], "final");
@@ -420,20 +422,8 @@ fn a_corpus_of_one_s_own_with_a_small_vocabulary() {
     run(&["generate", "--checkpoint", text(&save), "--device", "cpu", "--words", "5"], b"");
     // Resumed with the same, and only with the same.
     train(&save, &[&flags[..], &["--max-steps", "45"]].concat());
-    let more = [
-        "train",
-        "--model",
-        "test",
-        "--hidden-size",
-        "24",
-        "--num-steps",
-        "10",
-        "--device",
-        "cpu",
-        "--save-path",
-    ];
     let resume = |flags: &[&str], says: &[&str]| {
-        let args = [&more[..], &[text(&save), "--data-path", text(&data)], flags].concat();
+        let args = [SMALL, &[text(&save), "--data-path", text(&data)], flags].concat();
         fails(1, &args, b"", says);
     };
     resume(&["--max-vocab", "60", "--min-count", "3"], &["max_vocab is 50 there and 60 here"]);

@@ -1,5 +1,7 @@
 //! Watching and comparing runs: the terminal, TensorBoard's events, tables, curves, the report.
 
+mod tiny;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,27 +9,9 @@ use std::process::{Command, Output};
 
 use ptb_word_lm::events::{self, Scalar};
 use serde_json::{Value, json};
+use tiny::TINY;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ptb-word-lm");
-
-/// The sample corpus in a second: one layer, few units, some 60 steps an epoch.
-const TRAIN: &[&str] = &[
-    "train",
-    "--data-path",
-    "sample",
-    "--device",
-    "cpu",
-    "--threads",
-    "1",
-    "--model",
-    "test",
-    "--hidden-size",
-    "16",
-    "--num-steps",
-    "15",
-    "--batch-size",
-    "100",
-];
 
 fn run(args: &[&str]) -> Output {
     Command::new(PROGRAM).args(args).env("OMP_NUM_THREADS", "1").output().expect("the program starts")
@@ -43,7 +27,7 @@ fn stderr(output: &Output) -> String {
 }
 
 fn train(more: &[&str]) -> Output {
-    let output = run(&[TRAIN, more].concat());
+    let output = run(&[TINY, &["--threads", "1"], more].concat());
     stdout(&output);
     output
 }
@@ -285,7 +269,7 @@ fn drawn(screen: &str) -> Vec<String> {
 #[test]
 fn a_terminal_shows_a_bar_and_a_pipe_does_not() {
     let steps = ["--max-max-epoch", "3", "--hidden-size", "64", "--num-steps", "5", "--batch-size", "20"];
-    let args = [&TRAIN[..9], &steps].concat();
+    let args = [&TINY[..7], &["--threads", "1"], &steps].concat();
     let screen = in_a_terminal(&args, &[]);
     let drawn = drawn(&screen);
     let bars: Vec<&String> = drawn.iter().filter(|line| line.contains(" left")).collect();
@@ -314,7 +298,7 @@ fn a_terminal_shows_a_bar_and_a_pipe_does_not() {
 fn no_color_is_honoured() {
     let colored = in_a_terminal(&["train", "--help"], &[]);
     assert!(colored.contains("\x1b["), "help is set in bold on a terminal");
-    let bar = [TRAIN, &["--max-steps", "30"]].concat();
+    let bar = [TINY, &["--threads", "1", "--max-steps", "30"]].concat();
     for args in [&["train", "--help"][..], &["train"], &bar] {
         let mut command = Command::new("script");
         let quoted: Vec<String> = [&[PROGRAM], args].concat().iter().map(|arg| format!("'{arg}'")).collect();

@@ -91,15 +91,24 @@ fn look_at_libtorch(findings: &mut Findings) {
             "build anew against it: LIBTORCH=FOLDER make build; or fetch the right one: make libtorch build",
         );
     }
-    match training_step(Device::Cpu) {
+    try_training_step(
+        findings,
+        Device::Cpu,
+        "libtorch",
+        "fetch libtorch again, and build: rm -r .libtorch && make build",
+    );
+}
+
+/// Whether training works on a device; only on the CPU it must.
+fn try_training_step(findings: &mut Findings, device: Device, what: &str, remedy: &str) {
+    let place = if device == Device::Cpu { "the CPU".into() } else { device::name(device) };
+    match training_step(device) {
         Ok(cost) => {
-            findings.found("", &format!("a training step on the CPU gives what it should (cost {cost:.2})"))
+            findings.found("", &format!("a training step on {place} gives what it should (cost {cost:.2})"))
         }
-        Err(error) => findings.missing(
-            true,
-            format!("a libtorch that computes: {error:#}"),
-            "fetch libtorch again, and build: rm -r .libtorch && make build",
-        ),
+        Err(error) => {
+            findings.missing(device == Device::Cpu, format!("a {what} that computes: {error:#}"), remedy)
+        }
     }
 }
 
@@ -232,16 +241,12 @@ fn look_at_cuda(findings: &mut Findings, cuda: Result<(), String>) {
         );
     }
     findings.found("cuDNN", &libtorch::cudnn_version(tch::utils::version_cudnn()));
-    match training_step(Device::Cuda(0)) {
-        Ok(cost) => {
-            findings.found("", &format!("a training step on cuda:0 gives what it should (cost {cost:.2})"))
-        }
-        Err(error) => findings.missing(
-            false,
-            format!("a GPU that computes: {error:#}"),
-            "nvidia-smi (is it busy, out of memory, or older than this libtorch supports?)",
-        ),
-    }
+    try_training_step(
+        findings,
+        Device::Cuda(0),
+        "GPU",
+        "nvidia-smi (is it busy, out of memory, or older than this libtorch supports?)",
+    );
 }
 
 /// Whether the PCI bus has an NVIDIA display or compute device, driver or not.

@@ -1,7 +1,7 @@
 //! `generate`
 
 use std::collections::BTreeSet;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -62,18 +62,6 @@ pub struct GenerateArgs {
 
 impl GenerateArgs {
     pub fn run(self) -> Result<()> {
-        match self.write() {
-            // Whoever was reading has enough: `generate | head`.
-            Err(error)
-                if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) =>
-            {
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
-    fn write(&self) -> Result<()> {
         let sampling = Sampling {
             temperature: self.temperature,
             top_k: self.top_k.map(|k| usize::try_from(k).unwrap_or(usize::MAX)),

@@ -14,6 +14,7 @@ mod score;
 mod train;
 
 use std::ffi::OsString;
+use std::io;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -184,8 +185,8 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Train(args) => return args.run(),
         Command::Eval(args) => args.run(),
-        Command::Generate(args) => args.run(),
-        Command::Score(args) => args.run(),
+        Command::Generate(args) => unless_nobody_reads(args.run()),
+        Command::Score(args) => unless_nobody_reads(args.run()),
         Command::Import(args) => args.run(),
         Command::Export(args) => args.run(),
         Command::Compare(args) => args.run(),
@@ -193,6 +194,17 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Completions(args) => args.run(Cli::command()),
     }?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A reader of standard output that has gone away has enough (`generate | head`): that is no failure.
+fn unless_nobody_reads(result: Result<()>) -> Result<()> {
+    let gone = |error: &anyhow::Error| {
+        error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    };
+    match result {
+        Err(error) if gone(&error) => Ok(()),
+        other => other,
+    }
 }
 
 /// The mode to run a cell in: `asked`, or the fastest that it has.

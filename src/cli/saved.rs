@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use tch::Kind;
+use tch::{Device, Kind};
 
 use super::rnn_mode;
 use super::train::DeviceFlags;
 use crate::checkpoint::Checkpoint;
-use crate::config::RnnMode;
+use crate::config::{Config, RnnMode};
 use crate::model::PtbVariables;
 use crate::reader::Vocabulary;
 use crate::report::notice;
@@ -31,26 +31,44 @@ pub struct Saved {
 }
 
 impl SavedFlags {
-    /// Loads the newest good checkpoint.
-    pub fn load(&self) -> Result<Saved> {
+    /// The newest good checkpoint, and the device to use it on.
+    pub fn open(&self) -> Result<(Checkpoint, Device)> {
         let device = self.device.select()?;
-        let here = || format!("--checkpoint {}", self.checkpoint.display());
-        let checkpoint = Checkpoint::load(&self.checkpoint, &mut notice)?;
-        let cell = checkpoint.cell().with_context(here)?;
-        let mode = rnn_mode(cell, None)?;
-        let vocabulary = checkpoint.vocabulary.with_context(|| {
-            format!("{}: the model's words are not known; `import` it again with --data-path", here())
+        Ok((Checkpoint::load(&self.checkpoint, &mut notice)?, device))
+    }
+
+    /// The flag, for messages.
+    pub fn here(&self) -> String {
+        format!("--checkpoint {}", self.checkpoint.display())
+    }
+
+    /// A checkpoint's variables, in a model of `config`.
+    pub fn variables(
+        &self,
+        checkpoint: &Checkpoint,
+        config: &Config,
+        device: Device,
+    ) -> Result<PtbVariables> {
+        let variables = PtbVariables::new(config, checkpoint.cell()?, device, Kind::Float, 0)?;
+        variables.assign(&checkpoint.variables).with_context(|| self.here())?;
+        Ok(variables)
+    }
+
+    /// Loads a model with its words.
+    pub fn load(&self) -> Result<Saved> {
+        let (mut checkpoint, device) = self.open()?;
+        let mode = rnn_mode(checkpoint.cell().with_context(|| self.here())?, None)?;
+        let vocabulary = checkpoint.vocabulary.take().with_context(|| {
+            format!("{}: the model's words are not known; `import` it again with --data-path", self.here())
         })?;
         let config = checkpoint.run.config;
         ensure!(
             vocabulary.len() as i64 == config.vocab_size,
             "{}: a model of {} words with a list of {}",
-            here(),
+            self.here(),
             config.vocab_size,
             vocabulary.len()
         );
-        let variables = PtbVariables::new(&config, cell, device, Kind::Float, 0)?;
-        variables.assign(&checkpoint.variables).with_context(here)?;
-        Ok(Saved { vocabulary, variables, mode })
+        Ok(Saved { vocabulary, variables: self.variables(&checkpoint, &config, device)?, mode })
     }
 }

@@ -1,7 +1,7 @@
 //! `score`
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::saved::{Saved, SavedFlags};
 use crate::model::PtbModel;
-use crate::reader::UNK;
+use crate::reader::{EOS, UNK};
 use crate::report::notice;
 use crate::score::{Scored, Scorer, Totals, Word};
 
@@ -21,16 +21,9 @@ const EXAMPLES: &str = "\
 Examples:
   ptb-word-lm score --checkpoint runs/small my-text/ptb.test.txt
   echo 'the company said' | ptb-word-lm score --checkpoint runs/small --per-word
-  ptb-word-lm score --checkpoint runs/small --independent --json sentences.txt
+  ptb-word-lm score --checkpoint runs/small --independent --json sentences.txt";
 
-`--help` says what the figures mean, and names the JSON's.";
-
-const MORE_HELP: &str = "\
-Examples:
-  ptb-word-lm score --checkpoint runs/small my-text/ptb.test.txt
-  echo 'the company said' | ptb-word-lm score --checkpoint runs/small --per-word
-  ptb-word-lm score --checkpoint runs/small --independent --json sentences.txt
-
+const MEANING: &str = "\
 All logarithms are natural. A word's surprise is -ln p(word | all words before it); a perplexity is exp of the mean surprise. A line's end \
 is a word, <eos>, as in training.
 
@@ -47,7 +40,10 @@ test text's perplexity is the one that `eval` prints. (`eval` leaves unknown wor
   with null for a word that is only context, or left out because the model has no <unk>.";
 
 #[derive(Args)]
-#[command(after_long_help = MORE_HELP, after_help = EXAMPLES)]
+#[command(
+    after_long_help = format!("{EXAMPLES}\n\n{MEANING}"),
+    after_help = format!("{EXAMPLES}\n\n`--help` says what the figures mean, and names the JSON's.")
+)]
 pub struct ScoreArgs {
     #[command(flatten)]
     saved: SavedFlags,
@@ -67,18 +63,6 @@ pub struct ScoreArgs {
 
 impl ScoreArgs {
     pub fn run(self) -> Result<()> {
-        match self.write() {
-            // Whoever was reading has enough: `score | head`.
-            Err(error)
-                if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) =>
-            {
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
-    fn write(&self) -> Result<()> {
         // The text is opened first: a wrong name should not show after the loading of a large model.
         let (name, text): (String, Box<dyn Read>) = match &self.file {
             Some(path) if path != Path::new("-") => {
@@ -195,7 +179,7 @@ struct Beginning {
 
 impl Beginning {
     fn add(&mut self, word: &str) {
-        if self.chars > SHOWN || word == crate::reader::EOS {
+        if self.chars > SHOWN || word == EOS {
             return;
         }
         let space = if self.text.is_empty() { "" } else { " " };
