@@ -38,13 +38,13 @@ TABLE
     row 'wrong prompts, samplings, texts, corpora: generate, score, own corpora (issue 6)' "$(refused use)"
     row 'wrong configuration files and the like (issue 6)' "$(refused manners)"
     row "TensorFlow's files with one bit flipped, or cut off (issue 3)" "$(sed -n 's/.*DAMAGED //p' "$work/damaged" | paste -sd+ | bc)"
-    sed -n 's/^\([a-z]*\): \([0-9]*\) executions, .*/\1 \2/p' "$work/fuzz" | while read -r target runs; do
+    sed -n 's/^\([a-z_]*\): \([0-9]*\) executions, .*/\1 \2/p' "$work/fuzz" | while read -r target runs; do
         row "fuzzing: $target" "$runs"
     done
-    row 'fuzzing in all' "$(sed -n 's/^[a-z]*: \([0-9]*\) executions, .*/\1/p' "$work/fuzz" | paste -sd+ | bc)"
+    row 'fuzzing in all' "$(sed -n 's/^[a-z_]*: \([0-9]*\) executions, .*/\1/p' "$work/fuzz" | paste -sd+ | bc)"
     cat <<TABLE
 
-It took $(((SECONDS - began + 59) / 60)) minutes on $(nproc) cores ($(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)).
+It took $(((SECONDS - began + 59) / 60)) minutes on $(env -u OMP_NUM_THREADS nproc) cores, one thread a run ($(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)).
 
 ## Where it is in the code
 
