@@ -21,7 +21,6 @@ use ptb_word_lm::optimizer;
 use ptb_word_lm::reader::RawData;
 use ptb_word_lm::rnn::CellType;
 use ptb_word_lm::session::{CheckpointEvery, Event, Input, Options, Session};
-use ptb_word_lm::tf;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 use tiny::{DROPOUT, TINY};
