@@ -26,6 +26,7 @@ pub mod cli;
 pub mod config;
 pub mod device;
 pub mod distributed;
+mod evaluation;
 pub mod events;
 pub mod files;
 pub mod generate;

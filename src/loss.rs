@@ -125,14 +125,23 @@ impl SoftmaxLayer<'_> {
     /// [`Self::cost`] without a gradient to come.
     pub fn evaluate(&self, output: &Tensor, targets: &Tensor, batch_size: i64) -> Result<Tensor> {
         tch::no_grad(|| match self.scorer() {
-            Some(scorer) => Ok(Tensor::from((scorer.total(output, targets)? / batch_size as f64) as f32)),
+            Some(scorer) => {
+                let total: f64 = scorer.costs(output, targets)?.iter().sum();
+                Ok(Tensor::from((total / batch_size as f64) as f32))
+            }
             None => self.cost(output, targets, batch_size),
         })
     }
 
     /// The layer as a thread of its own can have it, where src/softmax.cpp runs.
     pub(crate) fn scorer(&self) -> Option<SoftmaxScorer> {
-        self.fast().then(|| SoftmaxScorer { w: tch::no_grad(|| self.narrow(self.w)), b: self.b.detach() })
+        self.fast().then(|| {
+            tch::no_grad(|| SoftmaxScorer {
+                w: self.narrow(self.w).detach(),
+                b: self.b.detach(),
+                panels: None,
+            })
+        })
     }
 
     /// Total cross entropy divided by `batch_size`, a scalar; differentiable, the plain definition.
@@ -149,8 +158,8 @@ impl SoftmaxLayer<'_> {
             let loss_scale = if w.kind() == Kind::Half { FP16_LOSS_SCALE } else { 1.0 };
             let (logits, cost, b) = if self.fast() {
                 let mut logits = product(&narrow, &w);
-                let (total, b) = softmax_cross_entropy(&mut logits, self.b, targets, scale as f32, true);
-                (logits, Tensor::from((total * scale) as f32), b)
+                let (costs, b) = softmax_cross_entropy(&mut logits, self.b, targets, scale as f32, true);
+                (logits, Tensor::from((costs.iter().sum::<f64>() * scale) as f32), b)
             } else {
                 let index = targets.unsqueeze(1);
                 let mut logits = self.logits(output).log_softmax(1, None::<Kind>);
@@ -176,35 +185,89 @@ impl SoftmaxLayer<'_> {
     }
 }
 
-/// The softmax layer for text that is only scored: float32 or bfloat16, on the CPU.
+/// The softmax layer for text that is only scored, on the CPU.
 pub(crate) struct SoftmaxScorer {
+    /// In the precision of the product.
     w: Tensor,
     b: Tensor,
+    /// Where src/softmax.cpp has the whole layer: w and b as it reads them.
+    panels: Option<[Tensor; 2]>,
 }
 
+/// The tile of src/softmax.cpp's product: rows of the output, and words.
+const TILE: [i64; 2] = [8, 48];
+
 impl SoftmaxScorer {
+    /// Made ready for much text, where the processor has AVX-512.
+    pub(crate) fn for_much_text(mut self) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        let wide = self.w.kind() == Kind::Float && std::arch::is_x86_feature_detected!("avx512f");
+        #[cfg(not(target_arch = "x86_64"))]
+        let wide = false;
+        self.panels = wide.then(|| {
+            let missing = [0, (TILE[1] - self.b.numel() as i64 % TILE[1]) % TILE[1]];
+            let w = self.w.constant_pad_nd(missing).view([self.w.size()[0], -1, TILE[1]]);
+            [w.permute([1, 0, 2]).contiguous(), self.b.pad(missing, "constant", -80.0)]
+        });
+        self
+    }
+
     /// The same for another thread.
     pub(crate) fn share(&self) -> Self {
-        SoftmaxScorer { w: self.w.shallow_clone(), b: self.b.shallow_clone() }
+        let share = |panels: &[Tensor; 2]| panels.each_ref().map(Tensor::shallow_clone);
+        SoftmaxScorer {
+            w: self.w.shallow_clone(),
+            b: self.b.shallow_clone(),
+            panels: self.panels.as_ref().map(share),
+        }
     }
 
-    /// How many words to hand to [`Self::total`] at once: their logits, 2 MB, stay in the cores' own caches from the product that makes them to
-    /// the pass that reads them.
-    pub(crate) fn rows(&self) -> i64 {
-        (CACHED_LOGITS / self.b.numel() as i64).max(1)
-    }
-
-    /// Total cross entropy in nats of outputs `[n, hidden]` and their targets `[n]`.
-    pub(crate) fn total(&self, output: &Tensor, targets: &Tensor) -> Result<f64> {
+    /// Cross entropies in nats, one for each of the outputs `[n, hidden]` and their targets `[n]`.
+    pub(crate) fn costs(&self, output: &Tensor, targets: &Tensor) -> Result<Vec<f64>> {
         tch::no_grad(|| {
-            let pieces = |t: &Tensor| t.f_split(self.rows(), 0);
+            if let Some(costs) = self.costs_wide(output, targets) {
+                return Ok(costs);
+            }
+            // Their logits, 2 MB, stay in the cores' own caches from the product that makes them to the pass that reads them.
+            let rows = (CACHED_LOGITS / self.b.numel() as i64).max(1);
+            let pieces = |t: &Tensor| t.f_split(rows, 0);
             let (output, targets) = (output.f_to_kind(self.w.kind())?, pieces(targets)?);
             let logits = pieces(&output)?.into_iter().map(|output| product(&output, &self.w));
             Ok(logits
                 .zip(&targets)
-                .map(|(mut l, t)| softmax_cross_entropy(&mut l, &self.b, t, 0.0, false).0)
-                .sum())
+                .flat_map(|(mut l, t)| softmax_cross_entropy(&mut l, &self.b, t, 0.0, false).0)
+                .collect())
         })
+    }
+
+    /// The fast door to src/softmax.cpp's whole layer: [`Self::costs`], unless that is not for this layer or these logits. On one thread.
+    fn costs_wide(&self, output: &Tensor, targets: &Tensor) -> Option<Vec<f64>> {
+        let [w, b] = self.panels.as_ref()?;
+        let (rows, depth) = output.size2().ok()?;
+        let (panels, vocab) = (w.size()[0], self.b.numel() as i64);
+        let missing = [0, 0, 0, (TILE[0] - rows % TILE[0]) % TILE[0]];
+        let x = output.constant_pad_nd(missing).view([-1, TILE[0], depth]).transpose(1, 2).contiguous();
+        let targets = targets.contiguous();
+        let float = |t: &Tensor| t.kind() == Kind::Float && t.device() == Device::Cpu && t.is_contiguous();
+        assert!([&x, w, b].into_iter().all(float) && w.size() == [panels, depth, TILE[1]]);
+        assert_eq!(b.size(), [panels * TILE[1]]);
+        check_targets(&targets, rows, vocab);
+        let mut costs = vec![0.0; rows as usize];
+        // SAFETY: contiguous CPU tensors of the types and sizes that the function takes (just checked), room for `rows` costs, and
+        // `panels` are there only where the processor has AVX-512.
+        unsafe {
+            ptb_score(
+                x.data_ptr().cast(),
+                w.data_ptr().cast(),
+                b.data_ptr().cast(),
+                targets.data_ptr().cast(),
+                rows,
+                depth,
+                panels,
+                costs.as_mut_ptr(),
+            )
+        }
+        .then_some(costs)
     }
 }
 
@@ -234,41 +297,56 @@ unsafe extern "C" {
         vocab: i64,
         scale: f32,
         bias_gradient: *mut f32,
+        costs: *mut f64,
         threads: i32,
-    ) -> f64;
+    );
+    fn ptb_score(
+        x: *const f32,
+        w: *const f32,
+        bias: *const f32,
+        targets: *const i64,
+        rows: i64,
+        depth: i64,
+        panels: i64,
+        costs: *mut f64,
+    ) -> bool;
+}
+
+fn check_targets(targets: &Tensor, rows: i64, vocab: i64) {
+    assert!(targets.size() == [rows] && targets.kind() == Kind::Int64 && targets.device() == Device::Cpu);
+    let ids = 0..vocab;
+    assert!(
+        rows == 0
+            || ids.contains(&targets.min().int64_value(&[])) && ids.contains(&targets.max().int64_value(&[])),
+        "targets are ids of words"
+    );
 }
 
 /// The fast door: `logits [n, vocab]` without the bias, float32 or bfloat16 on the CPU, are overwritten, with `gradient` by
-/// `(softmax(logits + b) - onehot(target)) * scale`. Returns the total cross entropy in nats, and with `gradient` the sum of the new rows,
-/// `[vocab]`.
+/// `(softmax(logits + b) - onehot(target)) * scale`. Returns the rows' cross entropies in nats, and with `gradient` the sum of the
+/// new rows, `[vocab]`.
 fn softmax_cross_entropy(
     logits: &mut Tensor,
     b: &Tensor,
     targets: &Tensor,
     scale: f32,
     gradient: bool,
-) -> (f64, Tensor) {
+) -> (Vec<f64>, Tensor) {
     let (rows, vocab) = logits.size2().expect("logits have two dimensions");
     let (b, targets) = (b.contiguous(), targets.contiguous());
-    let fits =
-        |t: &Tensor, size: i64, kind| t.size() == [size] && t.kind() == kind && t.device() == Device::Cpu;
-    assert!(fits(&b, vocab, Kind::Float) && fits(&targets, rows, Kind::Int64));
+    assert!(b.size() == [vocab] && b.kind() == Kind::Float && b.device() == Device::Cpu);
+    check_targets(&targets, rows, vocab);
     let bfloat16 = logits.kind() == Kind::BFloat16;
     assert!(
         (bfloat16 || logits.kind() == Kind::Float)
             && logits.device() == Device::Cpu
             && logits.is_contiguous()
     );
-    if rows > 0 {
-        assert!(
-            targets.min().int64_value(&[]) >= 0 && targets.max().int64_value(&[]) < vocab,
-            "targets are ids of words"
-        );
-    }
     let bias_gradient = gradient.then(|| Tensor::empty([vocab], (Kind::Float, Device::Cpu)));
     // SAFETY: all are contiguous CPU tensors of the types and sizes that the function takes (asserted above), the targets lie within the
     // vocabulary, and `logits` is borrowed mutably while they are written.
-    let total = unsafe {
+    let mut costs = vec![0.0; rows as usize];
+    unsafe {
         ptb_softmax_cross_entropy(
             logits.data_ptr(),
             bfloat16,
@@ -278,10 +356,11 @@ fn softmax_cross_entropy(
             vocab,
             scale,
             bias_gradient.as_ref().map_or(std::ptr::null_mut(), |t| t.data_ptr().cast()),
+            costs.as_mut_ptr(),
             tch::get_num_threads(),
         )
     };
-    (total, bias_gradient.unwrap_or_default())
+    (costs, bias_gradient.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -338,6 +417,38 @@ mod tests {
                 let difference = (ours.to_kind(Kind::Double) - expected).abs().max().double_value(&[]);
                 assert!(difference < 2e-6 * scale, "{vocab}: {difference} of {scale}");
             }
+        }
+    }
+
+    /// The layer as a whole against the plain definition in double precision: sizes that no tile divides; logits that no float32 holds the
+    /// exponentials of; none that are not finite hidden.
+    #[test]
+    fn scoring_much_text_is_the_plain_definition() {
+        tch::manual_seed(12);
+        let sizes =
+            [(1, 3, 2, 1.0), (7, 5, 33, 1.0), (40, 16, 1001, 3.0), (19, 4, 10_000, 5.0), (9, 4, 48, 60.0)];
+        for (n, hidden, vocab, size) in sizes {
+            let [w, b, output] = [random(&[hidden, vocab]) * size, random(&[vocab]), random(&[n, hidden])]
+                .map(|t| t.to_kind(Kind::Float));
+            let double = [&w, &b, &output].map(|t| t.to_kind(Kind::Double));
+            let targets = Tensor::randint(vocab, [n], (Kind::Int64, Device::Cpu));
+            let plain = SoftmaxLayer { w: &double[0], b: &double[1], precision: Precision::Fp32 };
+            let expected = cross_entropy(&plain.logits(&double[2]), &targets).unwrap();
+            let layer = SoftmaxLayer { w: &w, b: &b, precision: Precision::Fp32 };
+            let scorer = layer.scorer().unwrap().for_much_text();
+            #[cfg(target_arch = "x86_64")]
+            if std::arch::is_x86_feature_detected!("avx512f") {
+                assert_eq!(scorer.costs_wide(&output, &targets).is_some(), size < 60.0);
+            }
+            let costs = scorer.costs(&output, &targets).unwrap();
+            for (found, expected) in costs.iter().zip(Vec::<f64>::try_from(expected).unwrap()) {
+                assert!(
+                    (found - expected).abs() < 2e-6 * (1.0 + size * 4.0),
+                    "{vocab}: {found} instead of {expected}"
+                );
+            }
+            let _ = output.get(0).fill_(f64::NAN);
+            assert!(scorer.costs(&output, &targets).unwrap()[0].is_nan());
         }
     }
 

@@ -1,4 +1,4 @@
-//! The recurrent part over a single row of text on the CPU, without gradients: src/lstm.cpp behind a small door.
+//! The recurrent part over a few rows of text on the CPU, without gradients and on one thread: src/lstm.cpp behind a small door.
 
 use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor};
@@ -13,50 +13,53 @@ unsafe extern "C" {
         h: *const f32,
         c: *mut f32,
         output: *mut f32,
+        rows: i64,
         steps: i64,
         hidden: i64,
     );
 }
 
-/// Whether [`one_row`] can stand in for `nn::lstm`: a batch of one, float32, on the CPU.
-pub(crate) fn takes(x: &Tensor) -> bool {
-    x.size().first() == Some(&1) && x.kind() == Kind::Float && x.device() == Device::Cpu
+/// What the inputs `x` `[rows, steps, in]` give to the gates: `x @ w_ih^T`, `[rows, steps, 4 * hidden]`, one product for all steps. `w_ih`
+/// is libtorch's, `[4 * hidden, in]`.
+///
+/// # Errors
+/// Shapes that do not fit each other.
+pub(crate) fn gates(x: &Tensor, w_ih: &Tensor) -> Result<Tensor> {
+    let (rows, steps, width) = x.size3().context("the input has three dimensions")?;
+    ensure!(w_ih.dim() == 2 && w_ih.size()[1] == width, "input {:?}, weight_ih {:?}", x.size(), w_ih.size());
+    Ok(product(&x.f_reshape([-1, width])?, &w_ih.f_tr()?).f_view([rows, steps, -1])?)
 }
 
-/// One layer of `nn::lstm` over `x` `[1, steps, in]`, from the state `c` and `h`, each `[1, hidden]`. The weights are libtorch's:
-/// `[4 * hidden, in]`, `[4 * hidden, hidden]`, `[4 * hidden]`. Returns the output `[1, steps, hidden]` and the final c and h. Not differentiable.
+/// One layer of `nn::lstm` over [`gates`], from the state `c` and `h`, each `[rows, hidden]`. The weights are libtorch's:
+/// `weight_hh` `[4 * hidden, hidden]`, `bias_ih` `[4 * hidden]`. Returns the output `[rows, steps, hidden]` and the final c and h. Not differentiable.
 ///
 /// # Errors
 /// Shapes that do not fit each other, or tensors that are not float32 on the CPU.
-pub(crate) fn one_row(
-    x: &Tensor,
-    [w_ih, w_hh, bias]: [&Tensor; 3],
+pub(crate) fn layer(
+    gates: &Tensor,
+    [w_hh, bias]: [&Tensor; 2],
     c: &Tensor,
     h: &Tensor,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let (rows, hidden) = w_hh.size2().context("weight_hh has two dimensions")?;
-    let (_, steps, width) = x.size3().context("the input has three dimensions")?;
+    let (units, hidden) = w_hh.size2().context("weight_hh has two dimensions")?;
+    let (rows, steps, width) = gates.size3().context("the gates have three dimensions")?;
     ensure!(
-        takes(x)
-            && rows == 4 * hidden
-            && w_ih.size() == [rows, width]
-            && bias.size() == [rows]
-            && c.size() == [1, hidden]
-            && h.size() == [1, hidden],
-        "an LSTM layer of {hidden} units over one row of text: input {:?}, weight_ih {:?}, weight_hh {:?}, bias_ih {:?}, c {:?}, h {:?}",
-        x.size(),
-        w_ih.size(),
+        units == 4 * hidden
+            && width == units
+            && bias.size() == [units]
+            && c.size() == [rows, hidden]
+            && h.size() == [rows, hidden],
+        "an LSTM layer of {hidden} units over {rows} rows: gates {:?}, weight_hh {:?}, bias_ih {:?}, c {:?}, h {:?}",
+        gates.size(),
         w_hh.size(),
         bias.size(),
         c.size(),
         h.size()
     );
     tch::no_grad(|| {
-        // What the inputs give is one product for all steps.
-        let gates = product(&x.f_squeeze_dim(0)?, &w_ih.f_tr()?).contiguous();
-        let (bias, w_hh, h, c) =
-            (bias.contiguous(), w_hh.contiguous(), h.contiguous(), c.copy().contiguous());
-        let output = Tensor::f_empty([1, steps, hidden], (Kind::Float, Device::Cpu))?;
+        let (gates, bias, w_hh, h, c) =
+            (gates.contiguous(), bias.contiguous(), w_hh.contiguous(), h.contiguous(), c.copy().contiguous());
+        let output = Tensor::f_empty([rows, steps, hidden], (Kind::Float, Device::Cpu))?;
         for t in [&gates, &bias, &w_hh, &h, &c] {
             ensure!(
                 t.kind() == Kind::Float && t.device() == Device::Cpu,
@@ -73,6 +76,7 @@ pub(crate) fn one_row(
                 h.data_ptr().cast(),
                 c.data_ptr().cast(),
                 output.data_ptr().cast(),
+                rows,
                 steps,
                 hidden,
             );
@@ -87,13 +91,17 @@ mod tests {
     use super::*;
     use tch::nn::{self, RNN};
 
-    /// Against nn::lstm in double precision: sizes that the vector width does not divide, large activations, one step, none of a batch.
+    /// Against nn::lstm in double precision: sizes that the vector width does not divide, large activations, one step, one row and more.
     #[test]
-    fn one_row_is_nn_lstm() {
+    fn layer_is_nn_lstm() {
         tch::manual_seed(11);
-        for (input, hidden, steps, size) in
-            [(3, 1, 5, 1.0), (8, 8, 1, 1.0), (5, 13, 40, 3.0), (200, 200, 60, 0.2), (7, 66, 9, 10.0)]
-        {
+        for (rows, input, hidden, steps, size) in [
+            (1, 3, 1, 5, 1.0),
+            (3, 8, 8, 1, 1.0),
+            (1, 5, 13, 40, 3.0),
+            (6, 200, 200, 60, 0.2),
+            (9, 7, 66, 9, 10.0),
+        ] {
             let store = nn::VarStore::new(Device::Cpu);
             let lstm = nn::lstm(store.root(), input, hidden, Default::default());
             let get = |name: &str| store.variables()[&format!("{name}_l0")].shallow_clone();
@@ -105,8 +113,9 @@ mod tests {
                 }
                 let _ = get("bias_hh").zero_();
             });
-            let (x, c, h) = (random(&[1, steps, input]), random(&[1, hidden]), random(&[1, hidden]));
-            let (output, last_c, last_h) = one_row(&x, weights.each_ref(), &c, &h).unwrap();
+            let (x, c, h) = (random(&[rows, steps, input]), random(&[rows, hidden]), random(&[rows, hidden]));
+            let (output, last_c, last_h) =
+                layer(&gates(&x, &weights[0]).unwrap(), [&weights[1], &weights[2]], &c, &h).unwrap();
 
             let mut store = store;
             store.double();
@@ -124,17 +133,17 @@ mod tests {
     }
 
     #[test]
-    fn one_row_says_what_does_not_fit() {
+    fn what_does_not_fit_is_said() {
         let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
-        let weights = [zeros(&[8, 3]), zeros(&[8, 2]), zeros(&[8])];
-        let state = zeros(&[1, 2]);
-        assert!(one_row(&zeros(&[1, 4, 3]), weights.each_ref(), &state, &state).is_ok());
-        for (x, state) in [
-            (zeros(&[2, 4, 3]), zeros(&[1, 2])),
-            (zeros(&[1, 4, 3]), zeros(&[1, 3])),
-            (zeros(&[1, 4, 5]), zeros(&[1, 2])),
+        let (w_hh, bias, state) = (zeros(&[8, 2]), zeros(&[8]), zeros(&[1, 2]));
+        assert!(layer(&zeros(&[1, 4, 8]), [&w_hh, &bias], &state, &state).is_ok());
+        for (gates, state) in [
+            (zeros(&[2, 4, 8]), zeros(&[1, 2])),
+            (zeros(&[1, 4, 8]), zeros(&[1, 3])),
+            (zeros(&[1, 4, 6]), zeros(&[1, 2])),
         ] {
-            assert!(one_row(&x, weights.each_ref(), &state, &state).is_err());
+            assert!(layer(&gates, [&w_hh, &bias], &state, &state).is_err());
         }
+        assert!(gates(&zeros(&[1, 4, 5]), &zeros(&[8, 3])).is_err());
     }
 }

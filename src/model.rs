@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor, nn};
 
 use crate::config::{Config, Precision, RnnMode};
 use crate::distributed::{Pending, Workers};
-use crate::loss::{SoftmaxLayer, SoftmaxScorer};
+use crate::loss::{SoftmaxLayer, SoftmaxScorer, product};
 use crate::lstm;
 use crate::optimizer::{self, Gradient};
 use crate::rnn::{
@@ -330,6 +330,12 @@ fn layers(stacks: &[LstmStack]) -> impl Iterator<Item = &LstmWeights> {
     stacks.iter().flat_map(|stack| &stack.layers)
 }
 
+/// `tf.nn.embedding_lookup`: ids `[batch, steps]` -> rows `[batch, steps, hidden]`.
+fn lookup(embedding: &Tensor, ids: &Tensor) -> Tensor {
+    let size = ids.size();
+    embedding.index_select(0, &ids.flatten(0, -1)).view([size[0], size[1], -1])
+}
+
 fn names(variables: &tf::Variables) -> String {
     let names: Vec<&str> = variables.keys().map(String::as_str).collect();
     if names.is_empty() { "none".into() } else { names.join(", ") }
@@ -477,10 +483,8 @@ impl<'a> PtbModel<'a> {
         Ok((x.reshape([-1, v.config.hidden_size]), final_state))
     }
 
-    /// `tf.nn.embedding_lookup`: ids `[batch, steps]` -> rows `[batch, steps, hidden]`.
     fn lookup(&self, ids: &Tensor) -> Tensor {
-        let size = ids.size();
-        self.variables.embedding.index_select(0, &ids.flatten(0, -1)).view([size[0], size[1], -1])
+        lookup(&self.variables.embedding, ids)
     }
 
     fn softmax(&self) -> SoftmaxLayer<'_> {
@@ -514,16 +518,23 @@ impl<'a> PtbModel<'a> {
         })
     }
 
-    /// What it takes to read a text as one row, much faster than by [`Self::evaluate`]: this model's [`RowReader`], if it is of the
-    /// kind that has one (LSTM layers, float32, on the CPU, without dropout).
-    pub(crate) fn row_reader(&self) -> Option<RowReader<'_>> {
-        let dropout = self.is_training && self.variables.config.keep_prob < 1.0;
-        match &self.variables.recurrent {
-            Recurrent::Lstm(stacks) if self.rnn_mode == RnnMode::Cudnn && !dropout => {
-                Some(RowReader { model: self, stacks, scorer: self.softmax().scorer()? })
-            }
-            _ => None,
+    /// What reads `words` words of text faster than [`Self::evaluate`], if this model is of the kind that has one: LSTM layers, float32, on the
+    /// CPU, without dropout.
+    pub(crate) fn text_reader(&self, words: i64) -> Option<TextReader> {
+        let v = self.variables;
+        let dropout = self.is_training && v.config.keep_prob < 1.0;
+        let Recurrent::Lstm(stacks) = &v.recurrent else { return None };
+        if self.rnn_mode != RnnMode::Cudnn || dropout {
+            return None;
         }
+        let scorer = self.softmax().scorer()?.for_much_text();
+        let embedding = v.embedding.detach();
+        let layers: Vec<[Tensor; 3]> =
+            layers(stacks).map(|[w_ih, w_hh, bias, _]| [w_ih, w_hh, bias].map(Tensor::detach)).collect();
+        let pays = words > 2 * v.config.vocab_size
+            && v.config.vocab_size.saturating_mul(4 * v.config.hidden_size) <= LARGEST_TABLE;
+        let table = pays.then(|| tch::no_grad(|| product(&embedding, &layers[0][0].tr())));
+        Some(TextReader { embedding, table, layers, scorer })
     }
 
     /// Cost of a batch, the gradient of every trainable variable, and the final state, with the masks given.
@@ -625,25 +636,48 @@ fn sum_over_workers(
     Ok(all_rows)
 }
 
-/// A model that reads a text as one row, its recurrent part and its softmax layer apart.
-pub(crate) struct RowReader<'a> {
-    model: &'a PtbModel<'a>,
-    stacks: &'a [LstmStack],
+/// The largest [`TextReader::table`], in numbers.
+const LARGEST_TABLE: i64 = 1 << 24;
+
+/// A model that reads text without gradients, its recurrent part (on one thread) and its softmax layer apart; shareable among threads.
+pub(crate) struct TextReader {
+    embedding: Tensor,
+    /// For much text: what each word gives to the first layer's gates, `[vocab, 4 * hidden]`.
+    table: Option<Tensor>,
+    /// `weight_ih`, `weight_hh`, `bias_ih`
+    layers: Vec<[Tensor; 3]>,
     /// The softmax layer.
     pub(crate) scorer: SoftmaxScorer,
 }
 
-impl RowReader<'_> {
-    /// The recurrent part: ids `[1, steps]` and an initial state to the outputs `[steps, hidden]` and the final state.
-    pub(crate) fn outputs(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
-        let mut x = tch::no_grad(|| self.model.lookup(x));
-        let mut final_state = State::with_capacity(state.len());
-        let layers = self.stacks.iter().flat_map(|stack| &stack.layers);
-        for ([w_ih, w_hh, bias, _], state) in layers.zip(state.chunks(2)) {
-            let (output, c, h) = lstm::one_row(&x, [w_ih, w_hh, bias], &state[0], &state[1])?;
-            x = output;
-            final_state.extend([c, h]);
+impl TextReader {
+    /// The same for another thread.
+    pub(crate) fn share(&self) -> Self {
+        let share = |layer: &[Tensor; 3]| layer.each_ref().map(Tensor::shallow_clone);
+        TextReader {
+            embedding: self.embedding.shallow_clone(),
+            table: self.table.as_ref().map(Tensor::shallow_clone),
+            layers: self.layers.iter().map(share).collect(),
+            scorer: self.scorer.share(),
         }
-        Ok((x.squeeze_dim(0), final_state))
+    }
+
+    /// The recurrent part: ids `[rows, steps]` and an initial state to the outputs `[rows, steps, hidden]` and the final state.
+    pub(crate) fn outputs(&self, ids: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
+        tch::no_grad(|| {
+            let mut x = None;
+            let mut final_state = State::with_capacity(state.len());
+            for ([w_ih, w_hh, bias], state) in self.layers.iter().zip(state.chunks(2)) {
+                let gates = match (x, &self.table) {
+                    (Some(below), _) => lstm::gates(&below, w_ih)?,
+                    (None, Some(table)) => lookup(table, ids),
+                    (None, None) => lstm::gates(&lookup(&self.embedding, ids), w_ih)?,
+                };
+                let (output, c, h) = lstm::layer(&gates, [w_hh, bias], &state[0], &state[1])?;
+                x = Some(output);
+                final_state.extend([c, h]);
+            }
+            Ok((x.context("a model without layers")?, final_state))
+        })
     }
 }

@@ -16,6 +16,7 @@ use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use crate::evaluation;
 use crate::sample;
 
 /// The token that stands for every line's end.
@@ -601,6 +602,13 @@ impl Producer {
     /// the first.
     pub(crate) fn columns(&self, i: i64) -> Tensor {
         self.cut(i * self.num_steps, self.num_steps + 1)
+    }
+
+    /// The words of an epoch where they lie, if that is in the host's memory.
+    pub(crate) fn host_rows(&self) -> Option<evaluation::Rows<'_>> {
+        let Rows::Shared(tokens) = &self.rows else { return None };
+        let starts = (0..self.batch_size).map(|row| (row * self.batch_len) as usize).collect();
+        Some(evaluation::Rows { tokens, starts, words: (self.epoch_size * self.num_steps) as usize })
     }
 
     /// All steps of an epoch in longer pieces of at most `max_len` words: the same words in the same order, for evaluation.

@@ -5,10 +5,8 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, TrySendError};
-use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -19,20 +17,15 @@ use crate::checkpoint::{Checkpoint, Made, Progress, RunConfig, SaveFolder};
 use crate::config::{ConfigError, Precision, RnnMode};
 use crate::device;
 use crate::distributed::{Pending, Workers, digest};
+use crate::evaluation;
 use crate::graph::FixedStep;
-use crate::loss::SoftmaxScorer;
-use crate::model::{PtbModel, PtbVariables, RowReader};
+use crate::model::{PtbModel, PtbVariables};
 use crate::reader::{Producer, RawData, Vocabulary};
 use crate::rnn::State;
 
 /// Rows that an evaluation step pushes through the softmax layer at once: enough for the products to run at full speed, few enough for the
 /// logits to stay in a cache.
 const EVAL_ROWS: i64 = 400;
-/// Words that are read at once where a text is one row.
-const ROW_WORDS: i64 = 1000;
-/// Pieces of text, of [`SoftmaxScorer::rows`] words, that may wait for the softmax layer: at least those of `ROW_WORDS`.
-const WAITING: usize = 64;
-
 /// Every so many steps the workers' variables are compared.
 const COMPARE_EVERY: i64 = 100;
 
@@ -184,12 +177,14 @@ fn evaluate_unless(
     let start = Instant::now();
     let batch_size = producer.batch_size();
     let workers = model.workers();
-    if batch_size == 1
-        && workers.is_none()
-        && let Some(reader) = model.row_reader()
+    let tokens = producer.epoch_size() * producer.num_steps() * batch_size;
+    if workers.is_none()
+        && let Some(rows) = producer.host_rows()
+        && let Some(reader) = model.text_reader(tokens)
     {
-        let costs = one_row(&reader, model.zero_state(1), producer, stopped)?;
-        return Ok(costs.map(|c| Evaluation::new(c, producer.epoch_size() * producer.num_steps(), 1, start)));
+        let iters = rows.words as i64;
+        let total = evaluation::total_cost(&reader, rows, &model.zero_state(1), stopped)?;
+        return Ok(total.map(|total| Evaluation::new(total / batch_size as f64, iters, batch_size, start)));
     }
     let own_rows = workers.map_or(batch_size, |workers| workers.share(batch_size).1);
     let share = |t: Tensor| workers.map_or(t.shallow_clone(), |workers| workers.rows(&t));
@@ -211,72 +206,6 @@ fn evaluate_unless(
         costs = workers.sum(costs)? / workers.size() as f64;
     }
     Ok(Some(Evaluation::new(costs, iters, batch_size, start)))
-}
-
-/// Total cross entropy of a text read as one row, or `None` as soon as `stopped`.
-///
-/// In the recurrent part each word waits for the one before, so it gets one thread. The softmax layer, most of the arithmetic, waits for nobody: the
-/// other threads do it, piece by piece, and the reader helps when they fall behind.
-fn one_row(
-    reader: &RowReader,
-    mut state: State,
-    producer: &Producer,
-    stopped: &dyn Fn() -> bool,
-) -> Result<Option<f64>> {
-    type Piece = (usize, Tensor, Tensor);
-    let threads = tch::get_num_threads();
-    let (sender, receiver) = mpsc::sync_channel::<Piece>(WAITING);
-    let receiver = Mutex::new(receiver);
-    let take = || receiver.lock().ok().and_then(|queue| queue.recv().ok());
-    let score = |scorer: &SoftmaxScorer, (number, output, targets): Piece| -> Result<(usize, f64)> {
-        Ok((number, scorer.total(&output, &targets)?))
-    };
-    // Every thread works alone on what it has: libtorch's own threads would be in each other's way.
-    tch::set_num_threads(1);
-    let scores = thread::scope(|scope| -> Result<Option<Vec<(usize, f64)>>> {
-        let helpers: Vec<_> = (1..threads)
-            .map(|_| {
-                let scorer = reader.scorer.share();
-                scope.spawn(move || {
-                    tch::set_num_threads(1);
-                    std::iter::from_fn(take).map(|piece| score(&scorer, piece)).collect::<Result<Vec<_>>>()
-                })
-            })
-            .collect();
-        let mut scores = Vec::new();
-        let mut number = 0;
-        for (x, y) in producer.chunks(ROW_WORDS) {
-            if stopped() {
-                return Ok(None);
-            }
-            let output;
-            (output, state) = reader.outputs(&x, &state)?;
-            let rows = reader.scorer.rows();
-            for (output, targets) in output.split(rows, 0).into_iter().zip(y.flatten(0, -1).split(rows, 0)) {
-                match sender.try_send((number, output, targets)) {
-                    Ok(()) => {}
-                    Err(TrySendError::Full(piece) | TrySendError::Disconnected(piece)) => {
-                        scores.push(score(&reader.scorer, piece)?);
-                    }
-                }
-                number += 1;
-            }
-        }
-        drop(sender);
-        for piece in std::iter::from_fn(take) {
-            scores.push(score(&reader.scorer, piece)?);
-        }
-        for helper in helpers {
-            scores.extend(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-        }
-        Ok(Some(scores))
-    });
-    tch::set_num_threads(threads);
-    // Summed in the text's order: whoever computed what, the number is the same.
-    Ok(scores?.map(|mut scores| {
-        scores.sort_by_key(|&(number, _)| number);
-        scores.iter().map(|(_, total)| total).sum()
-    }))
 }
 
 /// How often a run is saved, besides at the end of every epoch.

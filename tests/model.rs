@@ -206,10 +206,36 @@ fn assigning_names_what_is_missing_or_misshapen_and_changes_nothing() {
     assert_eq!(before, v.to_tensorflow().unwrap());
 }
 
-/// The test text, read as one row by several threads, has the perplexity of its definition: word by word in double precision.
+fn text(tokens: &[i32], batch_size: i64) -> Producer {
+    let split = Split { name: "test".into(), tokens: tokens.to_vec().into(), ..Split::default() };
+    Producer::new(&split, batch_size, 1, Device::Cpu).unwrap()
+}
+
+/// The perplexity that the float32 model finds with one, two and four threads.
+fn found(float: &PtbVariables, producer: &Producer) -> [f64; 3] {
+    let model = PtbModel::new(float, false, RnnMode::Cudnn);
+    let before = tch::get_num_threads();
+    let found = [1, 2, 4].map(|threads| {
+        tch::set_num_threads(threads);
+        let evaluation = evaluate(&model, producer).unwrap();
+        assert_eq!(evaluation.tokens, producer.epoch_size() * producer.batch_size());
+        evaluation.perplexity
+    });
+    tch::set_num_threads(before);
+    found
+}
+
+fn close(found: [f64; 3], expected: f64) {
+    for perplexity in found {
+        assert!((perplexity / expected - 1.0).abs() < 1e-6, "{perplexity} instead of {expected}");
+        assert!((perplexity / found[0] - 1.0).abs() < 2e-7, "{found:?}");
+    }
+}
+
+/// A text in one row has the perplexity of its definition: word by word in double precision.
 #[test]
-fn a_text_read_as_one_row_has_the_perplexity_of_word_by_word() {
-    // Vocabularies whose logits do and do not fit the cache many rows at a time; more pieces than may wait.
+fn a_text_has_the_perplexity_of_word_by_word() {
+    // Vocabularies whose logits do and do not fit the cache many rows at a time.
     for (vocab_size, words) in [(23, 2_501), (200_000, 301)] {
         let config = Config { vocab_size, ..CONFIG };
         let float = PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 2).unwrap();
@@ -217,9 +243,7 @@ fn a_text_read_as_one_row_has_the_perplexity_of_word_by_word() {
         double.assign(&float.to_tensorflow().unwrap()).unwrap();
         let tokens: Vec<i32> =
             Tensor::randint(vocab_size, [words], (Kind::Int, Device::Cpu)).try_into().unwrap();
-        let split = Split { name: "test".into(), tokens: tokens.into(), ..Split::default() };
-        let producer = Producer::new(&split, 1, 1, Device::Cpu).unwrap();
-
+        let producer = text(&tokens, 1);
         let by_word = PtbModel::new(&double, false, RnnMode::Basic);
         let (mut costs, mut state) = (0.0, by_word.zero_state(1));
         for step in 0..producer.epoch_size() {
@@ -228,21 +252,41 @@ fn a_text_read_as_one_row_has_the_perplexity_of_word_by_word() {
             (cost, state) = by_word.evaluate(&x, &y, &state).unwrap();
             costs += cost.double_value(&[]);
         }
-        let expected = (costs / producer.epoch_size() as f64).exp();
-        let model = PtbModel::new(&float, false, RnnMode::Cudnn);
-        let before = tch::get_num_threads();
-        let found = [1, 2, 4].map(|threads| {
-            tch::set_num_threads(threads);
-            evaluate(&model, &producer).unwrap()
-        });
-        tch::set_num_threads(before);
-        for evaluation in found {
-            assert!(
-                (evaluation.perplexity / expected - 1.0).abs() < 1e-6,
-                "{} instead of {expected}",
-                evaluation.perplexity
-            );
-            assert_eq!((evaluation.tokens, evaluation.perplexity), (words - 1, found[0].perplexity));
+        close(found(&float, &producer), (costs / producer.epoch_size() as f64).exp());
+    }
+}
+
+/// A text that is read in several places at once has the perplexity of a single reading, in double precision, whether the model forgets what it
+/// read thousands of words before or never does.
+#[test]
+fn a_long_text_has_the_perplexity_of_one_reading() {
+    let words = 26_004;
+    let config = Config { vocab_size: 23, ..CONFIG };
+    let float = PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 2).unwrap();
+    let double = variables(&config, CellType::BasicLstm);
+    tch::manual_seed(5);
+    let tokens: Vec<i32> = Tensor::randint(23, [words], (Kind::Int, Device::Cpu)).try_into().unwrap();
+    for forget_bias in [0.0, 30.0] {
+        let mut variables = float.to_tensorflow().unwrap();
+        for (name, tensor) in variables.iter_mut().filter(|(name, _)| name.ends_with("/bias")) {
+            assert!(name.contains("basic_lstm_cell"));
+            // (input, j, forget, output)
+            let _ = tensor.narrow(0, 2 * config.hidden_size, config.hidden_size).fill_(forget_bias);
         }
+        for model in [&float, &double] {
+            model.assign(&variables).unwrap();
+        }
+        let plain = |tokens: &[i32], batch_size| {
+            let model = PtbModel::new(&double, false, RnnMode::Cudnn);
+            evaluate(&model, &text(tokens, batch_size)).unwrap().perplexity
+        };
+        for batch_size in [1, 2, 3] {
+            close(found(&float, &text(&tokens, batch_size)), plain(&tokens, batch_size));
+        }
+        // What the pieces must not do: begin with zeros.
+        let (half, whole) = (words as usize / 2, plain(&tokens, 1));
+        let halves = (plain(&tokens[..=half], 1) * plain(&tokens[half..], 1)).sqrt();
+        let difference = (halves / whole - 1.0).abs();
+        assert!(if forget_bias > 0.0 { difference > 1e-5 } else { difference < 1e-5 }, "{difference}");
     }
 }
