@@ -224,6 +224,14 @@ def machine():
             "load_before": os.getloadavg()[0]}
 
 
+def settle():
+    """Waits up to two minutes for what was just built or installed to be over."""
+    for _ in range(24):
+        if os.getloadavg()[0] <= 0.5:
+            return
+        time.sleep(5)
+
+
 def commit():
     done = subprocess.run(["git", "-C", programs.ROOT, "describe", "--always", "--dirty"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     return done.stdout.decode().strip() or None
@@ -253,6 +261,7 @@ def parse():
 
 def main():
     args = parse()
+    settle()
     bench, about, start = Bench(args), machine(), time.time()
     if about["load_before"] > 0.5:
         bench.say("bench: the machine is busy (load %.1f): the figures will be low and uneven" % about["load_before"])
