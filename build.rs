@@ -21,8 +21,6 @@ fn main() {
         .std("c++17")
         .opt_level(3)
         .flags(["-fopenmp", "-fno-math-errno", "-fno-trapping-math"])
-        // GCC 12 warns of its own header for AVX-512.
-        .flag_if_supported("-Wno-uninitialized")
         .files(["src/softmax.cpp", "src/lstm.cpp"])
         .compile("ptb_pointwise");
 

@@ -4,11 +4,12 @@
 //! one row, would be read by one thread, word by word. But a trained LSTM forgets: after some hundreds of words its state no longer tells where it
 //! began, beyond float32's rounding. So a long row is cut into pieces, and each is read from zeros, beginning early enough for them to be forgotten.
 //! Whether they were is then checked, piece after piece: the state in which it began must be the one in which the piece before it ended. A
-//! piece for which it is not is read once more, from that state. The number is the row's own for every model, and soon there for those that forget.
+//! piece for which it is not is read once more, from that state. So every model gets its row's own number, and those that forget get it soon.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tch::{Kind, Tensor};
@@ -16,22 +17,21 @@ use tch::{Kind, Tensor};
 use crate::model::TextReader;
 use crate::rnn::State;
 
-/// Pieces of all rows together: enough for the recurrent part to work on four at a time in two threads.
+/// Pieces of all rows together, at least, where the text is long enough: the recurrent part of two threads then works on four at a time.
 const PIECES: usize = 8;
 /// Words that a piece is begun early. In a trained `small`, zeros make a difference of 2e-3 after 500 words, 1e-5 after 1000, and none beyond
 /// rounding (2e-6) after 1500.
 const EARLY: usize = 1500;
 /// Shorter pieces are not worth it.
 const SHORTEST: usize = 4 * EARLY;
-/// The difference of two states, relative to 1 + |value|, that counts as rounding. It is forgotten like zeros are, so that it changes
-/// a cost within some hundred words, by so much per word: 1e-8 of a text of PTB's size.
+/// The difference of two states, relative to 1 + |value|, that counts as rounding. What forgets zeros forgets it too: it changes the costs of some
+/// hundred words, by so much each, which is 1e-8 of a text of PTB's size.
 const ROUNDING: f64 = 1e-5;
 /// Words that a thread's recurrent part reads at once, all its pieces together.
 const WORDS: usize = 1000;
 
 /// A text in rows, as a `Producer` has it.
-#[derive(Clone)]
-pub(crate) struct Rows<'a> {
+pub(crate) struct TextRows<'a> {
     /// Word ids.
     pub tokens: &'a [i32],
     /// Where each row starts.
@@ -42,7 +42,7 @@ pub(crate) struct Rows<'a> {
 
 /// Where the rows are cut.
 struct Pieces<'a> {
-    text: Rows<'a>,
+    text: TextRows<'a>,
     /// Of each row.
     per_row: usize,
     /// Words in a piece.
@@ -73,51 +73,65 @@ struct Piece {
 /// What libtorch says.
 pub(crate) fn total_cost(
     reader: &TextReader,
-    text: Rows,
+    text: TextRows,
     zero: &State,
     stopped: &dyn Fn() -> bool,
 ) -> Result<Option<f64>> {
     let (rows, words) = (text.starts.len(), text.words);
-    let per_row = (words / SHORTEST).clamp(1, PIECES.div_ceil(rows));
+    let threads = tch::get_num_threads().max(1) as usize;
+    let per_row = (words / SHORTEST).clamp(1, PIECES.max(threads).div_ceil(rows));
     let pieces = Pieces { text, per_row, length: words / per_row };
-    let number = rows * per_row;
-    let threads = tch::get_num_threads();
-    let groups = number.min(threads.max(1) as usize);
-    let group = |g: usize| number * g / groups..number * (g + 1) / groups;
+    let count = rows * per_row;
+    let groups = count.min(threads);
+    // This thread's group is never smaller than another: it sees to stopping.
+    let group = |g: usize| (count * g).div_ceil(groups)..(count * (g + 1)).div_ceil(groups);
 
-    // Every thread reads pieces of its own: libtorch's threads would be in each other's way.
     let stop = AtomicBool::new(false);
-    let told = || stop.load(Ordering::Relaxed);
-    let ask = || {
+    let is_stopped = || stop.load(Ordering::Relaxed);
+    let poll = || {
         stop.fetch_or(stopped(), Ordering::Relaxed);
-        told()
+        is_stopped()
     };
-    let read = thread::scope(|scope| {
-        let helpers: Vec<_> = (1..groups)
-            .map(|g| {
-                let (reader, zero, pieces, told) = (reader.share(), share(zero), &pieces, &told);
-                scope.spawn(move || {
-                    tch::set_num_threads(1);
-                    read_pieces(&reader, pieces, group(g), &zero, told)
+    let read: Vec<Option<Vec<Piece>>> = {
+        // Every thread reads pieces of its own: libtorch's threads would be in each other's way.
+        let _restored = OneThread::new();
+        thread::scope(|scope| {
+            let helpers: Vec<_> = (1..groups)
+                .map(|g| {
+                    let (reader, zero) = (reader.share(), share(zero));
+                    let (pieces, stop, is_stopped) = (&pieces, &stop, &is_stopped);
+                    scope.spawn(move || {
+                        tch::set_num_threads(1);
+                        let read = read_pieces(&reader, pieces, group(g), &zero, is_stopped);
+                        // An error is everybody's.
+                        stop.fetch_or(read.is_err(), Ordering::Relaxed);
+                        read
+                    })
                 })
-            })
-            .collect();
-        tch::set_num_threads(1);
-        let mut read = vec![read_pieces(reader, &pieces, group(0), zero, &ask)];
-        tch::set_num_threads(threads);
-        let join = |helper: thread::ScopedJoinHandle<_>| {
-            helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        read.extend(helpers.into_iter().map(join));
-        read.into_iter().collect::<Result<Option<Vec<_>>>>()
-    });
-    let Some(read) = read? else { return Ok(None) };
+                .collect();
+            let mut read = vec![read_pieces(reader, &pieces, group(0), zero, &poll)];
+            stop.fetch_or(read[0].is_err(), Ordering::Relaxed);
+            while helpers.iter().any(|helper| !helper.is_finished()) {
+                poll();
+                thread::sleep(Duration::from_millis(1));
+            }
+            let join = |helper: thread::ScopedJoinHandle<_>| {
+                helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            read.extend(helpers.into_iter().map(join));
+            read.into_iter().collect::<Result<_>>()
+        })?
+    };
+    let Some(read) = read.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
 
     let (mut total, mut state) = (0.0, share(zero));
     for (number, mut piece) in read.into_iter().flatten().enumerate() {
+        if f64::is_nan(total) {
+            break;
+        }
         if !pieces.is_first(number) && !only_rounding(&piece.begin, &state)? {
             let start = pieces.start(number);
-            let again = read_rows(reader, pieces.text.tokens, &[start], pieces.length, state, true, &ask)?;
+            let again = read_rows(reader, pieces.text.tokens, &[start], pieces.length, state, true, &poll)?;
             let Some((totals, end)) = again else { return Ok(None) };
             piece = Piece { total: totals[0], begin: piece.begin, end };
         }
@@ -127,13 +141,32 @@ pub(crate) fn total_cost(
             // The words at the row's end that fill no piece.
             let start = pieces.start(number) + pieces.length;
             let rest = words - per_row * pieces.length;
-            let rest = read_rows(reader, pieces.text.tokens, &[start], rest, state, true, &ask)?;
+            let rest = read_rows(reader, pieces.text.tokens, &[start], rest, state, true, &poll)?;
             let Some((totals, end)) = rest else { return Ok(None) };
             total += totals[0];
             state = end;
         }
     }
     Ok(Some(total))
+}
+
+/// While it lives, libtorch computes with one thread.
+struct OneThread {
+    before: i32,
+}
+
+impl OneThread {
+    fn new() -> Self {
+        let before = tch::get_num_threads();
+        tch::set_num_threads(1);
+        OneThread { before }
+    }
+}
+
+impl Drop for OneThread {
+    fn drop(&mut self) {
+        tch::set_num_threads(self.before);
+    }
 }
 
 fn share(state: &State) -> State {

@@ -194,19 +194,17 @@ pub(crate) struct SoftmaxScorer {
     panels: Option<[Tensor; 2]>,
 }
 
-/// The tile of src/softmax.cpp's product: rows of the output, and words.
-const TILE: [i64; 2] = [8, 48];
-
 impl SoftmaxScorer {
-    /// Made ready for much text, where the processor has AVX-512.
+    /// Made ready for much text, which pays only for that, where the processor has AVX-512: holds another copy of w.
     pub(crate) fn for_much_text(mut self) -> Self {
         #[cfg(target_arch = "x86_64")]
         let wide = self.w.kind() == Kind::Float && std::arch::is_x86_feature_detected!("avx512f");
         #[cfg(not(target_arch = "x86_64"))]
         let wide = false;
         self.panels = wide.then(|| {
-            let missing = [0, (TILE[1] - self.b.numel() as i64 % TILE[1]) % TILE[1]];
-            let w = self.w.constant_pad_nd(missing).view([self.w.size()[0], -1, TILE[1]]);
+            let [_, columns] = tile();
+            let missing = [0, (columns - self.b.numel() as i64 % columns) % columns];
+            let w = self.w.constant_pad_nd(missing).view([self.w.size()[0], -1, columns]);
             [w.permute([1, 0, 2]).contiguous(), self.b.pad(missing, "constant", -80.0)]
         });
         self
@@ -240,17 +238,19 @@ impl SoftmaxScorer {
         })
     }
 
-    /// The fast door to src/softmax.cpp's whole layer: [`Self::costs`], unless that is not for this layer or these logits. On one thread.
+    /// The fast door to src/softmax.cpp's whole layer: [`Self::costs`], on one thread. `None` without `panels`, or if a row's exponentials leave
+    /// float32's range.
     fn costs_wide(&self, output: &Tensor, targets: &Tensor) -> Option<Vec<f64>> {
         let [w, b] = self.panels.as_ref()?;
         let (rows, depth) = output.size2().ok()?;
         let (panels, vocab) = (w.size()[0], self.b.numel() as i64);
-        let missing = [0, 0, 0, (TILE[0] - rows % TILE[0]) % TILE[0]];
-        let x = output.constant_pad_nd(missing).view([-1, TILE[0], depth]).transpose(1, 2).contiguous();
+        let [tile_rows, columns] = tile();
+        let missing = [0, 0, 0, (tile_rows - rows % tile_rows) % tile_rows];
+        let x = output.constant_pad_nd(missing).view([-1, tile_rows, depth]).transpose(1, 2).contiguous();
         let targets = targets.contiguous();
         let float = |t: &Tensor| t.kind() == Kind::Float && t.device() == Device::Cpu && t.is_contiguous();
-        assert!([&x, w, b].into_iter().all(float) && w.size() == [panels, depth, TILE[1]]);
-        assert_eq!(b.size(), [panels * TILE[1]]);
+        assert!([&x, w, b].into_iter().all(float) && w.size() == [panels, depth, columns]);
+        assert_eq!(b.size(), [panels * columns]);
         check_targets(&targets, rows, vocab);
         let mut costs = vec![0.0; rows as usize];
         // SAFETY: contiguous CPU tensors of the types and sizes that the function takes (just checked), room for `rows` costs, and
@@ -310,6 +310,13 @@ unsafe extern "C" {
         panels: i64,
         costs: *mut f64,
     ) -> bool;
+    /// Rows of the output, and words, that `ptb_score` works on at once.
+    static ptb_score_tile: [i64; 2];
+}
+
+fn tile() -> [i64; 2] {
+    // SAFETY: a constant of src/softmax.cpp.
+    unsafe { ptb_score_tile }
 }
 
 fn check_targets(targets: &Tensor, rows: i64, vocab: i64) {
@@ -343,9 +350,9 @@ fn softmax_cross_entropy(
             && logits.is_contiguous()
     );
     let bias_gradient = gradient.then(|| Tensor::empty([vocab], (Kind::Float, Device::Cpu)));
-    // SAFETY: all are contiguous CPU tensors of the types and sizes that the function takes (asserted above), the targets lie within the
-    // vocabulary, and `logits` is borrowed mutably while they are written.
     let mut costs = vec![0.0; rows as usize];
+    // SAFETY: all are contiguous CPU tensors of the types and sizes that the function takes (asserted above), the targets lie within the
+    // vocabulary, `logits` is borrowed mutably while they are written, and there is room for `rows` costs.
     unsafe {
         ptb_softmax_cross_entropy(
             logits.data_ptr(),

@@ -518,8 +518,8 @@ impl<'a> PtbModel<'a> {
         })
     }
 
-    /// What reads `words` words of text faster than [`Self::evaluate`], if this model is of the kind that has one: LSTM layers, float32, on the
-    /// CPU, without dropout.
+    /// What reads `words` words of text faster than [`Self::evaluate`], if this model is of the kind that has one: LSTM layers, float32 variables, on
+    /// the CPU, without dropout.
     pub(crate) fn text_reader(&self, words: i64) -> Option<TextReader> {
         let v = self.variables;
         let dropout = self.is_training && v.config.keep_prob < 1.0;
@@ -527,13 +527,16 @@ impl<'a> PtbModel<'a> {
         if self.rnn_mode != RnnMode::Cudnn || dropout {
             return None;
         }
-        let scorer = self.softmax().scorer()?.for_much_text();
+        let mut scorer = self.softmax().scorer()?;
         let embedding = v.embedding.detach();
         let layers: Vec<[Tensor; 3]> =
             layers(stacks).map(|[w_ih, w_hh, bias, _]| [w_ih, w_hh, bias].map(Tensor::detach)).collect();
-        let pays = words > 2 * v.config.vocab_size
-            && v.config.vocab_size.saturating_mul(4 * v.config.hidden_size) <= LARGEST_TABLE;
-        let table = pays.then(|| tch::no_grad(|| product(&embedding, &layers[0][0].tr())));
+        let (vocab, hidden) = (v.config.vocab_size, v.config.hidden_size);
+        let pays = |width: i64| words > 2 * vocab && vocab.saturating_mul(width) <= LARGEST_TABLE;
+        if pays(hidden) {
+            scorer = scorer.for_much_text();
+        }
+        let table = pays(4 * hidden).then(|| tch::no_grad(|| product(&embedding, &layers[0][0].tr())));
         Some(TextReader { embedding, table, layers, scorer })
     }
 
@@ -636,7 +639,7 @@ fn sum_over_workers(
     Ok(all_rows)
 }
 
-/// The largest [`TextReader::table`], in numbers.
+/// The most numbers that are worth keeping a second time, in another form, to read much text with.
 const LARGEST_TABLE: i64 = 1 << 24;
 
 /// A model that reads text without gradients, its recurrent part (on one thread) and its softmax layer apart; shareable among threads.

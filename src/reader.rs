@@ -16,7 +16,7 @@ use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::evaluation;
+use crate::evaluation::TextRows;
 use crate::sample;
 
 /// The token that stands for every line's end.
@@ -605,10 +605,10 @@ impl Producer {
     }
 
     /// The words of an epoch where they lie, if that is in the host's memory.
-    pub(crate) fn host_rows(&self) -> Option<evaluation::Rows<'_>> {
+    pub(crate) fn host_rows(&self) -> Option<TextRows<'_>> {
         let Rows::Shared(tokens) = &self.rows else { return None };
         let starts = (0..self.batch_size).map(|row| (row * self.batch_len) as usize).collect();
-        Some(evaluation::Rows { tokens, starts, words: (self.epoch_size * self.num_steps) as usize })
+        Some(TextRows { tokens, starts, words: (self.epoch_size * self.num_steps) as usize })
     }
 
     /// All steps of an epoch in longer pieces of at most `max_len` words: the same words in the same order, for evaluation.

@@ -1,4 +1,5 @@
-// The pointwise part of the softmax layer on the CPU: one trip through memory instead of one per operation.
+// The softmax layer on the CPU: its pointwise part, in one trip through memory instead of one per operation, and at the end, for text that is
+// only scored, the whole layer.
 //
 // A row of logits (40 kB for PTB's 10,000 words) stays in a core's second-level cache while it is worked on, so the passes below over a row
 // cost no memory traffic. The threads are libtorch's own (the same OpenMP runtime), which are awake anyway between two matrix products.
@@ -14,7 +15,10 @@
 #include "simd.h"
 
 #if defined(__x86_64__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns of its own header
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 namespace {
@@ -187,6 +191,8 @@ extern "C" bool ptb_score(const float* x, const float* w, const float* bias, con
     }
     return true;
 }
+extern "C" const int64_t ptb_score_tile[] = {ROWS, COLUMNS};
 #else
+extern "C" const int64_t ptb_score_tile[] = {1, 1};
 extern "C" bool ptb_score(const float*, const float*, const float*, const int64_t*, int64_t, int64_t, int64_t, double*) { return false; }
 #endif
