@@ -176,13 +176,18 @@ def plot(data, path):
         error = [[m - min(s.values()) for m, s in zip(middle, series)], [max(s.values()) - m for m, s in zip(middle, series)]]
         colors = ["#c44e52" if p.startswith("ours") else "#8c9bb0" for p in names]
         bars = ax.barh([TITLES[p] for p in names], middle, xerr=error, color=colors, error_kw={"elinewidth": 1, "capsize": 2})
-        ax.bar_label(bars, [number(m) for m in middle], padding=4, fontsize=8)
+        labels = ax.bar_label(bars, [number(m) for m in middle], padding=4, fontsize=8, zorder=3)
+        for label in labels:
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
         if what == "train":
             ms = figures.median("products", config, "fp32", "products_ms")
             c = ptb.CONFIGS[config]
             ax.axvline(c.batch * c.num_steps / ms * 1e3, color="black", linestyle=":", linewidth=1)
-        elif max(middle) > 20 * min(middle):
+        logarithmic = what != "train" and max(middle) > 20 * min(middle)
+        if logarithmic:
             ax.set_xscale("log")
+        else:
+            ax.locator_params(axis="x", nbins=5)
         ax.margins(x=0.25)
         ax.set_title(title, fontsize=10)
         ax.tick_params(labelsize=8)
