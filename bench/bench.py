@@ -226,9 +226,11 @@ def machine():
 
 def settle():
     """Waits up to two minutes for what was just built or installed to be over."""
-    for _ in range(24):
+    for waited in range(24):
         if os.getloadavg()[0] <= 0.5:
             return
+        if not waited:
+            print("bench: waiting up to two minutes for the machine to settle", file=sys.stderr, flush=True)
         time.sleep(5)
 
 

@@ -81,51 +81,17 @@ pub(crate) fn total_cost(
     let threads = tch::get_num_threads().max(1) as usize;
     let per_row = (words / SHORTEST).clamp(1, PIECES.max(threads).div_ceil(rows));
     let pieces = Pieces { text, per_row, length: words / per_row };
-    let count = rows * per_row;
-    let groups = count.min(threads);
-    // This thread's group is never smaller than another: it sees to stopping.
-    let group = |g: usize| (count * g).div_ceil(groups)..(count * (g + 1)).div_ceil(groups);
-
     let stop = AtomicBool::new(false);
-    let is_stopped = || stop.load(Ordering::Relaxed);
-    let poll = || {
-        stop.fetch_or(stopped(), Ordering::Relaxed);
-        is_stopped()
-    };
-    let read: Vec<Option<Vec<Piece>>> = {
+    let poll = || stop.fetch_or(stopped(), Ordering::Relaxed) || stop.load(Ordering::Relaxed);
+    let read = {
         // Every thread reads pieces of its own: libtorch's threads would be in each other's way.
         let _restored = OneThread::new();
-        thread::scope(|scope| {
-            let helpers: Vec<_> = (1..groups)
-                .map(|g| {
-                    let (reader, zero) = (reader.share(), share(zero));
-                    let (pieces, stop, is_stopped) = (&pieces, &stop, &is_stopped);
-                    scope.spawn(move || {
-                        tch::set_num_threads(1);
-                        let read = read_pieces(&reader, pieces, group(g), &zero, is_stopped);
-                        // An error is everybody's.
-                        stop.fetch_or(read.is_err(), Ordering::Relaxed);
-                        read
-                    })
-                })
-                .collect();
-            let mut read = vec![read_pieces(reader, &pieces, group(0), zero, &poll)];
-            stop.fetch_or(read[0].is_err(), Ordering::Relaxed);
-            while helpers.iter().any(|helper| !helper.is_finished()) {
-                poll();
-                thread::sleep(Duration::from_millis(1));
-            }
-            let join = |helper: thread::ScopedJoinHandle<_>| {
-                helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            read.extend(helpers.into_iter().map(join));
-            read.into_iter().collect::<Result<_>>()
-        })?
+        read_by_threads(reader, &pieces, threads, zero, &stop, &poll)?
     };
-    let Some(read) = read.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
+    let Some(read) = read else { return Ok(None) };
 
     let (mut total, mut state) = (0.0, share(zero));
-    for (number, mut piece) in read.into_iter().flatten().enumerate() {
+    for (number, mut piece) in read.into_iter().enumerate() {
         if f64::is_nan(total) {
             break;
         }
@@ -171,6 +137,49 @@ impl Drop for OneThread {
 
 fn share(state: &State) -> State {
     state.iter().map(Tensor::shallow_clone).collect()
+}
+
+/// Reads all pieces, shared out among so many threads, of which the calling one sees to stopping.
+fn read_by_threads(
+    reader: &TextReader,
+    pieces: &Pieces,
+    threads: usize,
+    zero: &State,
+    stop: &AtomicBool,
+    poll: &dyn Fn() -> bool,
+) -> Result<Option<Vec<Piece>>> {
+    let count = pieces.text.starts.len() * pieces.per_row;
+    let groups = count.min(threads);
+    // (the first group, this thread's, is never smaller than another)
+    let group = |g: usize| (count * g).div_ceil(groups)..(count * (g + 1)).div_ceil(groups);
+    let read = |reader: &TextReader, g: usize, zero: &State, stopped: &dyn Fn() -> bool| {
+        let read = read_pieces(reader, pieces, group(g), zero, stopped);
+        // An error ends it for all.
+        stop.fetch_or(read.is_err(), Ordering::Relaxed);
+        read
+    };
+    let read: Vec<Option<Vec<Piece>>> = thread::scope(|scope| {
+        let helpers: Vec<_> = (1..groups)
+            .map(|g| {
+                let (reader, zero, read) = (reader.share(), share(zero), &read);
+                scope.spawn(move || {
+                    tch::set_num_threads(1);
+                    read(&reader, g, &zero, &|| stop.load(Ordering::Relaxed))
+                })
+            })
+            .collect();
+        let mut all = vec![read(reader, 0, zero, poll)];
+        while helpers.iter().any(|helper| !helper.is_finished()) {
+            poll();
+            thread::sleep(Duration::from_millis(1));
+        }
+        let join = |helper: thread::ScopedJoinHandle<_>| {
+            helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        all.extend(helpers.into_iter().map(join));
+        all.into_iter().collect::<Result<_>>()
+    })?;
+    Ok(read.into_iter().collect::<Option<Vec<_>>>().map(|groups| groups.into_iter().flatten().collect()))
 }
 
 /// Reads the pieces of these numbers side by side.

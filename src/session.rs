@@ -26,6 +26,7 @@ use crate::rnn::State;
 /// Rows that an evaluation step pushes through the softmax layer at once: enough for the products to run at full speed, few enough for the
 /// logits to stay in a cache.
 const EVAL_ROWS: i64 = 400;
+
 /// Every so many steps the workers' variables are compared.
 const COMPARE_EVERY: i64 = 100;
 

@@ -252,7 +252,10 @@ fn a_text_has_the_perplexity_of_word_by_word() {
             (cost, state) = by_word.evaluate(&x, &y, &state).unwrap();
             costs += cost.double_value(&[]);
         }
-        close(found(&float, &producer), (costs / producer.epoch_size() as f64).exp());
+        let found = found(&float, &producer);
+        close(found, (costs / producer.epoch_size() as f64).exp());
+        // One row that is not cut is one thread's, however many there are.
+        assert_eq!(found, [found[0]; 3]);
     }
 }
 
