@@ -5,7 +5,7 @@ use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    for file in ["simd.h", "softmax.cpp", "lstm.cpp", "product.cpp", "cuda.cpp", "libtorch.cpp"] {
+    for file in ["simd.h", "softmax.cpp", "lstm.cpp", "product.cpp", "cuda.cpp", "foreach.cpp", "libtorch.cpp"] {
         println!("cargo:rerun-if-changed=src/{file}");
     }
     println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
@@ -33,6 +33,7 @@ fn main() {
         .include(root.join("include"))
         .file("src/product.cpp")
         .file("src/cuda.cpp")
+        .file("src/foreach.cpp")
         .file("src/libtorch.cpp")
         .compile("ptb_libtorch");
 

@@ -249,7 +249,11 @@ pub enum Precision {
     /// float32
     #[default]
     Fp32,
-    /// float32 numbers of which a product reads the upper 10 bits of precision; on a GPU only
+    /// float32 with TF32 in cuDNN's LSTM alone: what PyTorch does by default on a GPU, and the default there; on a GPU only
+    #[value(name = "tf32-cudnn")]
+    #[serde(rename = "tf32-cudnn")]
+    Tf32Cudnn,
+    /// TF32: float32 numbers of which every product reads the upper 10 bits of precision; on a GPU only
     Tf32,
     /// bfloat16: half the width, float32's range, 8 bits of precision
     Bf16,
@@ -258,13 +262,18 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// Refuses what the device has not.
+    /// The precision where none is asked for: PyTorch's default on that kind of device.
+    pub fn default_on(cuda: bool) -> Self {
+        if cuda { Precision::Tf32Cudnn } else { Precision::Fp32 }
+    }
+
+    /// Errors if the device does not support this precision.
     ///
     /// # Errors
-    /// `tf32` or `fp16` on the CPU.
+    /// `tf32`, `tf32-cudnn` or `fp16` on the CPU.
     pub fn check(self, cuda: bool) -> Result<(), ConfigError> {
         match self {
-            Precision::Tf32 | Precision::Fp16 if !cuda => Err(ConfigError(format!(
+            Precision::Tf32Cudnn | Precision::Tf32 | Precision::Fp16 if !cuda => Err(ConfigError(format!(
                 "--precision {self}{} needs a GPU; the CPU has --precision fp32 and, in half the width, --precision bf16",
                 if self == Precision::Fp16 { " (the original's --use_fp16)" } else { "" }
             ))),
@@ -277,6 +286,7 @@ impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
             Precision::Fp32 => "fp32",
+            Precision::Tf32Cudnn => "tf32-cudnn",
             Precision::Tf32 => "tf32",
             Precision::Bf16 => "bf16",
             Precision::Fp16 => "fp16",

@@ -8,6 +8,7 @@
 // Called from src/graph.rs and src/device.rs.
 
 #include <ATen/Context.h>
+#include <ATen/core/Generator.h>
 #include <ATen/record_function.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
@@ -51,10 +52,10 @@ bool guarded(char* error, size_t size, F f) {
 
 }  // namespace
 
-// Float32 products in TF32 (10 bits of precision) or in full, cuBLAS's and cuDNN's alike; libtorch's own default is TF32 for cuDNN alone.
-extern "C" void ptb_allow_tf32(bool allow) {
-    at::globalContext().setAllowTF32CuBLAS(allow);
-    at::globalContext().setAllowTF32CuDNN(allow);
+// Products of float32 numbers in TF32 (10 bits of precision) or in full; libtorch's own default is TF32 in cuDNN alone.
+extern "C" void ptb_allow_tf32(bool cublas, bool cudnn) {
+    at::globalContext().setAllowTF32CuBLAS(cublas);
+    at::globalContext().setAllowTF32CuDNN(cudnn);
 }
 
 // Makes a stream of its own the calling thread's current one: nothing can be recorded on the default stream.
@@ -66,6 +67,20 @@ extern "C" bool ptb_cuda_own_stream(int device, char* error, size_t size) {
         cuda.synchronizeDevice(here.index());  // What was begun on the old stream is done.
         cuda.exchangeStream(cuda.getStreamFromGlobalPool(here));
     });
+}
+
+// Leaves the device usable after a recording that failed. libtorch's generator believes in the recording until it has ended well, and refuses
+// to draw: it gets a new state (the caller sets the seed before each step). And CUDA remembers an error until somebody asks.
+static void forget_recording() {
+    char error[1];
+    guarded(error, sizeof error, [] {
+        const c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
+        const c10::Device here = cuda.getDevice();
+        at::Generator generator = at::globalContext().defaultGenerator(here);
+        generator.graphsafe_set_state(
+            at::globalContext().getAcceleratorHooksInterface(c10::DeviceType::CUDA).getNewGenerator(here.index()));
+    });
+    if (void* last_error = dlsym(RTLD_DEFAULT, "cudaGetLastError")) reinterpret_cast<int (*)()>(last_error)();
 }
 
 // From here on the current stream records instead of working. A null pointer if it cannot.
@@ -89,12 +104,16 @@ extern "C" Graph* ptb_graph_begin(char* error, size_t size) {
         begin(graph->object, Pool{0, 0}, 0 /* cudaStreamCaptureModeGlobal, PyTorch's default */);
     });
     // One that never began is left where it is: its destructor may throw.
+    if (!begun) forget_recording();
     return begun ? graph : nullptr;
 }
 
 // Ends the recording and makes it ready.
 extern "C" bool ptb_graph_end(Graph* graph, char* error, size_t size) {
-    return guarded(error, size, [=] { find<Method>("_ZN2at4cuda9CUDAGraph11capture_endEv")(graph->object); });
+    const bool ended =
+        guarded(error, size, [=] { find<Method>("_ZN2at4cuda9CUDAGraph11capture_endEv")(graph->object); });
+    if (!ended) forget_recording();
+    return ended;
 }
 
 // Everything that was recorded, in one launch.

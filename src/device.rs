@@ -11,7 +11,7 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Precision};
 
 /// The value of `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +95,7 @@ pub fn select(arg: DeviceArg) -> Result<Device> {
         DeviceArg::Cpu => Ok(Device::Cpu),
         DeviceArg::Auto => {
             let found = load_cuda().is_ok() && tch::Cuda::is_available();
-            allow_tf32(false);
+            set_precision(Precision::Fp32);
             Ok(if found { Device::Cuda(0) } else { Device::Cpu })
         }
         DeviceArg::Cuda(index) => {
@@ -112,16 +112,20 @@ pub fn select(arg: DeviceArg) -> Result<Device> {
             if index as i64 >= count {
                 bail!("--device {arg}: there is no GPU {index}; this machine has {count}, counted from 0");
             }
-            allow_tf32(false);
+            set_precision(Precision::Fp32);
             Ok(Device::Cuda(index))
         }
     }
 }
 
-/// Whether float32 products on a GPU may be computed in TF32. Off after [`select`], for libtorch's own default is on in cuDNN.
-pub fn allow_tf32(allow: bool) {
+/// Sets how products of float32 numbers are computed on a GPU. After [`select`] it is strict float32; libtorch's own default is
+/// [`Precision::Tf32Cudnn`].
+pub fn set_precision(precision: Precision) {
+    let everywhere = precision == Precision::Tf32;
+    // In half the width cuDNN multiplies no float32 numbers, but takes tensor cores only where TF32 is allowed (ATen/cudnn/Descriptors.h).
+    let in_cudnn = precision != Precision::Fp32;
     // SAFETY: it sets two flags of libtorch's; no thread is computing yet.
-    unsafe { ptb_allow_tf32(allow) }
+    unsafe { ptb_allow_tf32(everywhere, in_cudnn) }
 }
 
 /// How many GPUs there are to train on. Like [`select`], it must come before other uses of libtorch.
@@ -130,7 +134,7 @@ pub fn gpu_count() -> i64 {
 }
 
 unsafe extern "C" {
-    fn ptb_allow_tf32(allow: bool);
+    fn ptb_allow_tf32(cublas: bool, cudnn: bool);
 }
 
 /// Loads the NVIDIA driver, then libtorch_cuda. Like [`select`], it must come before any other libtorch call of the process.

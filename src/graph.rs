@@ -145,18 +145,26 @@ impl<'a> FixedStep<'a> {
 
     fn record(&mut self) -> Result<CudaGraph> {
         let graph = CudaGraph::begin()?;
-        // tch's operators panic where libtorch refuses; that is an answer here, and not for the screen.
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(|_| {}));
-        let recorded = catch_unwind(AssertUnwindSafe(|| self.step()));
-        std::panic::set_hook(hook);
+        let recorded = caught(|| self.step());
         let ended = graph.end();
-        match recorded {
-            Ok(Ok(())) => ended,
-            Ok(Err(error)) => Err(error),
-            Err(panic) => bail!("{}", panic.downcast_ref::<String>().map_or("a panic", String::as_str)),
-        }
+        recorded.and(ended)
     }
+}
+
+/// Runs `work`, of which an operator that libtorch refuses may panic, as tch's do: then the panic's text is the error, nothing is printed, and
+/// the thread's gradient mode is what it was. (`tch::no_grad` leaves it off when it is unwound.)
+fn caught(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    // The guard's `Drop` restores the mode; within it the work has gradients as usual.
+    let guard = tch::no_grad_guard();
+    let result = catch_unwind(AssertUnwindSafe(|| tch::with_grad(work)));
+    drop(guard);
+    std::panic::set_hook(hook);
+    result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        bail!("{}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic"))
+    })
 }
 
 /// A recording that has begun: the current stream's work goes into it instead of to the GPU.

@@ -61,13 +61,13 @@ impl LstmStack {
     }
 }
 
-/// The factor that keeps float16's small gradients above its least number (6e-8), and by which they are divided again in float32.
+/// Factor that keeps the LSTM's small float16 gradients above that type's least number (6e-8); they are divided by it again in float32.
 ///
-/// A logit's gradient is `p / batch_size`: below float16's normal range (6e-5) from p = 0.001 on, and after scaling only from p = 5e-6 on.
-/// It is safe at the other end: if all 700 rows of a batch (medium's and large's) stood for the same word and every output were
-/// `1 / keep_prob` (at most 2.9), the sum in softmax_w's gradient would be 700 * 2.9 / 20 * 256 = 26,000 of float16's 65,504. A scale that
-/// is a constant needs no state, so a resumed run is the uninterrupted one.
-pub(crate) const FP16_LOSS_SCALE: f64 = 256.0;
+/// The gradient with respect to an output is about `softmax_w / batch_size`, 2e-3 in the published models, and shrinks on its way back
+/// through time; float16's normal numbers begin at 6e-5. At the other end there is room too: a bias's gradient is a sum over 700 rows
+/// (medium's and large's batches) of such numbers, far below float16's 65,504 / 256. A constant needs no state, so a resumed run is
+/// the uninterrupted one.
+const FP16_LOSS_SCALE: f64 = 256.0;
 
 /// The recurrent part's variables.
 enum Recurrent {
@@ -83,19 +83,76 @@ pub struct PtbVariables {
     cell: CellType,
     device: Device,
     kind: Kind,
+    /// Units that a layer is computed with: `hidden_size`, or a few more that are always zero ([`padded_width`]).
+    width: i64,
     embedding: Tensor,
     recurrent: Recurrent,
     softmax_w: Tensor,
     softmax_b: Tensor,
 }
 
+/// Units that a layer is computed with.
+///
+/// On a GPU, rows of 650 or 1500 numbers are not aligned to the 16 bytes that tensor cores load at once, and the kernels that remain are
+/// up to twice as slow (docs/performance.md). So wide LSTM layers get a few units more, to a multiple of 8. Their weights and biases are
+/// zero; then their state, their output and all their gradients are zero too, and they stay so: the other units compute what they would
+/// compute alone.
+fn padded_width(config: &Config, cell: CellType, device: Device) -> i64 {
+    let wide = cell == CellType::BasicLstm && config.hidden_size > 256;
+    if wide && device.is_cuda() { (config.hidden_size + 7) / 8 * 8 } else { config.hidden_size }
+}
+
+/// The tensor with its blocks of `from` units along some dimensions cut or filled up with zeros to `to` units. `blocks` says how many such
+/// blocks stand side by side along each dimension; 0 for a dimension that does not count units.
+fn resize(tensor: &Tensor, blocks: &[i64], from: i64, to: i64) -> Tensor {
+    let mut tensor = tensor.shallow_clone();
+    if from == to {
+        return tensor;
+    }
+    for (dim, &blocks) in blocks.iter().enumerate().filter(|(_, blocks)| **blocks > 0) {
+        let resized = |block: Tensor| {
+            if to < from {
+                return block.narrow(dim as i64, 0, to);
+            }
+            let mut zeros = block.size();
+            zeros[dim] = to - from;
+            Tensor::cat(&[&block, &Tensor::zeros(zeros, (block.kind(), block.device()))], dim as i64)
+        };
+        let resized: Vec<Tensor> = tensor.chunk(blocks, dim as i64).into_iter().map(resized).collect();
+        tensor = Tensor::cat(&resized, dim as i64);
+    }
+    tensor
+}
+
+/// Blocks of units along each dimension of the model's variables, in TensorFlow's layout, and of its state.
+mod blocks {
+    pub(super) const EMBEDDING: [i64; 2] = [0, 1];
+    /// `[inputs and h, i j f o]`
+    pub(super) const KERNEL: [i64; 2] = [2, 4];
+    pub(super) const BIAS: [i64; 1] = [4];
+    pub(super) const SOFTMAX_W: [i64; 2] = [1, 0];
+    /// `[batch, units]`
+    pub(super) const STATE: [i64; 2] = [0, 1];
+}
+
 impl PtbVariables {
     /// New variables: uniform in `[-init_scale, init_scale]`, the cells' biases zero; a function of `seed`.
     /// `kind` is `Float` to train, `Double` to compare.
     pub fn new(config: &Config, cell: CellType, device: Device, kind: Kind, seed: i64) -> Result<Self> {
+        Self::with_width(config, cell, device, kind, seed, padded_width(config, cell, device))
+    }
+
+    fn with_width(
+        config: &Config,
+        cell: CellType,
+        device: Device,
+        kind: Kind,
+        seed: i64,
+        width: i64,
+    ) -> Result<Self> {
         config.validate()?;
         tch::manual_seed(seed);
-        let (hidden, vocab) = (config.hidden_size, config.vocab_size);
+        let (hidden, vocab) = (width, config.vocab_size);
         let uniform = nn::Init::Uniform { lo: -config.init_scale, up: config.init_scale };
         let mut store = nn::VarStore::new(device);
         store.set_kind(kind);
@@ -113,7 +170,7 @@ impl PtbVariables {
                 // in all modes, and a function of seed and step.
                 let (stacks, layers) =
                     if config.keep_prob < 1.0 { (config.num_layers, 1) } else { (1, config.num_layers) };
-                let stack = |k| Self::lstm_stack(&store, &root / format!("cell_{k}"), config, layers);
+                let stack = |k| Self::lstm_stack(&store, &root / format!("cell_{k}"), config, layers, width);
                 Recurrent::Lstm((0..stacks).map(stack).collect::<Result<_>>()?)
             }
             _ => {
@@ -132,8 +189,8 @@ impl PtbVariables {
         let softmax_w = var("softmax_w", &[hidden, vocab], uniform)?;
         let softmax_b = var("softmax_b", &[vocab], uniform)?;
         let made =
-            PtbVariables { config: *config, cell, device, kind, embedding, recurrent, softmax_w, softmax_b };
-        if device != Device::Cpu {
+            PtbVariables { config: *config, cell, device, kind, width, embedding, recurrent, softmax_w, softmax_b };
+        if device != Device::Cpu || width != config.hidden_size {
             // A GPU's generator draws other numbers: a seed means the same variables everywhere.
             made.assign(&Self::new(config, cell, Device::Cpu, kind, seed)?.to_tensorflow()?)?;
         }
@@ -145,11 +202,11 @@ impl PtbVariables {
         path: nn::Path,
         config: &Config,
         num_layers: i64,
+        hidden: i64,
     ) -> Result<LstmStack> {
         let uniform = nn::Init::Uniform { lo: -config.init_scale, up: config.init_scale };
         let options =
             nn::RNNConfig { w_ih_init: uniform, w_hh_init: uniform, num_layers, ..Default::default() };
-        let hidden = config.hidden_size;
         nn::lstm(&path, hidden, hidden, options);
         let variables = store.variables();
         let get = |name: &str, k: i64| {
@@ -202,28 +259,29 @@ impl PtbVariables {
     /// or their gradients.
     fn named(&self, tensors: &[&Tensor]) -> Result<tf::Variables> {
         let mut named = tf::Variables::new();
-        let mut put = |name: String, tensor: &Tensor| {
+        let mut put = |name: String, tensor: &Tensor, blocks: &[i64]| {
+            let tensor = resize(&tensor.detach(), blocks, self.width, self.config.hidden_size);
             // A copy: what is handed out must not change as training goes on.
-            named.insert(name, tensor.detach().to_device(Device::Cpu).contiguous().copy());
+            named.insert(name, tensor.to_device(Device::Cpu).contiguous().copy());
         };
         let (recurrent, softmax) = tensors[1..].split_at(tensors.len() - 3);
-        put(EMBEDDING.into(), tensors[0]);
+        put(EMBEDDING.into(), tensors[0], &blocks::EMBEDDING);
         match &self.recurrent {
             Recurrent::Lstm(_) => {
                 for (k, weights) in recurrent.chunks_exact(3).enumerate() {
                     let (kernel, bias) = kernel_from_libtorch(weights[0], weights[1], weights[2])?;
-                    put(format!("{}/basic_lstm_cell/kernel", cell_scope(k)), &kernel);
-                    put(format!("{}/basic_lstm_cell/bias", cell_scope(k)), &bias);
+                    put(format!("{}/basic_lstm_cell/kernel", cell_scope(k)), &kernel, &blocks::KERNEL);
+                    put(format!("{}/basic_lstm_cell/bias", cell_scope(k)), &bias, &blocks::BIAS);
                 }
             }
             Recurrent::Cells(variables) => {
                 for (name, tensor) in variables.keys().zip(recurrent) {
-                    put(name.clone(), tensor);
+                    put(name.clone(), tensor, &[]);
                 }
             }
         }
-        put(SOFTMAX_W.into(), softmax[0]);
-        put(SOFTMAX_B.into(), softmax[1]);
+        put(SOFTMAX_W.into(), softmax[0], &blocks::SOFTMAX_W);
+        put(SOFTMAX_B.into(), softmax[1], &[]);
         Ok(named)
     }
 
@@ -261,15 +319,17 @@ impl PtbVariables {
                 checked.insert(name, tensor.to_kind(self.kind));
             }
             let copy = |variable: &Tensor, value: &Tensor| variable.shallow_clone().copy_(value);
-            copy(&self.embedding, &checked[EMBEDDING]);
-            copy(&self.softmax_w, &checked[SOFTMAX_W]);
+            let widened = |value: &Tensor, blocks: &[i64]| resize(value, blocks, self.config.hidden_size, self.width);
+            copy(&self.embedding, &widened(&checked[EMBEDDING], &blocks::EMBEDDING));
+            copy(&self.softmax_w, &widened(&checked[SOFTMAX_W], &blocks::SOFTMAX_W));
             copy(&self.softmax_b, &checked[SOFTMAX_B]);
             match &self.recurrent {
                 Recurrent::Lstm(stacks) => {
                     for (k, layer) in layers(stacks).enumerate() {
                         let get = |name| &checked[&format!("{}/basic_lstm_cell/{name}", cell_scope(k))];
-                        let (w_ih, w_hh, bias) =
-                            kernel_to_libtorch(get("kernel"), get("bias"), self.config.hidden_size)?;
+                        let kernel = widened(get("kernel"), &blocks::KERNEL);
+                        let bias = widened(get("bias"), &blocks::BIAS);
+                        let (w_ih, w_hh, bias) = kernel_to_libtorch(&kernel, &bias, self.width)?;
                         for (variable, value) in layer.iter().zip([w_ih, w_hh, bias]) {
                             copy(variable, &value);
                         }
@@ -283,6 +343,17 @@ impl PtbVariables {
             }
             Ok(())
         })
+    }
+
+    /// A state `[batch, hidden_size]` per tensor, as checkpoints have it, in the width that this model computes with, on its device.
+    pub(crate) fn widen_state(&self, state: &[Tensor]) -> State {
+        let wide = |t: &Tensor| resize(&t.to_device(self.device), &blocks::STATE, self.config.hidden_size, self.width);
+        state.iter().map(wide).collect()
+    }
+
+    /// The inverse of [`Self::widen_state`], on the same device.
+    pub(crate) fn narrow_state(&self, state: &[Tensor]) -> State {
+        state.iter().map(|t| resize(t, &blocks::STATE, self.width, self.config.hidden_size)).collect()
     }
 
     /// The cells over these variables, one per layer, for a mode that is unrolled over time.
@@ -390,7 +461,7 @@ impl<'a> PtbModel<'a> {
     pub fn zero_state(&self, batch_size: i64) -> State {
         let v = self.variables;
         let per_layer = if matches!(v.cell, CellType::BasicLstm | CellType::Lstm) { 2 } else { 1 };
-        let zeros = || Tensor::zeros([batch_size, v.config.hidden_size], (v.kind, v.device));
+        let zeros = || Tensor::zeros([batch_size, v.width], (v.kind, v.device));
         (0..per_layer * v.config.num_layers).map(|_| zeros()).collect()
     }
 
@@ -401,7 +472,7 @@ impl<'a> PtbModel<'a> {
         if !self.is_training || v.config.keep_prob == 1.0 {
             return Ok(Vec::new());
         }
-        let size = [batch, steps, v.config.hidden_size];
+        let size = [batch, steps, v.width];
         (0..=v.config.num_layers).map(|_| dropout_mask(&size, v.config.keep_prob, v.kind, v.device)).collect()
     }
 
@@ -419,7 +490,7 @@ impl<'a> PtbModel<'a> {
         let kind = match self.precision {
             Precision::Bf16 => Kind::BFloat16,
             Precision::Fp16 => Kind::Half,
-            Precision::Fp32 | Precision::Tf32 => return None,
+            Precision::Fp32 | Precision::Tf32Cudnn | Precision::Tf32 => return None,
         };
         let v = self.variables;
         // (float16 on the CPU too: slow, but it shows that the numbers are right. The command line does not offer it.)
@@ -480,7 +551,7 @@ impl<'a> PtbModel<'a> {
                 (x, final_state) = dynamic_rnn(&stack, &x, None, Some(state), false)?;
             }
         }
-        Ok((x.reshape([-1, v.config.hidden_size]), final_state))
+        Ok((x.reshape([-1, v.width]), final_state))
     }
 
     fn lookup(&self, ids: &Tensor) -> Tensor {
@@ -583,7 +654,7 @@ impl<'a> PtbModel<'a> {
             }
         }
         let mut recurrent = below.split_off(1);
-        let mut values = below.remove(0).reshape([-1, v.config.hidden_size]);
+        let mut values = below.remove(0).reshape([-1, v.width]);
         if let (Some(workers), Some(travelling)) = (self.workers, travelling) {
             let rest = recurrent.iter_mut().chain([&mut softmax.b, &mut softmax.cost]).collect();
             values = sum_over_workers(workers, travelling, rest, &values)?;
@@ -682,5 +753,59 @@ impl TextReader {
             }
             Ok((x.context("a model without layers")?, final_state))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A layer with units that are always zero trains as the layer without them: cost, norm, variables, state, in all modes.
+    #[test]
+    fn padding_changes_no_number() {
+        let config = Config {
+            vocab_size: 57,
+            hidden_size: 13,
+            batch_size: 5,
+            num_steps: 7,
+            init_scale: 0.3,
+            max_grad_norm: 1.0,
+            ..Config::SMALL
+        };
+        let cpu = (Device::Cpu, Kind::Double);
+        for mode in [RnnMode::Cudnn, RnnMode::Block, RnnMode::Basic] {
+            let make = |width| {
+                PtbVariables::with_width(&config, CellType::BasicLstm, cpu.0, cpu.1, 3, width).unwrap()
+            };
+            let (plain, padded) = (make(13), make(16));
+            let run = |variables: &PtbVariables| {
+                let model = PtbModel::new(variables, true, mode);
+                let mut state = model.zero_state(config.batch_size);
+                let mut figures = Vec::new();
+                for k in 0..4 {
+                    tch::manual_seed(k);
+                    let words = Tensor::randint(57, [5, 8], (Kind::Int64, Device::Cpu));
+                    let step =
+                        model.train_step(&words.narrow(1, 0, 7), &words.narrow(1, 1, 7), &state, 1.0).unwrap();
+                    figures.push([step.cost.double_value(&[]), step.global_norm.double_value(&[])]);
+                    state = variables.widen_state(&variables.narrow_state(&step.state));
+                }
+                (figures, variables.narrow_state(&state))
+            };
+            let ((figures, state), (padded_figures, padded_state)) = (run(&plain), run(&padded));
+            for (a, b) in figures.iter().flatten().zip(padded_figures.iter().flatten()) {
+                assert!((a / b - 1.0).abs() < 1e-12, "{mode}: {a} and {b}");
+            }
+            let (plain, trained) = (plain.to_tensorflow().unwrap(), padded.to_tensorflow().unwrap());
+            assert!(plain.keys().eq(trained.keys()));
+            let pairs = plain.values().zip(trained.values()).chain(state.iter().zip(&padded_state));
+            for (a, b) in pairs {
+                assert_eq!(a.size(), b.size());
+                assert!((a - b).abs().max().double_value(&[]) < 1e-12, "{mode}: {:?}", a.size());
+            }
+            // The units that were added are still zero.
+            let beyond = padded.embedding.narrow(1, 13, 3).abs().sum(Kind::Double);
+            assert_eq!(beyond.double_value(&[]), 0.0, "{mode}");
+        }
     }
 }

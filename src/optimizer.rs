@@ -52,6 +52,9 @@ impl Gradient {
 /// `tf.global_norm`: the square root of the sum of squares over all gradients, a scalar on their device.
 /// Indexed slices enter row by row, un-aggregated.
 pub fn global_norm(gradients: &[Gradient]) -> Tensor {
+    if gradients[0].values().device().is_cuda() {
+        return foreach::global_norm(gradients);
+    }
     // Row by row first: over a whole matrix libtorch adds millions of squares into a few float32 accumulators and loses the fifth digit
     // (3e-5 for softmax_w of `small`, 7e-4 for `large`'s).
     let norm = |g: &Gradient| {
@@ -91,6 +94,9 @@ pub fn apply_gradients(variables: &[&Tensor], gradients: &[Gradient], scale: &Te
 /// `variable += factor * gradient`, in place; `factor` is a scalar on the variables' device, `-learning_rate * scale`.
 pub(crate) fn descend(variables: &[&Tensor], gradients: &[Gradient], factor: &Tensor) {
     tch::no_grad(|| {
+        if factor.device().is_cuda() {
+            return foreach::descend(variables, gradients, factor);
+        }
         for (variable, gradient) in variables.iter().zip(gradients) {
             // A shallow clone is the same variable: tch asks for `mut` where libtorch writes in place.
             let mut variable = variable.shallow_clone();
@@ -105,10 +111,93 @@ pub(crate) fn descend(variables: &[&Tensor], gradients: &[Gradient], factor: &Te
     })
 }
 
+/// The same over all variables in one or two kernels, for GPUs, where a kernel for each variable costs more than its arithmetic. libtorch has
+/// these operators, made for PyTorch's optimizers; tch does not bind them (src/foreach.cpp).
+mod foreach {
+    use std::ffi::c_int;
+
+    use tch::{Kind, Tensor};
+    use torch_sys::C_tensor;
+
+    use super::Gradient;
+
+    unsafe extern "C" {
+        fn ptb_foreach_norm(tensors: *const *const C_tensor, count: c_int) -> *mut C_tensor;
+        fn ptb_fused_sgd(
+            variables: *const *const C_tensor,
+            gradients: *const *const C_tensor,
+            count: c_int,
+            learning_rate: *const C_tensor,
+        ) -> bool;
+    }
+
+    fn pointers(tensors: &[Tensor]) -> Vec<*const C_tensor> {
+        tensors.iter().map(|t| t.as_ptr()).collect()
+    }
+
+    /// A GPU adds in trees, so float32's norm of a whole matrix keeps its digits there.
+    pub(super) fn global_norm(gradients: &[Gradient]) -> Tensor {
+        let values: Vec<Tensor> = gradients.iter().map(|g| g.values().shallow_clone()).collect();
+        // SAFETY: the pointers are those of tensors that outlive the call; what comes back is null or a new tensor, which is ours.
+        let norms = unsafe { ptb_foreach_norm(pointers(&values).as_ptr(), values.len() as c_int) };
+        assert!(!norms.is_null(), "libtorch's _foreach_norm failed");
+        // SAFETY: as said above.
+        let norms = unsafe { Tensor::from_ptr(norms) };
+        norms.to_kind(Kind::Double).norm().to_kind(values[0].kind())
+    }
+
+    pub(super) fn descend(variables: &[&Tensor], gradients: &[Gradient], factor: &Tensor) {
+        let (mut dense, mut values) = (Vec::new(), Vec::new());
+        for (variable, gradient) in variables.iter().zip(gradients) {
+            match gradient {
+                Gradient::Dense(gradient) => {
+                    dense.push(variable.shallow_clone());
+                    values.push(gradient.contiguous());
+                }
+                Gradient::IndexedSlices { values, indices } => {
+                    let _ = variable.shallow_clone().index_add_(0, indices, &(values * factor));
+                }
+            }
+        }
+        let learning_rate = -factor;
+        // SAFETY: as above, and both lists have `count` pointers.
+        let done = unsafe {
+            ptb_fused_sgd(
+                pointers(&dense).as_ptr(),
+                pointers(&values).as_ptr(),
+                dense.len() as c_int,
+                learning_rate.as_ptr(),
+            )
+        };
+        assert!(done, "libtorch's _fused_sgd_ failed");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use tch::Device;
+
+    /// The operators that GPUs use have CPU kernels too.
+    #[test]
+    fn all_variables_at_once_is_one_by_one() {
+        tch::manual_seed(2);
+        let rand = |size: &[i64]| Tensor::randn(size, (Kind::Float, Device::Cpu));
+        let sizes: [&[i64]; 4] = [&[57, 24], &[96, 24], &[96], &[24, 57]];
+        let variables: Vec<Tensor> = sizes.iter().map(|size| rand(size)).collect();
+        let mut gradients: Vec<Gradient> = sizes.iter().map(|size| Gradient::Dense(rand(size))).collect();
+        let indices = Tensor::from_slice(&[3i64, 5, 3]);
+        gradients[0] = Gradient::IndexedSlices { values: rand(&[3, 24]), indices };
+        let off = (foreach::global_norm(&gradients) / global_norm(&gradients) - 1.0).abs().double_value(&[]);
+        assert!(off < 1e-6, "the norm is off by {off:e}");
+        let copies: Vec<Tensor> = variables.iter().map(Tensor::copy).collect();
+        let factor = Tensor::from(-0.25f32);
+        descend(&variables.iter().collect::<Vec<_>>(), &gradients, &factor);
+        foreach::descend(&copies.iter().collect::<Vec<_>>(), &gradients, &factor);
+        for (plain, ours) in variables.iter().zip(&copies) {
+            assert!((plain - ours).abs().max().double_value(&[]) < 1e-6, "{:?}", plain.size());
+        }
+    }
 
     fn slices(rows: &[[f64; 2]], indices: &[i64]) -> Gradient {
         Gradient::IndexedSlices { values: Tensor::from_slice2(rows), indices: Tensor::from_slice(indices) }

@@ -357,15 +357,15 @@ impl<'a> Session<'a> {
     pub fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.made.ensure_same_data(&self.made())?;
         let sizes = |state: &State| state.iter().map(Tensor::size).collect::<Vec<_>>();
-        let expected = sizes(&self.model(true).zero_state(self.run.config.batch_size));
+        let zero_state = self.model(true).zero_state(self.run.config.batch_size);
+        let expected = sizes(&self.variables.narrow_state(&zero_state));
         let found = sizes(&checkpoint.state);
         ensure!(
             found == expected || found.is_empty() && checkpoint.progress.step == 0,
             "the state has shapes {found:?}, but this model needs {expected:?}"
         );
         self.variables.assign(&checkpoint.variables)?;
-        let device = self.variables.device();
-        self.state = checkpoint.state.iter().map(|tensor| tensor.to_device(device)).collect();
+        self.state = self.variables.widen_state(&checkpoint.state);
         self.progress = checkpoint.progress.clone();
         Ok(())
     }
@@ -671,7 +671,7 @@ impl<'a> Session<'a> {
         self.read_costs()?;
         self.saved_at = Instant::now();
         self.ensure_equal_variables()?;
-        let state = self.whole_state()?;
+        let state = self.variables.narrow_state(&self.whole_state()?);
         let Some(folder) = self.folder else { return Ok(()) };
         let checkpoint = Checkpoint {
             run: self.run.clone(),

@@ -65,8 +65,8 @@ pub struct TrainArgs {
           value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set, value_name = "BOOL",
           hide_possible_values = true, hide_default_value = true, help_heading = "The original's flags")]
     use_fp16: bool,
-    /// What the large products, most of the arithmetic, are computed in: fp32, bf16, or on a GPU also tf32 and fp16. Variables stay
-    /// float32 [default: fp32]
+    /// Precision of the large products, most of the arithmetic: fp32 or bf16; on a GPU also tf32-cudnn (TF32 in the LSTM alone), tf32 and
+    /// fp16. Variables stay float32 [default: fp32; on a GPU tf32-cudnn, as in PyTorch]
     #[arg(long, value_enum, hide_possible_values = true, help_heading = "Running")]
     precision: Option<Precision>,
     /// On a GPU, launch the step's kernels one by one instead of as one CUDA graph
@@ -203,14 +203,14 @@ overrides! {
 }
 
 impl TrainArgs {
-    /// `--precision`, or the original's `--use_fp16`.
-    fn precision(&self) -> Result<Precision, ConfigError> {
+    /// `--precision`, or the original's `--use_fp16`, or the device's default.
+    fn precision(&self, device: tch::Device) -> Result<Precision, ConfigError> {
         match self.precision {
             Some(precision) if self.use_fp16 && precision != Precision::Fp16 => Err(ConfigError(format!(
                 "--use-fp16 is --precision fp16, and --precision is {precision}: give one of them"
             ))),
             None if self.use_fp16 => Ok(Precision::Fp16),
-            precision => Ok(precision.unwrap_or_default()),
+            precision => Ok(precision.unwrap_or(Precision::default_on(device.is_cuda()))),
         }
     }
 
@@ -249,14 +249,14 @@ impl TrainArgs {
             }
         };
         let rnn_mode = rnn_mode(self.cell, self.rnn_mode)?;
-        let precision = self.precision()?;
+        let precision = self.precision(device)?;
         let say = |text: &str| {
             if !self.quiet {
                 notice(text)
             }
         };
         precision.check(device.is_cuda())?;
-        device::allow_tf32(precision == Precision::Tf32);
+        device::set_precision(precision);
         // What can fail is tried before anything long begins: the save path before the data, the data before the model.
         let save_path = self.save_path.as_deref().filter(|_| first);
         let folder = save_path.map(|path| SaveFolder::open(path, self.keep as usize)).transpose()?;
@@ -286,7 +286,7 @@ impl TrainArgs {
         }
 
         if let Some(workers) = workers {
-            self.ensure_same_everywhere(workers, &run, &data)?;
+            self.ensure_same_everywhere(workers, &run, precision, &data)?;
         }
         let variables = PtbVariables::new(&config, self.cell, device, Kind::Float, self.seed)?;
         let input = Input::new(&data, &variables)?;
@@ -411,12 +411,18 @@ impl TrainArgs {
 
 impl TrainArgs {
     /// Refuses to train beside workers that were told something else, or have other data.
-    fn ensure_same_everywhere(&self, workers: &dyn Workers, run: &RunConfig, data: &RawData) -> Result<()> {
+    fn ensure_same_everywhere(
+        &self,
+        workers: &dyn Workers,
+        run: &RunConfig,
+        precision: Precision,
+        data: &RawData,
+    ) -> Result<()> {
         let ours = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "run": run,
             "rnn_mode": self.rnn_mode,
-            "precision": self.precision()?,
+            "precision": precision,
             "max_steps": self.max_steps,
             "no_eval": self.no_eval,
             "test_on_interrupt": self.test_on_interrupt,
