@@ -5,7 +5,9 @@ use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    for file in ["simd.h", "softmax.cpp", "lstm.cpp", "product.cpp", "cuda.cpp", "foreach.cpp", "libtorch.cpp"] {
+    for file in
+        ["simd.h", "softmax.cpp", "lstm.cpp", "product.cpp", "cuda.cpp", "foreach.cpp", "libtorch.cpp"]
+    {
         println!("cargo:rerun-if-changed=src/{file}");
     }
     println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");

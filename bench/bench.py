@@ -36,8 +36,10 @@ class Failed(Exception):
     pass
 
 
-def run(command, timeout=900):
-    """Runs one process alone. Returns its JSON lines, each with the seconds since the process began under "at", and its peak memory, MB."""
+def run(command, timeout=900, errors_into=None):
+    """Runs one process alone. Returns its JSON lines, each with the seconds since the process began under "at", and its peak memory, MB.
+
+    Lines of its standard error are added to the list `errors_into`, if there is one."""
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}  # Every program gets its threads by flag.
     lines = []
     with tempfile.TemporaryFile() as errors:
@@ -57,9 +59,11 @@ def run(command, timeout=900):
             timer.cancel()
             child.stdout.close()
         child.returncode = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+        errors.seek(0)
+        text = errors.read().decode("utf-8", "replace").strip().splitlines()
+        if errors_into is not None:
+            errors_into.extend(text)
         if child.returncode:
-            errors.seek(0)
-            text = errors.read().decode("utf-8", "replace").strip().splitlines()
             raise Failed("exit code %d: %s" % (child.returncode, text[-1] if text else "no message"))
     return lines, usage.ru_maxrss / 1024
 

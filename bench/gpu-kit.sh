@@ -22,8 +22,8 @@ for line in sys.stdin:
 built build | while read -r kind name path; do
     if [ "$kind $name" = "bin ptb-word-lm" ]; then cp "$path" "$kit/"; fi
 done
-built test --no-run --test golden --test rnn_golden --test cuda | while read -r kind name path; do
-    if [ "$kind" = test ]; then cp "$path" "$kit/tests/$name"; fi
+built test --no-run --lib --test golden --test rnn_golden --test cuda | while read -r kind name path; do
+    case $kind in test) cp "$path" "$kit/tests/$name" ;; lib) cp "$path" "$kit/tests/lib" ;; esac
 done
 strip "$kit/ptb-word-lm" "$kit"/tests/*
 cp tests/fixtures/golden/*.npz "$kit/fixtures/"

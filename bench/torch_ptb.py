@@ -69,11 +69,13 @@ def main():
     parser.add_argument("--faithful", action="store_true", help="one bias and TensorFlow's norm")
     parser.add_argument("--chunk", type=int, default=1, help="words per step in mode test")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--tf32", action="store_true", help="on a GPU, products in TF32 (PyTorch's default: in cuDNN only)")
+    parser.add_argument("--tf32", action="store_true", help="on a GPU, all products in TF32 (PyTorch's default: in cuDNN only)")
+    parser.add_argument("--strict", action="store_true", help="on a GPU, float32 in cuDNN too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = args.tf32
+    torch.backends.cudnn.allow_tf32 = not args.strict
     c = ptb.config_of(args)
     if args.mode == "test":
         c = c._replace(batch=1, num_steps=args.chunk)

@@ -31,6 +31,9 @@ pub struct FixedStep<'a> {
     /// Their sum over steps, until the owner sets it to zero.
     sums: Tensor,
     recording: Recording,
+    /// Read a number within the recording, which cannot be recorded.
+    #[cfg(test)]
+    spoilt: bool,
 }
 
 enum Recording {
@@ -72,6 +75,8 @@ impl<'a> FixedStep<'a> {
             model,
             state,
             recording,
+            #[cfg(test)]
+            spoilt: false,
         })
     }
 
@@ -145,7 +150,13 @@ impl<'a> FixedStep<'a> {
 
     fn record(&mut self) -> Result<CudaGraph> {
         let graph = CudaGraph::begin()?;
-        let recorded = caught(|| self.step());
+        let recorded = caught(|| {
+            #[cfg(test)]
+            if self.spoilt {
+                let _ = self.sums.double_value(&[0]);
+            }
+            self.step()
+        });
         let ended = graph.end();
         recorded.and(ended)
     }
@@ -251,4 +262,101 @@ unsafe extern "C" {
     fn ptb_graph_delete(graph: *mut c_void);
     fn ptb_count_reads(begin: bool) -> std::ffi::c_long;
     fn ptb_cuda_forbid_sync(forbid: bool, error: *mut c_char, size: usize) -> bool;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::config::{Config, Precision, RnnMode};
+    use crate::device::{DeviceArg, select};
+    use crate::model::PtbVariables;
+    use crate::rnn::CellType;
+
+    const CONFIG: Config = Config {
+        vocab_size: 30,
+        hidden_size: 6,
+        num_steps: 4,
+        batch_size: 3,
+        keep_prob: 0.5,
+        ..Config::SMALL
+    };
+
+    /// Costs of eight steps, and the notices that came with them. On a device that cannot record, `recording` says what to do.
+    fn costs(device: Device, recording: Option<Recording>, spoilt: bool) -> (Vec<f64>, Vec<String>) {
+        let variables = PtbVariables::new(&CONFIG, CellType::BasicLstm, device, Kind::Float, 1).unwrap();
+        let model = PtbModel::new(&variables, true, RnnMode::Cudnn).precision(Precision::Fp32);
+        let sums = Tensor::zeros([2], (Kind::Double, device));
+        let mut fixed = FixedStep::new(model, 3, 4, &sums, device.is_cuda()).unwrap();
+        fixed.recording = recording.unwrap_or(fixed.recording);
+        fixed.spoilt = spoilt;
+        let zero = fixed.model.zero_state(3);
+        fixed.set(&zero, 1.0).unwrap();
+        tch::manual_seed(7);
+        let text = Tensor::randint(30, [8, 3, 5], (Kind::Int, Device::Cpu)).to_device(device);
+        let (mut costs, mut notices) = (Vec::new(), Vec::new());
+        for k in 0..8 {
+            notices.extend(fixed.run(&text.get(k), Some(k)).unwrap());
+            costs.push(fixed.figures().double_value(&[0]));
+        }
+        (costs, notices)
+    }
+
+    /// Looked-up names that do as told, for the whole of this test's process: tests/stub_cuda.cpp.
+    fn stub() -> libloading::os::unix::Library {
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("stub.so");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stub_cuda.cpp");
+        let mut compile = Command::new(std::env::var("CXX").unwrap_or("c++".into()));
+        let compiled = compile.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status().unwrap();
+        assert!(compiled.success());
+        use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+        // SAFETY: it has no initialisers.
+        unsafe { Library::open(Some(&library), RTLD_NOW | RTLD_GLOBAL) }.unwrap()
+    }
+
+    /// Whatever fails in a recording, there is one notice, gradients stay on, and the steps go on kernel by kernel with the same numbers.
+    #[test]
+    fn a_failed_recording_leaves_nothing_behind() {
+        let (expected, none) = costs(Device::Cpu, Some(Recording::Off), false);
+        assert!(none.is_empty());
+        let stub = stub();
+        // SAFETY: a function of the stub, of this type.
+        let fail = unsafe { stub.get::<extern "C" fn(i32)>(b"stub_fail_at") }.unwrap();
+        for (stage, text) in [(1, "the constructor"), (2, "capture_begin"), (3, "capture_end")] {
+            fail(stage);
+            let (ours, notices) = costs(Device::Cpu, Some(Recording::After(WARM_UP)), false);
+            // (A CPU has computed what it was to record only: its steps after that are one ahead.)
+            let same = if stage == 3 { WARM_UP as usize } else { ours.len() };
+            assert_eq!(ours[..same], expected[..same], "{text}");
+            assert!(ours.iter().all(|cost| cost.is_finite()), "{ours:?}");
+            assert!(notices.len() == 1 && notices[0].contains(text), "{notices:?}");
+        }
+        // A panic within the recording, of a step in the middle of `no_grad`.
+        fail(0);
+        let panicked = caught(|| tch::no_grad(|| panic!("libtorch says no")));
+        assert!(format!("{:#}", panicked.unwrap_err()).contains("libtorch says no"));
+        let x = Tensor::from(1.0).set_requires_grad(true);
+        assert!((&x * 2.0).requires_grad(), "gradients are on again");
+        // A replay that fails ends the run with libtorch's words.
+        let graph = CudaGraph::begin().unwrap().end().unwrap();
+        graph.replay().unwrap();
+        fail(4);
+        assert!(format!("{:#}", graph.replay().unwrap_err()).contains("replay"));
+    }
+
+    #[test]
+    #[ignore = "needs a GPU (bench/gpu.sh)"]
+    fn gpu_a_spoilt_recording_goes_on() {
+        let device = select(DeviceArg::Auto).unwrap();
+        assert!(device.is_cuda(), "there is no GPU");
+        let (expected, none) = costs(device, None, false);
+        assert!(none.is_empty(), "{none:?}");
+        let (ours, notices) = costs(device, None, true);
+        assert_eq!(notices.len(), 1, "{notices:?}");
+        for (o, e) in ours.iter().zip(&expected) {
+            assert!((o / e - 1.0).abs() < 1e-5, "{ours:?} instead of {expected:?}");
+        }
+    }
 }

@@ -188,8 +188,17 @@ impl PtbVariables {
         };
         let softmax_w = var("softmax_w", &[hidden, vocab], uniform)?;
         let softmax_b = var("softmax_b", &[vocab], uniform)?;
-        let made =
-            PtbVariables { config: *config, cell, device, kind, width, embedding, recurrent, softmax_w, softmax_b };
+        let made = PtbVariables {
+            config: *config,
+            cell,
+            device,
+            kind,
+            width,
+            embedding,
+            recurrent,
+            softmax_w,
+            softmax_b,
+        };
         if device != Device::Cpu || width != config.hidden_size {
             // A GPU's generator draws other numbers: a seed means the same variables everywhere.
             made.assign(&Self::new(config, cell, Device::Cpu, kind, seed)?.to_tensorflow()?)?;
@@ -319,7 +328,8 @@ impl PtbVariables {
                 checked.insert(name, tensor.to_kind(self.kind));
             }
             let copy = |variable: &Tensor, value: &Tensor| variable.shallow_clone().copy_(value);
-            let widened = |value: &Tensor, blocks: &[i64]| resize(value, blocks, self.config.hidden_size, self.width);
+            let widened =
+                |value: &Tensor, blocks: &[i64]| resize(value, blocks, self.config.hidden_size, self.width);
             copy(&self.embedding, &widened(&checked[EMBEDDING], &blocks::EMBEDDING));
             copy(&self.softmax_w, &widened(&checked[SOFTMAX_W], &blocks::SOFTMAX_W));
             copy(&self.softmax_b, &checked[SOFTMAX_B]);
@@ -347,7 +357,9 @@ impl PtbVariables {
 
     /// A state `[batch, hidden_size]` per tensor, as checkpoints have it, in the width that this model computes with, on its device.
     pub(crate) fn widen_state(&self, state: &[Tensor]) -> State {
-        let wide = |t: &Tensor| resize(&t.to_device(self.device), &blocks::STATE, self.config.hidden_size, self.width);
+        let wide = |t: &Tensor| {
+            resize(&t.to_device(self.device), &blocks::STATE, self.config.hidden_size, self.width)
+        };
         state.iter().map(wide).collect()
     }
 
@@ -785,8 +797,9 @@ mod tests {
                 for k in 0..4 {
                     tch::manual_seed(k);
                     let words = Tensor::randint(57, [5, 8], (Kind::Int64, Device::Cpu));
-                    let step =
-                        model.train_step(&words.narrow(1, 0, 7), &words.narrow(1, 1, 7), &state, 1.0).unwrap();
+                    let step = model
+                        .train_step(&words.narrow(1, 0, 7), &words.narrow(1, 1, 7), &state, 1.0)
+                        .unwrap();
                     figures.push([step.cost.double_value(&[]), step.global_norm.double_value(&[])]);
                     state = variables.widen_state(&variables.narrow_state(&step.state));
                 }

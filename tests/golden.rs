@@ -28,6 +28,10 @@ fn difference(ours: &Tensor, expected: &Tensor) -> f64 {
 
 fn assert_close(ours: &Tensor, expected: &Tensor, tolerance: f64, what: &str) {
     let difference = difference(ours, expected);
+    // (For `--nocapture`, with which bench/gpu.sh runs these.)
+    if difference > 1e-5 {
+        eprintln!("{what}: differs by {difference:e}");
+    }
     assert!(difference < tolerance, "{what}: differs by {difference:e}, tolerated {tolerance:e}");
 }
 
@@ -108,11 +112,14 @@ fn everywhere() -> impl Iterator<Item = (Golden, Device)> {
     devices().iter().flat_map(|&device| Golden::all().into_iter().map(move |golden| (golden, device)))
 }
 
+/// cuDNN's kernels round otherwise than the CPU's, and than its own from one card to the next: on an H100 the embedding's gradient is
+/// 1.2e-5 off in float32. In double precision all is within 1e-5 there too.
 #[test]
 fn float32_over_all_steps_in_all_modes() {
     for (golden, device) in everywhere() {
+        let tolerance = if device.is_cuda() { 5e-5 } else { 1e-5 };
         for mode in MODES {
-            drive(&golden, mode, Kind::Float, device, 1e-5);
+            drive(&golden, mode, Kind::Float, device, tolerance);
         }
     }
 }
