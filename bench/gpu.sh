@@ -116,16 +116,11 @@ train() { # NAME MODEL SEED: resumable; its seconds, start-ups included, add up
 }
 
 stage machine 20 machine
-stage tests 120 tests
-stage bench-small-1 120 bench small 1
-stage small-0 60 train small-0 small 0
-stage bench-medium-1 120 bench medium 1
-stage medium-0 60 train medium-0 medium 0
-stage bench-large-1 150 bench large 1
-stage large-0 60 train large-0 large 0
-stage small-1 60 train small-1 small 1
-stage small-2 60 train small-2 small 2
+stage tests 60 tests
+for model in small medium large; do stage "$model-0" 60 train "$model-0" "$model" 0; done
+for config in small medium large; do stage "bench-$config-1" 90 bench "$config" 1; done
+for seed in 1 2; do stage "small-$seed" 60 train "small-$seed" small "$seed"; done
 for round in 2 3; do
-    for config in small medium large; do stage "bench-$config-$round" 150 bench "$config" "$round"; done
+    for config in small medium large; do stage "bench-$config-$round" 60 bench "$config" "$round"; done
 done
 finish $failed

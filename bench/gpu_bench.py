@@ -12,6 +12,7 @@ import argparse
 import glob
 import json
 import os
+import re
 import statistics
 import sys
 
@@ -138,8 +139,14 @@ def summary(args):
         pass
     try:
         with open(os.path.join(args.out, "tests.log")) as f:
-            print(table(["tests", "result"], [line.strip().replace("test ", "", 1).rsplit(" ... ", 1) for line in f
-                                              if line.startswith("test ") and " ... " in line]))
+            text = f.read()
+        print("tests:\n\n```")
+        # (What a test prints stands between its name and its result.)
+        for name, result in re.findall(r"^test (\S+) \.\.\. (?:.*?\n)??(ok|FAILED|ignored.*)$", text, re.MULTILINE | re.DOTALL):
+            print("%-60s %s" % (name, result.splitlines()[0]))
+        for line in re.findall(r"^test result: .*$", text, re.MULTILINE):
+            print(line)
+        print("```\n")
     except FileNotFoundError:
         print("tests: not run\n")
     for config in ptb.CONFIGS:

@@ -454,6 +454,11 @@ impl<'a> PtbModel<'a> {
         &self.variables.config
     }
 
+    /// Where its variables are.
+    pub fn device(&self) -> Device {
+        self.variables.device
+    }
+
     /// The same view with its softmax layer's products, most of the model's arithmetic, in another precision.
     pub fn precision(self, precision: Precision) -> Self {
         PtbModel { precision, ..self }

@@ -94,7 +94,8 @@ pub fn apply_gradients(variables: &[&Tensor], gradients: &[Gradient], scale: &Te
 /// `variable += factor * gradient`, in place; `factor` is a scalar on the variables' device, `-learning_rate * scale`.
 pub(crate) fn descend(variables: &[&Tensor], gradients: &[Gradient], factor: &Tensor) {
     tch::no_grad(|| {
-        if factor.device().is_cuda() {
+        // (The fused kernel takes its learning rate as float32.)
+        if factor.device().is_cuda() && factor.kind() == Kind::Float {
             return foreach::descend(variables, gradients, factor);
         }
         for (variable, gradient) in variables.iter().zip(gradients) {

@@ -191,7 +191,9 @@ fn evaluate_unless(
     let share = |t: Tensor| workers.map_or(t.shallow_clone(), |workers| workers.rows(&t));
     let mut state = model.zero_state(own_rows);
     let (mut costs, mut iters) = (Vec::new(), 0);
-    for (x, y) in producer.chunks(EVAL_ROWS / own_rows) {
+    // A GPU waits for the host unless a call has much to do.
+    let rows = if model.device().is_cuda() { 20 * EVAL_ROWS } else { EVAL_ROWS };
+    for (x, y) in producer.chunks(rows / own_rows) {
         if stopped() {
             return Ok(None);
         }
