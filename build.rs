@@ -5,10 +5,8 @@ use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    for file in
-        ["simd.h", "softmax.cpp", "lstm.cpp", "product.cpp", "cuda.cpp", "foreach.cpp", "libtorch.cpp"]
-    {
-        println!("cargo:rerun-if-changed=src/{file}");
+    for file in ["simd.h", "softmax.cpp", "product.cpp", "cuda_graph.cpp", "foreach.cpp", "libtorch.cpp"] {
+        println!("cargo:rerun-if-changed=src/kernels/{file}");
     }
     println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
     // torch-sys tells where it found libtorch: its `links` key makes this variable for those who depend on it directly.
@@ -23,7 +21,7 @@ fn main() {
         .std("c++17")
         .opt_level(3)
         .flags(["-fopenmp", "-fno-math-errno", "-fno-trapping-math"])
-        .files(["src/softmax.cpp", "src/lstm.cpp"])
+        .files(["src/kernels/softmax.cpp", "src/lstm.cpp"])
         .compile("ptb_pointwise");
 
     // The headers are beside the libraries, unless LIBTORCH_INCLUDE says otherwise, as for torch-sys.
@@ -33,10 +31,10 @@ fn main() {
         .std("c++17")
         .warnings(false)
         .include(root.join("include"))
-        .file("src/product.cpp")
-        .file("src/cuda.cpp")
-        .file("src/foreach.cpp")
-        .file("src/libtorch.cpp")
+        .file("src/kernels/product.cpp")
+        .file("src/kernels/cuda_graph.cpp")
+        .file("src/kernels/foreach.cpp")
+        .file("src/kernels/libtorch.cpp")
         .compile("ptb_libtorch");
 
     if std::env::var_os("CARGO_FEATURE_DISTRIBUTED").is_some() {

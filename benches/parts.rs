@@ -14,7 +14,7 @@ use ptb_word_lm::config::{Config, Precision, RnnMode};
 use ptb_word_lm::device::keep_freed_memory;
 use ptb_word_lm::loss::SoftmaxLayer;
 use ptb_word_lm::model::{PtbModel, PtbVariables};
-use ptb_word_lm::optimizer::{apply_gradients, clip_scale, global_norm};
+use ptb_word_lm::optimizer::{Optimizer, clip_scale, global_norm};
 use ptb_word_lm::reader::{Producer, RawData, Vocabulary};
 use ptb_word_lm::rnn::CellType;
 use tch::{Device, Kind, Tensor};
@@ -161,9 +161,12 @@ fn step(c: &mut Criterion, data: &RawData) -> Result<()> {
     // The update. A learning rate of 0 keeps the variables as they are, at the same cost.
     let (_, gradients, _) = model.gradients(&x, &y, &state, &[])?;
     let scale = clip_scale(&global_norm(&gradients), config.max_grad_norm);
+    let zero = Tensor::from(0f32);
     group.bench_function("global norm", |b| b.iter(|| global_norm(&gradients)));
     group.bench_function("update", |b| {
-        b.iter(|| apply_gradients(&variables.trainable(), &gradients, &scale, 0.0))
+        b.iter(|| {
+            Optimizer::GradientDescent.apply_gradients(&variables.trainable(), &gradients, &scale, &zero)
+        })
     });
 
     group.bench_function("gradients", |b| {

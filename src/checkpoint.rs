@@ -18,6 +18,7 @@ use tch::Kind;
 
 use crate::config::Config;
 use crate::files::write_atomically;
+use crate::optimizer::OptimizerType;
 use crate::reader::{Limits, Vocabulary};
 use crate::rnn::{CellType, State};
 use crate::tf;
@@ -45,7 +46,10 @@ pub struct RunConfig {
     pub config: Config,
     /// Which recurrent cell.
     pub cell: String,
-    /// What the initial values and the dropout masks are a function of.
+    /// Which optimizer.
+    #[serde(default)]
+    pub optimizer: OptimizerType,
+    /// Random seed for the initial variables and the dropout masks.
     pub seed: i64,
     /// What kept the vocabulary small: data read with the same has the same ids.
     #[serde(flatten)]
@@ -55,19 +59,19 @@ pub struct RunConfig {
 /// What else a run's numbers depend on: told when a run is resumed, and refused where it would be another run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Made {
+pub struct Provenance {
     /// MD5 of the training, validation and test texts.
     pub data: Option<[String; 3]>,
     /// The machine's part: device, threads, how the layers are run, precision. Another one gives the same numbers to rounding only.
     pub with: BTreeMap<String, String>,
 }
 
-impl Made {
+impl Provenance {
     /// Refuses to go on with other texts than the checkpoint's.
     ///
     /// # Errors
     /// Names those that differ.
-    pub fn ensure_same_data(&self, here: &Made) -> Result<()> {
+    pub fn ensure_same_data(&self, here: &Provenance) -> Result<()> {
         let (Some(there), Some(here)) = (&self.data, &here.data) else { return Ok(()) };
         let splits = ["training", "validation", "test"].into_iter().zip(there.iter().zip(here));
         let differ: Vec<&str> =
@@ -82,7 +86,7 @@ impl Made {
     }
 
     /// A line for each difference that costs bitwise equality, such as `threads was 2, is 1`.
-    pub fn differences(&self, here: &Made) -> Vec<String> {
+    pub fn differences(&self, here: &Provenance) -> Vec<String> {
         let differ = |(name, is): (&String, &String)| {
             let was = self.with.get(name).filter(|was| *was != is)?;
             Some(format!("{name} was {was}, is {is}"))
@@ -97,7 +101,7 @@ pub struct Checkpoint {
     /// What the run is.
     pub run: RunConfig,
     /// From which data, and with what.
-    pub made: Made,
+    pub made: Provenance,
     /// Where it stands.
     pub progress: Progress,
     /// The variables under TensorFlow's names.
@@ -112,7 +116,7 @@ pub struct Checkpoint {
 struct Meta {
     run: RunConfig,
     #[serde(default)]
-    made: Made,
+    made: Provenance,
     progress: Progress,
     /// Of the epoch, for other readers: it follows from the rest.
     #[serde(default)]

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::config::{ConfigError, Precision};
+use crate::kernels::cuda_graph::allow_tf32;
 
 /// The value of `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,17 +125,12 @@ pub fn set_precision(precision: Precision) {
     let everywhere = precision == Precision::Tf32;
     // In half the width cuDNN multiplies no float32 numbers, but takes tensor cores only where TF32 is allowed (ATen/cudnn/Descriptors.h).
     let in_cudnn = precision != Precision::Fp32;
-    // SAFETY: it sets two flags of libtorch's; no thread is computing yet.
-    unsafe { ptb_allow_tf32(everywhere, in_cudnn) }
+    allow_tf32(everywhere, in_cudnn);
 }
 
 /// How many GPUs there are to train on. Like [`select`], it must come before other uses of libtorch.
 pub fn gpu_count() -> i64 {
     if load_cuda().is_ok() { tch::Cuda::device_count().max(0) } else { 0 }
-}
-
-unsafe extern "C" {
-    fn ptb_allow_tf32(cublas: bool, cudnn: bool);
 }
 
 /// Loads the NVIDIA driver, then libtorch_cuda. Like [`select`], it must come before any other libtorch call of the process.

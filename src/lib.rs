@@ -30,9 +30,8 @@ mod evaluation;
 pub mod events;
 pub mod files;
 pub mod generate;
-pub mod graph;
 pub mod html;
-pub mod libtorch;
+mod kernels;
 pub mod loss;
 mod lstm;
 pub mod model;
@@ -45,9 +44,21 @@ pub mod rnn;
 pub mod sample;
 pub mod score;
 pub mod session;
+pub mod team;
 pub mod tf;
+mod train_step;
 
 // The snippets of docs/port.md are doc tests.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/port.md")]
 struct PortDoc;
+
+/// libtorch's generator belongs to the process, and tests share it: with this guard a test has it to itself, from `seed` on.
+#[cfg(test)]
+fn random_numbers(seed: i64) -> std::sync::MutexGuard<'static, ()> {
+    static GENERATOR: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    // (A test that failed has left nothing that matters.)
+    let guard = GENERATOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    tch::manual_seed(seed);
+    guard
+}

@@ -380,7 +380,7 @@ mod tests {
 
     #[test]
     fn gradients_by_hand_are_autograd_s() {
-        tch::manual_seed(7);
+        let _random = crate::random_numbers(7);
         let (w, b, output) = (random(&[6, 11]), random(&[11]), random(&[8, 6]));
         let targets = Tensor::from_slice(&[0i64, 3, 3, 10, 5, 1, 0, 9]);
         let leaf = |t: &Tensor| t.copy().set_requires_grad(true);
@@ -399,7 +399,7 @@ mod tests {
     /// The fast door against the plain definition in double precision; sizes that no vector width divides, peaked and flat rows.
     #[test]
     fn fast_softmax_is_the_plain_one() {
-        tch::manual_seed(8);
+        let _random = crate::random_numbers(8);
         for (n, hidden, vocab, size) in
             [(1, 3, 2, 1.0), (7, 5, 33, 1.0), (40, 16, 1001, 3.0), (9, 4, 10_000, 5.0)]
         {
@@ -431,7 +431,7 @@ mod tests {
     /// exponentials of; none that are not finite hidden.
     #[test]
     fn scoring_much_text_is_the_plain_definition() {
-        tch::manual_seed(12);
+        let _random = crate::random_numbers(12);
         let sizes =
             [(1, 3, 2, 1.0), (7, 5, 33, 1.0), (40, 16, 1001, 3.0), (19, 4, 10_000, 5.0), (9, 4, 48, 60.0)];
         for (n, hidden, vocab, size) in sizes {
@@ -462,7 +462,7 @@ mod tests {
     /// bfloat16 keeps 8 bits, so the gradients agree to some hundredths of their largest value, and the cost, a mean over many, better.
     #[test]
     fn bf16_products_are_near_the_float32_ones() {
-        tch::manual_seed(9);
+        let _random = crate::random_numbers(9);
         let float = |size: &[i64]| Tensor::randn(size, (Kind::Float, Device::Cpu));
         let (w, b, output) = (float(&[64, 1001]) * 0.3, float(&[1001]), float(&[80, 64]));
         let targets = Tensor::randint(1001, [80], (Kind::Int64, Device::Cpu));
@@ -495,7 +495,7 @@ mod tests {
     /// oneDNN's product against float64's, in all the layouts that the layer has, and that it is not the fallback that is tested.
     #[test]
     fn fast_product_is_the_plain_one() {
-        tch::manual_seed(10);
+        let _random = crate::random_numbers(10);
         for (m, k, n) in [(1, 1, 1), (7, 5, 33), (40, 200, 1001)] {
             let (a, b) = (random(&[m, k]).to_kind(Kind::Float), random(&[k, n]).to_kind(Kind::Float));
             let expected = a.to_kind(Kind::Double).mm(&b.to_kind(Kind::Double));

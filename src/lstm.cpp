@@ -12,7 +12,7 @@
 #include <cstring>
 #include <vector>
 
-#include "simd.h"
+#include "kernels/simd.h"
 
 namespace {
 

@@ -95,7 +95,7 @@ mod tests {
     /// closed or open. (Biases make them so: large weights would multiply float32's rounding from step to step.)
     #[test]
     fn layer_is_nn_lstm() {
-        tch::manual_seed(11);
+        let _random = crate::random_numbers(11);
         for (rows, input, hidden, steps, size, bias) in [
             (1, 3, 1, 5, 1.0, 1.0),
             (3, 8, 8, 1, 1.0, 1.0),

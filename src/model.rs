@@ -7,14 +7,14 @@ use anyhow::{Context, Result, bail, ensure};
 use tch::{Device, Kind, Tensor, nn};
 
 use crate::config::{Config, Precision, RnnMode};
-use crate::distributed::{Pending, Workers};
 use crate::loss::{SoftmaxLayer, SoftmaxScorer, product};
 use crate::lstm;
-use crate::optimizer::{self, Gradient};
+use crate::optimizer::{self, Adam, Gradient, Optimizer, OptimizerType};
 use crate::rnn::{
     BasicLSTMCell, CellType, DropoutWrapper, LSTMBlockCell, MultiRNNCell, RnnCell, State, dropout_mask,
     dynamic_rnn, kernel_from_libtorch, kernel_to_libtorch, masks_in_order,
 };
+use crate::team::{Solo, Team};
 use crate::tf;
 
 /// The forget gate's bias in the original: its gates start half open.
@@ -23,6 +23,10 @@ pub const FORGET_BIAS: f64 = 0.0;
 const EMBEDDING: &str = "Model/embedding";
 const SOFTMAX_W: &str = "Model/softmax_w";
 const SOFTMAX_B: &str = "Model/softmax_b";
+/// What `tf.train.AdamOptimizer` adds to a variable's name for its slots m and v.
+const ADAM_M: &str = "/Adam";
+const ADAM_V: &str = "/Adam_1";
+const ADAM_POWERS: [&str; 2] = ["beta1_power", "beta2_power"];
 
 /// The scope of layer `k`'s cell in TensorFlow's names.
 fn cell_scope(k: usize) -> String {
@@ -89,6 +93,7 @@ pub struct PtbVariables {
     recurrent: Recurrent,
     softmax_w: Tensor,
     softmax_b: Tensor,
+    optimizer: Optimizer,
 }
 
 /// Units that a layer is computed with.
@@ -198,6 +203,7 @@ impl PtbVariables {
             recurrent,
             softmax_w,
             softmax_b,
+            optimizer: Optimizer::GradientDescent,
         };
         if device != Device::Cpu || width != config.hidden_size {
             // A GPU's generator draws other numbers: a seed means the same variables everywhere.
@@ -306,15 +312,71 @@ impl PtbVariables {
         self.named(&dense.iter().collect::<Vec<_>>())
     }
 
+    /// The same variables trained by another optimizer than plain gradient descent, with new slots.
+    pub fn with_optimizer(self, optimizer: OptimizerType) -> Self {
+        let optimizer = Optimizer::new(optimizer, &self.trainable());
+        PtbVariables { optimizer, ..self }
+    }
+
+    /// The trainable variables, then the optimizer's slots: all that a training step changes.
+    pub fn trained(&self) -> Vec<&Tensor> {
+        [self.trainable(), self.optimizer.slots()].concat()
+    }
+
+    /// The optimizer's slots under the names that TensorFlow's optimizer adds to their variables', on the CPU; none for plain
+    /// gradient descent.
+    pub fn slots_to_tensorflow(&self) -> Result<tf::Variables> {
+        let mut named = tf::Variables::new();
+        let Optimizer::Adam(Adam { m, v, powers }) = &self.optimizer else { return Ok(named) };
+        for (slots, suffix) in [(m, ADAM_M), (v, ADAM_V)] {
+            let slots: Vec<&Tensor> = slots.iter().collect();
+            named.extend(self.named(&slots)?.into_iter().map(|(name, slot)| (name + suffix, slot)));
+        }
+        let on_cpu = |power: &Tensor| power.to_device(Device::Cpu).copy();
+        named.extend(ADAM_POWERS.map(String::from).into_iter().zip(powers.iter().map(on_cpu)));
+        Ok(named)
+    }
+
+    /// Sets the optimizer's slots from ones under TensorFlow's names. Returns false, and changes nothing, if there are none among
+    /// `given`.
+    ///
+    /// # Errors
+    /// Some of them are missing, or have a wrong shape.
+    pub fn assign_slots(&self, given: &tf::Variables) -> Result<bool> {
+        let Optimizer::Adam(Adam { m, v, powers }) = &self.optimizer else { return Ok(true) };
+        if !given.contains_key(ADAM_POWERS[0]) {
+            return Ok(false);
+        }
+        let slots_of = |suffix: &str| -> tf::Variables {
+            let slot = |(name, slot): (&String, &Tensor)| {
+                Some((name.strip_suffix(suffix)?.to_owned(), slot.shallow_clone()))
+            };
+            given.iter().filter_map(slot).collect()
+        };
+        self.assign_to(&m.iter().collect::<Vec<_>>(), &slots_of(ADAM_M)).context("Adam's m")?;
+        self.assign_to(&v.iter().collect::<Vec<_>>(), &slots_of(ADAM_V)).context("Adam's v")?;
+        for (power, name) in powers.iter().zip(ADAM_POWERS) {
+            let value = given.get(name).with_context(|| format!("variable {name} is missing"))?;
+            ensure!(value.numel() == 1, "variable {name} has shape {:?}; it is a scalar", value.size());
+            tch::no_grad(|| power.shallow_clone().f_copy_(&value.f_view([0i64; 0])?))?;
+        }
+        Ok(true)
+    }
+
     /// Sets all variables from ones under TensorFlow's names; others in `given` are ignored.
     ///
     /// # Errors
     /// A missing variable or a wrong shape: named, with both shapes. Nothing is changed then.
     pub fn assign(&self, given: &tf::Variables) -> Result<()> {
+        self.assign_to(&self.trainable(), given)
+    }
+
+    /// Copies tensors under TensorFlow's names to `targets`, which are in the order of [`Self::trainable`].
+    fn assign_to(&self, targets: &[&Tensor], given: &tf::Variables) -> Result<()> {
         tch::no_grad(|| {
             let mut checked = tf::Variables::new();
-            for (name, own) in self.named(&self.trainable())? {
-                // A plain LSTMCell's variables go by the same names as block mode's, which are read as BasicLSTMCell's.
+            for (name, own) in self.named(targets)? {
+                // A plain LSTMCell's variables have the same names as block mode's, which are read as BasicLSTMCell's.
                 let also = name.replace("/lstm_cell/", "/basic_lstm_cell/");
                 let Some(tensor) = given.get(&name).or_else(|| given.get(&also)) else {
                     bail!("variable {name} (shape {:?}) is missing; there are: {}", own.size(), names(given));
@@ -327,29 +389,27 @@ impl PtbVariables {
                 );
                 checked.insert(name, tensor.to_kind(self.kind));
             }
-            let copy = |variable: &Tensor, value: &Tensor| variable.shallow_clone().copy_(value);
-            let widened =
-                |value: &Tensor, blocks: &[i64]| resize(value, blocks, self.config.hidden_size, self.width);
-            copy(&self.embedding, &widened(&checked[EMBEDDING], &blocks::EMBEDDING));
-            copy(&self.softmax_w, &widened(&checked[SOFTMAX_W], &blocks::SOFTMAX_W));
-            copy(&self.softmax_b, &checked[SOFTMAX_B]);
+            let widened = |name: &str, blocks: &[i64]| {
+                resize(&checked[name], blocks, self.config.hidden_size, self.width)
+            };
+            let mut values = vec![widened(EMBEDDING, &blocks::EMBEDDING)];
             match &self.recurrent {
-                Recurrent::Lstm(stacks) => {
-                    for (k, layer) in layers(stacks).enumerate() {
-                        let get = |name| &checked[&format!("{}/basic_lstm_cell/{name}", cell_scope(k))];
-                        let kernel = widened(get("kernel"), &blocks::KERNEL);
-                        let bias = widened(get("bias"), &blocks::BIAS);
+                Recurrent::Lstm(_) => {
+                    for k in 0..self.config.num_layers as usize {
+                        let name = |part| format!("{}/basic_lstm_cell/{part}", cell_scope(k));
+                        let kernel = widened(&name("kernel"), &blocks::KERNEL);
+                        let bias = widened(&name("bias"), &blocks::BIAS);
                         let (w_ih, w_hh, bias) = kernel_to_libtorch(&kernel, &bias, self.width)?;
-                        for (variable, value) in layer.iter().zip([w_ih, w_hh, bias]) {
-                            copy(variable, &value);
-                        }
+                        values.extend([w_ih, w_hh, bias]);
                     }
                 }
                 Recurrent::Cells(variables) => {
-                    for (name, variable) in variables {
-                        copy(variable, &checked[name]);
-                    }
+                    values.extend(variables.keys().map(|name| checked[name].shallow_clone()));
                 }
+            }
+            values.extend([widened(SOFTMAX_W, &blocks::SOFTMAX_W), checked[SOFTMAX_B].shallow_clone()]);
+            for (target, value) in targets.iter().zip(values) {
+                target.shallow_clone().copy_(&value);
             }
             Ok(())
         })
@@ -430,10 +490,10 @@ pub struct PtbModel<'a> {
     is_training: bool,
     rnn_mode: RnnMode,
     precision: Precision,
-    workers: Option<&'a dyn Workers>,
+    team: &'a dyn Team,
 }
 
-/// What a training step tells: scalars on the model's device, not yet read.
+/// Result of a training step: scalars on the model's device, not yet read.
 pub struct Step {
     /// Total cross entropy of the batch divided by its size, in nats: the original's `cost`.
     pub cost: Tensor,
@@ -446,7 +506,7 @@ pub struct Step {
 impl<'a> PtbModel<'a> {
     /// A view that is training (dropout, gradients) or not.
     pub fn new(variables: &'a PtbVariables, is_training: bool, rnn_mode: RnnMode) -> Self {
-        PtbModel { variables, is_training, rnn_mode, precision: Precision::Fp32, workers: None }
+        PtbModel { variables, is_training, rnn_mode, precision: Precision::Fp32, team: &Solo }
     }
 
     /// The configuration of its variables.
@@ -464,14 +524,15 @@ impl<'a> PtbModel<'a> {
         PtbModel { precision, ..self }
     }
 
-    /// The same view for one of several workers: of every batch given it computes its rows, and what it tells is the sum of all workers'.
-    pub fn among(self, workers: Option<&'a dyn Workers>) -> Self {
-        PtbModel { workers, ..self }
+    /// The same view for one of a team's workers: of every batch it computes its own rows; cost and gradients are summed over all
+    /// workers.
+    pub fn with_team(self, team: &'a dyn Team) -> Self {
+        PtbModel { team, ..self }
     }
 
-    /// The workers that it is one of, if there are several.
-    pub fn workers(&self) -> Option<&'a dyn Workers> {
-        self.workers
+    /// Its team.
+    pub fn team(&self) -> &'a dyn Team {
+        self.team
     }
 
     /// The state before the first word: zeros; per layer c, then h, each `[batch_size, hidden]`.
@@ -632,7 +693,7 @@ impl<'a> PtbModel<'a> {
     ///
     /// The looked-up rows are the leaf that is differentiated, not the table: that is TensorFlow's `IndexedSlices`.
     ///
-    /// One of several workers ([`Self::among`]) is given the whole batch and its masks, and the state of its own rows; cost and gradients are
+    /// One of several workers ([`Self::with_team`]) is given the whole batch and its masks, and the state of its own rows; cost and gradients are
     /// the whole batch's.
     pub fn gradients(
         &self,
@@ -645,15 +706,15 @@ impl<'a> PtbModel<'a> {
         ensure!(self.is_training, "this view of the model is not training: it has no gradients");
         let expected = if v.config.keep_prob < 1.0 { v.config.num_layers as usize + 1 } else { 0 };
         ensure!(masks.len() == expected, "{} dropout masks for {expected} places", masks.len());
-        let share = |t: &Tensor| self.workers.map_or_else(|| t.shallow_clone(), |workers| workers.rows(t));
-        let masks: Vec<Tensor> = masks.iter().map(share).collect();
-        let rows = tch::no_grad(|| self.lookup(&share(x))).set_requires_grad(true);
+        let masks: Vec<Tensor> = masks.iter().map(|mask| self.team.rows(mask)).collect();
+        let rows = tch::no_grad(|| self.lookup(&self.team.rows(x))).set_requires_grad(true);
         let narrowed = self.narrowed();
         let (output, state) = self.outputs_of(narrowed.as_deref(), &rows, state, &masks)?;
-        let mut softmax = self.softmax().cost_and_gradients(&output, &share(y).flatten(0, -1), x.size()[0]);
+        let mut softmax =
+            self.softmax().cost_and_gradients(&output, &self.team.rows(y).flatten(0, -1), x.size()[0]);
         // The softmax layer's gradient is the largest of all and the first to be there: it travels while the layers below compute theirs.
         softmax.w = softmax.w.contiguous();
-        let travelling = self.workers.map(|workers| workers.all_reduce(&softmax.w)).transpose()?;
+        let travelling = self.team.all_reduce(&softmax.w)?;
         let trainable = v.trainable();
         let leaves: Vec<&Tensor> = match &narrowed {
             Some(stacks) => layers(stacks).flat_map(|layer| &layer[..3]).collect(),
@@ -671,11 +732,9 @@ impl<'a> PtbModel<'a> {
             }
         }
         let mut recurrent = below.split_off(1);
-        let mut values = below.remove(0).reshape([-1, v.width]);
-        if let (Some(workers), Some(travelling)) = (self.workers, travelling) {
-            let rest = recurrent.iter_mut().chain([&mut softmax.b, &mut softmax.cost]).collect();
-            values = sum_over_workers(workers, travelling, rest, &values)?;
-        }
+        let values = below.remove(0).reshape([-1, v.width]);
+        let rest = recurrent.iter_mut().chain([&mut softmax.b, &mut softmax.cost]).collect();
+        let values = self.team.sum_gradients(travelling, rest, values)?;
         // Every worker has the whole text, so the rows' indices need not travel.
         let embedding = Gradient::IndexedSlices { values, indices: x.flatten(0, -1) };
         let dense = recurrent.into_iter().chain([softmax.w, softmax.b]).map(Gradient::Dense);
@@ -683,48 +742,29 @@ impl<'a> PtbModel<'a> {
         Ok((softmax.cost, gradients, state.iter().map(Tensor::detach).collect()))
     }
 
-    /// The original's `train_op`: gradients, clipping by global norm, one step of gradient descent.
+    /// The original's `train_op`: gradients, clipping by global norm, one step of the optimizer.
     pub fn train_step(&self, x: &Tensor, y: &Tensor, state: &[Tensor], learning_rate: f64) -> Result<Step> {
-        self.train_step_by(x, y, state, |scale| scale * -learning_rate)
+        let v = self.variables;
+        self.train_op(x, y, state, &Tensor::f_full([0i64; 0], learning_rate, (v.kind, v.device))?)
     }
 
-    /// [`Self::train_step`] with the learning rate wherever it is: `factor` makes `-learning_rate * scale` of the clipping scale.
-    pub(crate) fn train_step_by(
+    /// [`Self::train_step`] with the learning rate as the original has it: a scalar on the model's device.
+    pub(crate) fn train_op(
         &self,
         x: &Tensor,
         y: &Tensor,
         state: &[Tensor],
-        factor: impl Fn(&Tensor) -> Tensor,
+        learning_rate: &Tensor,
     ) -> Result<Step> {
+        let v = self.variables;
         let size = x.size();
         let masks = self.dropout_masks(size[0], size[1])?;
         let (cost, gradients, state) = self.gradients(x, y, state, &masks)?;
         let global_norm = optimizer::global_norm(&gradients);
-        let scale = optimizer::clip_scale(&global_norm, self.variables.config.max_grad_norm);
-        optimizer::descend(&self.variables.trainable(), &gradients, &factor(&scale));
+        let scale = optimizer::clip_scale(&global_norm, v.config.max_grad_norm);
+        v.optimizer.apply_gradients(&v.trainable(), &gradients, &scale, learning_rate);
         Ok(Step { cost, global_norm, state })
     }
-}
-
-/// Sums the `rest` over the workers, as one message, and puts the embedding's rows, `[n, hidden]` each, one after the other: rows as rows, so
-/// that they enter the global norm one by one. Waits for these and for what was `travelling` before.
-fn sum_over_workers(
-    workers: &dyn Workers,
-    travelling: Pending,
-    rest: Vec<&mut Tensor>,
-    rows: &Tensor,
-) -> Result<Tensor> {
-    let (all_rows, gathered) = workers.all_gather(rows)?;
-    let sizes: Vec<i64> = rest.iter().map(|t| t.numel() as i64).collect();
-    let bucket = Tensor::cat(&rest.iter().map(|t| t.flatten(0, -1)).collect::<Vec<_>>(), 0);
-    let summed = workers.all_reduce(&bucket)?;
-    for pending in [travelling, gathered, summed] {
-        pending.wait()?;
-    }
-    for (tensor, sum) in rest.into_iter().zip(bucket.split_with_sizes(sizes.as_slice(), 0)) {
-        *tensor = sum.view_as(tensor);
-    }
-    Ok(all_rows)
 }
 
 /// The most numbers that are worth keeping a second time, in another form, to read much text with.
@@ -780,6 +820,7 @@ mod tests {
     /// A layer with units that are always zero trains as the layer without them: cost, norm, variables, state, in all modes.
     #[test]
     fn padding_changes_no_number() {
+        let _random = crate::random_numbers(0);
         let config = Config {
             vocab_size: 57,
             hidden_size: 13,

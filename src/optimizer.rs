@@ -1,11 +1,14 @@
-//! `tf.clip_by_global_norm` and `tf.train.GradientDescentOptimizer`, with the embedding's gradient as TensorFlow keeps it: one row per
-//! occurrence of a word (`tf.IndexedSlices`), never summed into a `[vocab, hidden]` tensor.
+//! `tf.clip_by_global_norm`, `tf.train.GradientDescentOptimizer` and `tf.train.AdamOptimizer`.
 //!
-//! That is not only faster. **The rows enter the global norm one by one**: a word that stands twice in a batch counts as two rows, not as
-//! their sum. A dense gradient has another norm, so the clipping differs, and with it the run.
+//! The embedding's gradient is what TensorFlow keeps: one row per occurrence of a word (`tf.IndexedSlices`), never summed into a
+//! `[vocab, hidden]` tensor. That is not only faster. **The rows enter the global norm one by one**: a word that occurs twice in
+//! a batch counts as two rows, not as their sum. A dense gradient has another norm, so the clipping differs, and with it the run.
 
 use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
+
+use crate::kernels::foreach;
 
 /// A gradient, as `tf.gradients` returns it.
 #[derive(Debug)]
@@ -52,28 +55,33 @@ impl Gradient {
 /// `tf.global_norm`: the square root of the sum of squares over all gradients, a scalar on their device.
 /// Indexed slices enter row by row, un-aggregated.
 pub fn global_norm(gradients: &[Gradient]) -> Tensor {
+    let kind = gradients[0].values().kind();
     if gradients[0].values().device().is_cuda() {
-        return foreach::global_norm(gradients);
+        // (A GPU adds in trees, and keeps the digits.)
+        let values: Vec<Tensor> = gradients.iter().map(|g| g.values().shallow_clone()).collect();
+        return foreach::norms(&values).to_kind(Kind::Double).norm().to_kind(kind);
     }
-    // Row by row first: over a whole matrix libtorch adds millions of squares into a few float32 accumulators and loses the fifth digit
-    // (3e-5 for softmax_w of `small`, 7e-4 for `large`'s).
+    // Row by row first: over a whole matrix libtorch's CPU kernel adds millions of squares into a few float32 accumulators and loses
+    // the fifth digit (3e-5 for softmax_w of `small`, 7e-4 for `large`'s).
     let norm = |g: &Gradient| {
         let rows = g.values().norm_scalaropt_dim(2, [-1i64].as_slice(), false);
         rows.to_kind(Kind::Double).norm()
     };
     let norms: Vec<Tensor> = gradients.iter().map(norm).collect();
-    Tensor::stack(&norms, 0).norm().to_kind(gradients[0].values().kind())
+    Tensor::stack(&norms, 0).norm().to_kind(kind)
 }
 
-/// How much `clip_by_global_norm` multiplies every gradient by: `clip_norm / max(global_norm, clip_norm)`, a scalar on the norm's device.
+/// How much `clip_by_global_norm` multiplies every gradient by: `clip_norm / max(global_norm, clip_norm)`, a scalar on the norm's
+/// device. NaN if the norm is not finite, as in TensorFlow, so that nobody trains on.
 pub fn clip_scale(global_norm: &Tensor, clip_norm: f64) -> Tensor {
-    global_norm.clamp_min(clip_norm).reciprocal() * clip_norm
+    // (A finite number less itself is 0; otherwise it is NaN.)
+    global_norm.clamp_min(clip_norm).reciprocal() * clip_norm + (global_norm - global_norm)
 }
 
-/// `tf.clip_by_global_norm`: the gradients scaled by `clip_norm / max(global_norm, clip_norm)`, and the global norm before it.
+/// `tf.clip_by_global_norm`: the gradients scaled by [`clip_scale`], and the global norm before it.
 ///
-/// Nothing is read back to the host, so on a GPU nothing waits. The training step does the same in its update without the copies:
-/// [`apply_gradients`].
+/// Nothing is read back to the host, so on a GPU nothing waits. The training step does the same within its update, without the
+/// copies: [`Optimizer::apply_gradients`].
 ///
 /// # Errors
 /// `clip_norm` that is not above 0, no gradients.
@@ -85,92 +93,136 @@ pub fn clip_by_global_norm(gradients: &[Gradient], clip_norm: f64) -> Result<(Ve
     Ok((gradients.iter().map(|g| g.scale(&scale)).collect(), norm))
 }
 
-/// Plain gradient descent with clipping in one pass: `variable -= learning_rate * scale * gradient`, in place.
-/// `scale` is a scalar on the variables' device (see [`clip_scale`]). Of an embedding only the rows that occurred are touched.
-pub fn apply_gradients(variables: &[&Tensor], gradients: &[Gradient], scale: &Tensor, learning_rate: f64) {
-    descend(variables, gradients, &(scale * -learning_rate));
+/// Which optimizer a run uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerType {
+    /// `tf.train.GradientDescentOptimizer`, the original's
+    #[default]
+    Sgd,
+    /// `tf.train.AdamOptimizer`, the walkthrough's
+    Adam,
 }
 
-/// `variable += factor * gradient`, in place; `factor` is a scalar on the variables' device, `-learning_rate * scale`.
-pub(crate) fn descend(variables: &[&Tensor], gradients: &[Gradient], factor: &Tensor) {
-    tch::no_grad(|| {
-        // (The fused kernel takes its learning rate as float32.)
-        if factor.device().is_cuda() && factor.kind() == Kind::Float {
-            return foreach::descend(variables, gradients, factor);
-        }
-        for (variable, gradient) in variables.iter().zip(gradients) {
-            // A shallow clone is the same variable: tch asks for `mut` where libtorch writes in place.
-            let mut variable = variable.shallow_clone();
-            let _ = match gradient {
-                // One pass over the variable; `factor` is broadcast, so nothing is copied.
-                Gradient::Dense(values) => variable.addcmul_(values, factor),
-                Gradient::IndexedSlices { values, indices } => {
-                    variable.index_add_(0, indices, &(values * factor))
-                }
-            };
-        }
-    })
+/// An optimizer with its slots.
+#[derive(Debug)]
+pub enum Optimizer {
+    /// `tf.train.GradientDescentOptimizer`: no slots.
+    GradientDescent,
+    /// `tf.train.AdamOptimizer` with its defaults.
+    Adam(Adam),
 }
 
-/// The same over all variables in one or two kernels, for GPUs, where a kernel for each variable costs more than its arithmetic. libtorch has
-/// these operators, made for PyTorch's optimizers; tch does not bind them (src/foreach.cpp).
-mod foreach {
-    use std::ffi::c_int;
-
-    use tch::{Kind, Tensor};
-    use torch_sys::C_tensor;
-
-    use super::Gradient;
-
-    unsafe extern "C" {
-        fn ptb_foreach_norm(tensors: *const *const C_tensor, count: c_int) -> *mut C_tensor;
-        fn ptb_fused_sgd(
-            variables: *const *const C_tensor,
-            gradients: *const *const C_tensor,
-            count: c_int,
-            learning_rate: *const C_tensor,
-        ) -> bool;
+impl Optimizer {
+    /// A new optimizer of these variables.
+    pub fn new(optimizer: OptimizerType, variables: &[&Tensor]) -> Self {
+        match optimizer {
+            OptimizerType::Sgd => Optimizer::GradientDescent,
+            OptimizerType::Adam => Optimizer::Adam(Adam::new(variables)),
+        }
     }
 
-    fn pointers(tensors: &[Tensor]) -> Vec<*const C_tensor> {
-        tensors.iter().map(|t| t.as_ptr()).collect()
+    /// Updates the variables, in place, by gradients that are multiplied by `scale` ([`clip_scale`]). `scale` and `learning_rate`
+    /// are scalars on the variables' device.
+    pub fn apply_gradients(
+        &self,
+        variables: &[&Tensor],
+        gradients: &[Gradient],
+        scale: &Tensor,
+        learning_rate: &Tensor,
+    ) {
+        tch::no_grad(|| match self {
+            Optimizer::GradientDescent => descend(variables, gradients, &-(scale * learning_rate)),
+            Optimizer::Adam(adam) => adam.apply_gradients(variables, gradients, scale, learning_rate),
+        })
     }
 
-    /// A GPU adds in trees, so float32's norm of a whole matrix keeps its digits there.
-    pub(super) fn global_norm(gradients: &[Gradient]) -> Tensor {
-        let values: Vec<Tensor> = gradients.iter().map(|g| g.values().shallow_clone()).collect();
-        // SAFETY: the pointers are those of tensors that outlive the call; what comes back is null or a new tensor, which is ours.
-        let norms = unsafe { ptb_foreach_norm(pointers(&values).as_ptr(), values.len() as c_int) };
-        assert!(!norms.is_null(), "libtorch's _foreach_norm failed");
-        // SAFETY: as said above.
-        let norms = unsafe { Tensor::from_ptr(norms) };
-        norms.to_kind(Kind::Double).norm().to_kind(values[0].kind())
-    }
-
-    pub(super) fn descend(variables: &[&Tensor], gradients: &[Gradient], factor: &Tensor) {
-        let (mut dense, mut values) = (Vec::new(), Vec::new());
-        for (variable, gradient) in variables.iter().zip(gradients) {
-            match gradient {
-                Gradient::Dense(gradient) => {
-                    dense.push(variable.shallow_clone());
-                    values.push(gradient.contiguous());
-                }
-                Gradient::IndexedSlices { values, indices } => {
-                    let _ = variable.shallow_clone().index_add_(0, indices, &(values * factor));
-                }
+    /// The slots, in the variables' order: m and v of each; then the two powers. None for gradient descent.
+    pub fn slots(&self) -> Vec<&Tensor> {
+        match self {
+            Optimizer::GradientDescent => Vec::new(),
+            Optimizer::Adam(Adam { m, v, powers }) => {
+                m.iter().zip(v).flat_map(|(m, v)| [m, v]).chain(powers).collect()
             }
         }
-        let learning_rate = -factor;
-        // SAFETY: as above, and both lists have `count` pointers.
-        let done = unsafe {
-            ptb_fused_sgd(
-                pointers(&dense).as_ptr(),
-                pointers(&values).as_ptr(),
-                dense.len() as c_int,
-                learning_rate.as_ptr(),
-            )
-        };
-        assert!(done, "libtorch's _fused_sgd_ failed");
+    }
+}
+
+/// `variable += factor * gradient`, in place. Of an embedding only the rows that occurred are touched.
+fn descend(variables: &[&Tensor], gradients: &[Gradient], factor: &Tensor) {
+    // (libtorch's fused kernel takes its learning rate as float32.)
+    let fused = factor.device().is_cuda() && factor.kind() == Kind::Float;
+    let (mut dense, mut values) = (Vec::new(), Vec::new());
+    for (variable, gradient) in variables.iter().zip(gradients) {
+        // A shallow clone is the same variable: tch asks for `mut` where libtorch writes in place.
+        let mut variable = variable.shallow_clone();
+        match gradient {
+            Gradient::Dense(gradient) if fused => {
+                dense.push(variable);
+                values.push(gradient.contiguous());
+            }
+            // One pass over the variable; `factor` is broadcast, so nothing is copied.
+            Gradient::Dense(gradient) => drop(variable.addcmul_(gradient, factor)),
+            Gradient::IndexedSlices { values, indices } => {
+                drop(variable.index_add_(0, indices, &(values * factor)));
+            }
+        }
+    }
+    if fused {
+        foreach::sgd(&dense, &values, &-factor);
+    }
+}
+
+/// The slots of `tf.train.AdamOptimizer`, which starts from `beta1` 0.9, `beta2` 0.999, `epsilon` 1e-8.
+///
+/// PyTorch's Adam puts epsilon elsewhere, and its SparseAdam leaves the rows of absent words alone; TensorFlow's decays their m and v
+/// and moves them too. Both give another run.
+#[derive(Debug)]
+pub struct Adam {
+    /// Of each variable: the decayed mean of its gradients.
+    pub(crate) m: Vec<Tensor>,
+    /// Of each variable: the decayed mean of their squares.
+    pub(crate) v: Vec<Tensor>,
+    /// `beta1_power` and `beta2_power`: beta to the power of the next step's number. Float32 in TensorFlow, rounding and all.
+    pub(crate) powers: [Tensor; 2],
+}
+
+impl Adam {
+    /// TensorFlow's defaults, as the float32 numbers that it computes with.
+    const BETAS: [f64; 2] = [0.9f32 as f64, 0.999f32 as f64];
+    const EPSILON: f64 = 1e-8;
+
+    fn new(variables: &[&Tensor]) -> Self {
+        let zeros = || variables.iter().map(|variable| variable.detach().zeros_like()).collect();
+        let device = variables.first().map_or(tch::Device::Cpu, |variable| variable.device());
+        let power = |beta: f64| Tensor::full([0; 0], beta, (Kind::Float, device));
+        Adam { m: zeros(), v: zeros(), powers: Self::BETAS.map(power) }
+    }
+
+    fn apply_gradients(
+        &self,
+        variables: &[&Tensor],
+        gradients: &[Gradient],
+        scale: &Tensor,
+        learning_rate: &Tensor,
+    ) {
+        let [beta1, beta2] = Self::BETAS;
+        let [beta1_power, beta2_power] = &self.powers;
+        // lr_t = lr * sqrt(1 - beta2^t) / (1 - beta1^t)
+        let corrected = (1f64 - beta2_power).sqrt() / (1f64 - beta1_power);
+        let rate = learning_rate * corrected.to_kind(learning_rate.kind());
+        let slots = self.m.iter().zip(&self.v);
+        for ((variable, gradient), (m, v)) in variables.iter().zip(gradients).zip(slots) {
+            // Here the rows of one word are summed; rows without a gradient decay like all others.
+            let gradient = gradient.to_dense(&variable.size()) * scale;
+            let (mut m, mut v) = (m.shallow_clone(), v.shallow_clone());
+            let _ = m.g_mul_scalar_(beta1).g_add_(&(&gradient * (1.0 - beta1)));
+            let _ = v.g_mul_scalar_(beta2).addcmul_(&gradient, &(&gradient * (1.0 - beta2)));
+            let _ = variable.shallow_clone().g_sub_(&(&m / (v.sqrt() + Self::EPSILON) * &rate));
+        }
+        for (power, beta) in self.powers.iter().zip(Self::BETAS) {
+            let _ = power.shallow_clone().g_mul_scalar_(beta);
+        }
     }
 }
 
@@ -182,19 +234,21 @@ mod tests {
     /// The operators that GPUs use have CPU kernels too.
     #[test]
     fn all_variables_at_once_is_one_by_one() {
-        tch::manual_seed(2);
+        let _random = crate::random_numbers(2);
         let rand = |size: &[i64]| Tensor::randn(size, (Kind::Float, Device::Cpu));
         let sizes: [&[i64]; 4] = [&[57, 24], &[96, 24], &[96], &[24, 57]];
         let variables: Vec<Tensor> = sizes.iter().map(|size| rand(size)).collect();
         let mut gradients: Vec<Gradient> = sizes.iter().map(|size| Gradient::Dense(rand(size))).collect();
         let indices = Tensor::from_slice(&[3i64, 5, 3]);
         gradients[0] = Gradient::IndexedSlices { values: rand(&[3, 24]), indices };
-        let off = (foreach::global_norm(&gradients) / global_norm(&gradients) - 1.0).abs().double_value(&[]);
+        let values: Vec<Tensor> = gradients.iter().map(|g| g.values().shallow_clone()).collect();
+        let off = (foreach::norms(&values).norm() / global_norm(&gradients) - 1.0).abs().double_value(&[]);
         assert!(off < 1e-6, "the norm is off by {off:e}");
         let copies: Vec<Tensor> = variables.iter().map(Tensor::copy).collect();
-        let factor = Tensor::from(-0.25f32);
-        descend(&variables.iter().collect::<Vec<_>>(), &gradients, &factor);
-        foreach::descend(&copies.iter().collect::<Vec<_>>(), &gradients, &factor);
+        descend(&variables.iter().collect::<Vec<_>>(), &gradients, &Tensor::from(-0.25f32));
+        let dense: Vec<Tensor> =
+            gradients.iter().zip(sizes).map(|(gradient, size)| gradient.to_dense(size)).collect();
+        foreach::sgd(&copies, &dense, &Tensor::from(0.25f32));
         for (plain, ours) in variables.iter().zip(&copies) {
             assert!((plain - ours).abs().max().double_value(&[]) < 1e-6, "{:?}", plain.size());
         }
@@ -216,7 +270,7 @@ mod tests {
     /// At the real sizes of softmax_w, where libtorch's own float32 norm of the whole loses the fifth digit and with it TensorFlow's clipping.
     #[test]
     fn float32_norms_of_large_gradients_keep_their_digits() {
-        tch::manual_seed(11);
+        let _random = crate::random_numbers(11);
         for hidden in [200, 650] {
             let gradient = Tensor::randn([hidden, 10_000], (Kind::Float, Device::Cpu)) * 1e-3;
             let exact = gradient.to_kind(Kind::Double).square().sum(Kind::Double).sqrt().double_value(&[]);
@@ -244,7 +298,8 @@ mod tests {
         let (embedding, w) = (ones(&[3, 2]), ones(&[2]));
         let gradients =
             [slices(&[[1.0, 0.0], [1.0, 2.0]], &[2, 2]), Gradient::Dense(Tensor::from_slice(&[4.0, 8.0]))];
-        apply_gradients(&[&embedding, &w], &gradients, &Tensor::from(0.5), 0.1);
+        let [scale, learning_rate] = [0.5, 0.1].map(Tensor::from);
+        Optimizer::GradientDescent.apply_gradients(&[&embedding, &w], &gradients, &scale, &learning_rate);
         assert!(
             (embedding - Tensor::from_slice2(&[[1.0, 1.0], [1.0, 1.0], [0.9, 0.9]]))
                 .abs()
@@ -253,5 +308,47 @@ mod tests {
                 < 1e-12
         );
         assert!((w - Tensor::from_slice(&[0.8, 0.6])).abs().max().double_value(&[]) < 1e-12);
+    }
+
+    #[test]
+    fn a_norm_that_is_not_finite_spoils_every_gradient() {
+        for bad in [f64::INFINITY, f64::NAN] {
+            let gradients = [Gradient::Dense(Tensor::from_slice(&[bad, 1.0])), slices(&[[0.0, 4.0]], &[0])];
+            let (clipped, _) = clip_by_global_norm(&gradients, 5.0).unwrap();
+            for gradient in &clipped {
+                assert!(
+                    gradient.values().isnan().all().int64_value(&[]) == 1,
+                    "{bad}: {:?}",
+                    gradient.values()
+                );
+            }
+        }
+    }
+
+    /// By hand, two steps: a row without a gradient still moves in the second, by what is left of the first.
+    #[test]
+    fn adam_moves_absent_rows_too() {
+        let embedding = Tensor::zeros([2, 1], (Kind::Double, Device::Cpu));
+        let optimizer = Optimizer::new(OptimizerType::Adam, &[&embedding]);
+        let [one, rate] = [1.0, 0.1].map(Tensor::from);
+        let row = |k: i64| Gradient::IndexedSlices {
+            values: Tensor::from_slice2(&[[2.0], [1.0]]),
+            indices: Tensor::from_slice(&[k, k]),
+        };
+        for k in 0..2 {
+            optimizer.apply_gradients(&[&embedding], &[row(k)], &one, &rate);
+        }
+        // Both rows' gradients are 2 + 1 = 3. In the first step m / sqrt(v) is 3 * 0.1 / (3 * sqrt(0.001)).
+        let (b1, b2): (f64, f64) = (0.9f32.into(), 0.999f32.into());
+        let step = |m: f64, v: f64, t: i32| {
+            0.1 * (1.0 - b2.powi(t)).sqrt() / (1.0 - b1.powi(t)) * m / (v.sqrt() + 1e-8)
+        };
+        let (m, v) = (3.0 * (1.0 - b1), 9.0 * (1.0 - b2));
+        let expected = [-(step(m, v, 1) + step(m * b1, v * b2, 2)), -step(m, v, 2)];
+        for (k, expected) in expected.into_iter().enumerate() {
+            let ours = embedding.double_value(&[k as i64, 0]);
+            assert!((ours / expected - 1.0).abs() < 1e-4, "row {k}: {ours} instead of {expected}");
+        }
+        assert_eq!(optimizer.slots().len(), 4);
     }
 }

@@ -6,22 +6,23 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
+use thiserror::Error;
 
-use crate::checkpoint::{Checkpoint, Made, Progress, RunConfig, SaveFolder};
+use crate::checkpoint::{Checkpoint, Progress, Provenance, RunConfig, SaveFolder};
 use crate::config::{ConfigError, Precision, RnnMode};
 use crate::device;
-use crate::distributed::{Pending, Workers, digest};
 use crate::evaluation;
-use crate::graph::FixedStep;
 use crate::model::{PtbModel, PtbVariables};
 use crate::reader::{Producer, RawData, Vocabulary};
 use crate::rnn::State;
+use crate::team::{Pending, Solo, Team};
+use crate::train_step::TrainStep;
 
 /// Rows that an evaluation step pushes through the softmax layer at once: enough for the products to run at full speed, few enough for the
 /// logits to stay in a cache.
@@ -166,20 +167,20 @@ impl Input {
 /// One of several workers evaluates its rows, and the result is that of all rows. A text of a single row is not shared out: its words
 /// follow each other, so it takes a model without workers.
 pub fn evaluate(model: &PtbModel, producer: &Producer) -> Result<Evaluation> {
-    evaluate_unless(model, producer, &|| false)?.context("the evaluation was stopped")
+    evaluate_until(model, producer, &|| false)?.context("the evaluation was stopped")
 }
 
 /// [`evaluate`], or `None` as soon as `stopped`.
-fn evaluate_unless(
+fn evaluate_until(
     model: &PtbModel,
     producer: &Producer,
     stopped: &dyn Fn() -> bool,
 ) -> Result<Option<Evaluation>> {
     let start = Instant::now();
     let batch_size = producer.batch_size();
-    let workers = model.workers();
+    let team = model.team();
     let tokens = producer.epoch_size() * producer.num_steps() * batch_size;
-    if workers.is_none()
+    if model.team().size() == 1
         && let Some(rows) = producer.host_rows()
         && let Some(reader) = model.text_reader(tokens)
     {
@@ -187,8 +188,7 @@ fn evaluate_unless(
         let total = evaluation::total_cost(&reader, rows, &model.zero_state(1), stopped)?;
         return Ok(total.map(|total| Evaluation::new(total / batch_size as f64, iters, batch_size, start)));
     }
-    let own_rows = workers.map_or(batch_size, |workers| workers.share(batch_size).1);
-    let share = |t: Tensor| workers.map_or(t.shallow_clone(), |workers| workers.rows(&t));
+    let (_, own_rows) = team.share(batch_size);
     let mut state = model.zero_state(own_rows);
     let (mut costs, mut iters) = (Vec::new(), 0);
     // A GPU waits for the host unless a call has much to do.
@@ -199,15 +199,14 @@ fn evaluate_unless(
         }
         iters += x.size()[1];
         let cost;
-        (cost, state) = model.evaluate(&share(x), &share(y), &state)?;
+        (cost, state) = model.evaluate(&team.rows(&x), &team.rows(&y), &state)?;
         costs.push(cost);
     }
     // Read at the end, so that a GPU need not wait.
-    let mut costs = Vec::<f64>::try_from(Tensor::f_stack(&costs, 0)?.to_kind(Kind::Double))?.iter().sum();
-    if let Some(workers) = workers {
-        // Each is divided by the rows of its worker.
-        costs = workers.sum(costs)? / workers.size() as f64;
-    }
+    let mut costs: f64 =
+        Vec::<f64>::try_from(Tensor::f_stack(&costs, 0)?.to_kind(Kind::Double))?.iter().sum();
+    // Each is divided by the rows of its worker.
+    costs = team.sum(costs)? / team.size() as f64;
     Ok(Some(Evaluation::new(costs, iters, batch_size, start)))
 }
 
@@ -277,10 +276,30 @@ pub struct Options {
     pub checkpoint_every: CheckpointEvery,
     /// Not 0: finish the step, save, and stop. Signal handlers set it, to the signal's number.
     pub stop: Arc<AtomicUsize>,
+    /// True: finish the step, save, and continue. It is reset then.
+    pub save: Arc<AtomicBool>,
     /// Evaluate even when stopped, if by SIGINT.
     pub evaluate_when_stopped: bool,
     /// On a GPU: record the step as a CUDA graph and replay it.
     pub cuda_graph: bool,
+}
+
+/// The error of a run whose cost, gradients or variables are no longer finite numbers.
+#[derive(Debug, Error)]
+#[error(
+    "the run has diverged: at epoch {epoch}, step {step} (global step {global_step}) {what} is no longer a finite number. \
+     Nothing of it was saved; {kept}"
+)]
+pub struct Diverged {
+    /// Counted from 1.
+    epoch: i64,
+    /// Steps of the epoch that were done.
+    step: i64,
+    /// Steps that were done in all.
+    global_step: i64,
+    what: &'static str,
+    /// Which checkpoint is left.
+    kept: String,
 }
 
 /// A training run.
@@ -291,19 +310,15 @@ pub struct Session<'a> {
     run: RunConfig,
     options: Options,
     folder: Option<&'a SaveFolder>,
-    workers: Option<&'a dyn Workers>,
+    team: &'a dyn Team,
     progress: Progress,
-    /// Of this worker's rows.
-    state: State,
+    /// Where training resumes within an epoch: the state of this worker's rows.
+    resumed_state: State,
     /// The signal to stop by that all workers know of; 0 is none.
     agreed_stop: usize,
     /// When the last checkpoint was due, and why it could not be written, if so.
     saved_at: Instant,
     save_error: Option<anyhow::Error>,
-    /// Cost and global norm, added up on the device since they were last read, in double precision.
-    pending: Tensor,
-    /// On a GPU: the step on fixed buffers, which `state` then stands in.
-    fixed: Option<FixedStep<'a>>,
 }
 
 impl<'a> Session<'a> {
@@ -316,7 +331,6 @@ impl<'a> Session<'a> {
         options: Options,
         folder: Option<&'a SaveFolder>,
     ) -> Self {
-        let pending = Tensor::zeros([2], (Kind::Double, variables.device()));
         Session {
             variables,
             input,
@@ -324,19 +338,17 @@ impl<'a> Session<'a> {
             run,
             options,
             folder,
-            workers: None,
+            team: &Solo,
             progress: Progress::default(),
-            state: State::new(),
+            resumed_state: State::new(),
             agreed_stop: 0,
             saved_at: Instant::now(),
             save_error: None,
-            pending,
-            fixed: None,
         }
     }
 
-    /// From which data this run is made, and with what.
-    pub fn made(&self) -> Made {
+    /// Data and settings that this run's numbers depend on.
+    pub fn provenance(&self) -> Provenance {
         let with = [
             ("device", device::name(self.variables.device())),
             ("threads", tch::get_num_threads().to_string()),
@@ -344,20 +356,20 @@ impl<'a> Session<'a> {
             ("precision", self.options.precision.to_string()),
         ];
         let with = with.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Made { data: Some(self.input.md5.clone()), with }
+        Provenance { data: Some(self.input.md5.clone()), with }
     }
 
-    /// Where the run stands.
+    /// Position in the run.
     pub fn progress(&self) -> &Progress {
         &self.progress
     }
 
-    /// Goes on where `checkpoint` was written.
+    /// Resumes from `checkpoint`.
     ///
     /// # Errors
     /// Variables or a state that do not fit; other data.
     pub fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        checkpoint.made.ensure_same_data(&self.made())?;
+        checkpoint.made.ensure_same_data(&self.provenance())?;
         let sizes = |state: &State| state.iter().map(Tensor::size).collect::<Vec<_>>();
         let zero_state = self.model(true).zero_state(self.run.config.batch_size);
         let expected = sizes(&self.variables.narrow_state(&zero_state));
@@ -367,101 +379,56 @@ impl<'a> Session<'a> {
             "the state has shapes {found:?}, but this model needs {expected:?}"
         );
         self.variables.assign(&checkpoint.variables)?;
-        self.state = self.variables.widen_state(&checkpoint.state);
+        let slots = self.variables.assign_slots(&checkpoint.variables)?;
+        ensure!(
+            slots || checkpoint.progress.global_step == 0,
+            "the optimizer's slots are missing, which a run needs after its first step"
+        );
+        self.resumed_state = self.variables.widen_state(&checkpoint.state);
         self.progress = checkpoint.progress.clone();
         Ok(())
     }
 
-    /// Makes this session one of several, after worker 0's was resumed, if it was: all others take over where it stands. `folder` is worker
+    /// Makes this session one of a team's, after worker 0's was resumed, if it was: all others start from there. `folder` is worker
     /// 0's alone.
     ///
     /// # Errors
     /// A worker is lost; variables that differ all the same.
-    pub fn join(&mut self, workers: &'a dyn Workers) -> Result<()> {
-        let start = serde_json::to_string(&(&self.progress, self.state.len()))?;
-        let start = workers.broadcast_text("start", &start)?;
+    pub fn join(&mut self, team: &'a dyn Team) -> Result<()> {
+        let start = serde_json::to_string(&(&self.progress, self.resumed_state.len()))?;
+        let start = team.broadcast_text("start", &start)?;
         let (progress, states): (Progress, usize) = serde_json::from_str(&start)?;
-        for variable in self.variables.trainable() {
-            workers.broadcast(&variable.detach())?;
+        for variable in self.variables.trained() {
+            team.broadcast(&variable.detach())?;
         }
-        if self.state.len() != states {
-            self.state = self.model(false).zero_state(self.run.config.batch_size);
+        let batch_size = self.run.config.batch_size;
+        let mut whole = std::mem::take(&mut self.resumed_state);
+        if whole.len() != states {
+            whole = self.model(false).zero_state(batch_size);
         }
-        self.state = self
-            .state
-            .iter()
-            .map(|whole| {
-                let whole = whole.contiguous();
-                workers.broadcast(&whole)?;
-                Ok(workers.rows(&whole).copy())
-            })
-            .collect::<Result<_>>()?;
+        for tensor in whole {
+            let tensor = tensor.contiguous();
+            team.broadcast(&tensor)?;
+            self.resumed_state.push(team.rows(&tensor).copy());
+        }
         self.progress = progress;
-        self.workers = Some(workers);
+        self.team = team;
         self.ensure_equal_variables()
     }
 
-    /// Compares this worker's variables with worker 0's, by a digest.
-    fn ensure_equal_variables(&self) -> Result<()> {
-        let Some(workers) = self.workers else { return Ok(()) };
-        let variables = self.variables.trainable();
-        let (digests, gathered) =
-            workers.all_gather(&digest(&variables).unsqueeze(0).to_device(Device::Cpu))?;
-        gathered.wait()?;
-        let differs = |rank: i64| digests.get(rank) != digests.get(0);
-        let others: Vec<String> =
-            (0..workers.size()).filter(|&rank| differs(rank)).map(|rank| format!("rank {rank}")).collect();
-        ensure!(
-            others.is_empty(),
-            "after global step {} the variables of {} are not those of rank 0. All workers must run on machines of one kind; where they do, a \
-             machine's memory or processor has failed. Nothing was saved after the last comparison",
-            self.progress.global_step,
-            others.join(", ")
-        );
-        Ok(())
-    }
-
-    /// The state of all rows, from all workers.
-    fn whole_state(&self) -> Result<State> {
-        let whole = |own: &Tensor| match self.workers {
-            None => Ok(own.shallow_clone()),
-            Some(workers) => {
-                let (all, gathered) = workers.all_gather(own)?;
-                gathered.wait()?;
-                Ok(all)
-            }
-        };
-        self.state.iter().map(whole).collect()
-    }
-
-    /// Begins to agree with the other workers on what follows this step: whether to stop, and by worker 0's clock whether to save.
-    fn agree(&self) -> Result<Option<(Tensor, Pending)>> {
-        let Some(workers) = self.workers else { return Ok(None) };
-        let stop = self.options.stop.load(Ordering::Relaxed) as i64;
-        let wishes = Tensor::from_slice(&[stop, i64::from(workers.rank() == 0 && self.time_to_save())]);
-        let pending = workers.all_reduce_max(&wishes)?;
-        Ok(Some((wishes, pending)))
-    }
-
-    fn time_to_save(&self) -> bool {
-        match self.options.checkpoint_every {
-            CheckpointEvery::Steps(_) => false,
-            CheckpointEvery::Minutes(m) => self.saved_at.elapsed().as_secs_f64() >= 60.0 * m,
-        }
-    }
-
-    /// Trains to the end, or to `max_steps`, or until [`Options::stop`]; and evaluates.
+    /// Trains to the end, or to `max_steps`, or until [`Options::stop`]; and evaluates: the original's `main()`.
     ///
     /// # Errors
-    /// A cost that is not finite; the last checkpoint could not be written.
+    /// A cost that is not finite ([`Diverged`]); the last checkpoint could not be written.
     pub fn train(&mut self, listen: &mut dyn FnMut(Event)) -> Result<()> {
         let epochs = self.run.config.max_max_epoch;
+        let mut step = self.train_step()?;
         let mut validated = false;
         while self.progress.epoch < epochs && !self.at_limit() {
-            let complete = self.train_epoch(listen)?;
+            let complete = self.run_epoch(&mut step, listen)?;
             // Saved before the evaluation, which may take long; on a GPU it is over sooner than the saving.
             if !(complete && self.variables.device().is_cuda()) {
-                self.save(listen)?;
+                self.save(step.state(), listen)?;
             }
             if self.evaluates() {
                 self.validate(listen)?;
@@ -471,20 +438,13 @@ impl<'a> Session<'a> {
                 break;
             }
             self.progress = Progress { epoch: self.progress.epoch + 1, step: 0, costs: 0.0, ..self.progress };
-            self.state.clear();
-            self.save(listen)?;
+            self.save(&[], listen)?;
         }
         if self.evaluates() {
             if !validated && self.progress.epoch < epochs {
                 self.validate(listen)?;
             }
-            if self.workers.is_none_or(|workers| workers.rank() == 0) {
-                // One text, one worker: the others are done.
-                let model = self.model(false).among(None);
-                if let Some(result) = evaluate_unless(&model, &self.input.test, &|| !self.evaluates())? {
-                    listen(Event::Final(result));
-                }
-            }
+            self.test(listen)?;
         }
         match self.save_error.take() {
             Some(error) => {
@@ -494,9 +454,127 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The signal to stop by; 0 is none. All workers must stop after the same step.
+    /// The original's `run_epoch(session, m, eval_op=m.train_op, verbose=True)`. Returns whether the epoch was finished.
+    fn run_epoch(&mut self, train_step: &mut TrainStep, listen: &mut dyn FnMut(Event)) -> Result<bool> {
+        let producer = &self.input.train;
+        let epoch_size = producer.epoch_size();
+        let epoch = EpochClock { done: self.progress.step, start: Instant::now() };
+        let learning_rate = self.run.config.learning_rate_at(self.progress.epoch);
+        train_step.assign_lr(learning_rate)?;
+        if epoch.done == 0 {
+            let (_, rows) = self.team.share(producer.batch_size());
+            train_step.assign_state(&self.model(true).zero_state(rows))?;
+        }
+        let number = self.progress.epoch + 1;
+        listen(Event::Epoch { epoch: number, learning_rate, done: epoch.done, epoch_size });
+        while self.progress.step < epoch_size && !self.at_limit() && !self.stopped() {
+            let agreement = self.agree()?;
+            // The state is fed back within the step: it begins in the one that the step before left.
+            let notice = train_step.run(&producer.columns(self.progress.step), self.mask_seed())?;
+            notice.into_iter().for_each(|text| listen(Event::Notice { text }));
+            self.progress.step += 1;
+            self.progress.global_step += 1;
+            self.report(train_step, &epoch, listen)?;
+            let save_is_due = self.conclude(agreement)?;
+            if save_is_due && self.progress.step < epoch_size {
+                self.add_costs(train_step)?;
+                self.save(train_step.state(), listen)?;
+            }
+        }
+        self.add_costs(train_step)?;
+        let complete = self.progress.step == epoch_size;
+        let iters = self.progress.step * producer.num_steps();
+        let result = Evaluation::new(self.progress.costs, iters, producer.batch_size(), epoch.start);
+        listen(Event::EpochEnd { epoch: number, split: "train", result, complete });
+        Ok(complete)
+    }
+
+    /// Reports the step that was just done: the original's progress line and the logged step, where they are due.
+    fn report(
+        &mut self,
+        train_step: &mut TrainStep,
+        epoch: &EpochClock,
+        listen: &mut dyn FnMut(Event),
+    ) -> Result<()> {
+        let producer = &self.input.train;
+        let (epoch_size, done) = (producer.epoch_size(), self.progress.step);
+        // Steps are counted from 0, as in the original.
+        let (step, global_step) = (done - 1, self.progress.global_step - 1);
+        let line = step % (epoch_size / 10).max(1) == 10;
+        let log = self.options.log_every > 0 && global_step % self.options.log_every == 0;
+        // A GPU would have to be waited for.
+        if line || log || self.variables.device() == Device::Cpu {
+            self.add_costs(train_step)?;
+        }
+        if line || log {
+            let iters = done * producer.num_steps();
+            let perplexity = (self.progress.costs / iters as f64).exp();
+            let words = (done - epoch.done) * producer.num_steps() * producer.batch_size();
+            let wps = words as f64 / epoch.start.elapsed().as_secs_f64();
+            if log {
+                let [cost, global_norm] = train_step.last()?;
+                let (epoch, lr) =
+                    (self.progress.epoch + 1, self.run.config.learning_rate_at(self.progress.epoch));
+                listen(Event::Step { epoch, step, global_step, cost, global_norm, lr, perplexity, wps });
+            }
+            if line {
+                listen(Event::Progress { fraction: step as f64 / epoch_size as f64, perplexity, wps });
+            }
+        }
+        listen(Event::Tick { done });
+        Ok(())
+    }
+
+    fn validate(&self, listen: &mut dyn FnMut(Event)) -> Result<()> {
+        if let Some(result) = evaluate_until(&self.model(false), &self.input.valid, &|| !self.evaluates())? {
+            let epoch = self.progress.epoch + 1;
+            listen(Event::EpochEnd { epoch, split: "valid", result, complete: true });
+        }
+        Ok(())
+    }
+
+    /// One text of one row: worker 0 reads it, and the others are done.
+    fn test(&self, listen: &mut dyn FnMut(Event)) -> Result<()> {
+        if self.team.rank() == 0 {
+            let model = self.model(false).with_team(&Solo);
+            if let Some(result) = evaluate_until(&model, &self.input.test, &|| !self.evaluates())? {
+                listen(Event::Final(result));
+            }
+        }
+        Ok(())
+    }
+
+    fn model(&self, is_training: bool) -> PtbModel<'a> {
+        PtbModel::new(self.variables, is_training, self.options.rnn_mode)
+            .precision(self.options.precision)
+            .with_team(self.team)
+    }
+
+    /// The training step, in the state where training resumes.
+    fn train_step(&self) -> Result<TrainStep<'a>> {
+        let batch_size = self.run.config.batch_size;
+        let (_, rows) = self.team.share(batch_size);
+        // (What the workers send each other cannot be recorded.)
+        let record = self.options.cuda_graph && self.team.size() == 1;
+        let mut step = TrainStep::new(self.model(true), batch_size, rows, record)?;
+        step.assign_state(&self.resumed_state)?;
+        Ok(step)
+    }
+
+    /// Seed of the next step's dropout masks: a function of the run's seed and the step alone, so that a resumed run draws the masks
+    /// that an uninterrupted one draws.
+    fn mask_seed(&self) -> Option<i64> {
+        let dropout = self.run.config.keep_prob < 1.0;
+        dropout.then(|| step_seed(self.run.seed, self.progress.global_step))
+    }
+
+    fn at_limit(&self) -> bool {
+        self.options.max_steps.is_some_and(|max| self.progress.global_step >= max)
+    }
+
+    /// The signal to stop by; 0 is none. All workers must stop after the same step, so a signal counts once all know of it.
     fn signal(&self) -> usize {
-        if self.workers.is_some() { self.agreed_stop } else { self.options.stop.load(Ordering::Relaxed) }
+        if self.team.size() > 1 { self.agreed_stop } else { self.options.stop.load(Ordering::Relaxed) }
     }
 
     fn stopped(&self) -> bool {
@@ -508,136 +586,59 @@ impl<'a> Session<'a> {
         self.options.evaluate && (!self.stopped() || self.options.evaluate_when_stopped && interrupted)
     }
 
-    fn model(&self, is_training: bool) -> PtbModel<'a> {
-        PtbModel::new(self.variables, is_training, self.options.rnn_mode)
-            .precision(self.options.precision)
-            .among(self.workers)
+    /// Begins to agree with the other workers on what follows this step: by which signal to stop, and whether to save, because any of
+    /// them was asked to or by worker 0's clock.
+    fn agree(&self) -> Result<(Tensor, Pending)> {
+        let stop = self.options.stop.load(Ordering::Relaxed) as i64;
+        let asked = self.options.save.swap(false, Ordering::Relaxed);
+        let save = asked || self.team.rank() == 0 && self.time_to_save();
+        let wishes = Tensor::from_slice(&[stop, i64::from(save)]);
+        let pending = self.team.all_reduce_max(&wishes)?;
+        Ok((wishes, pending))
     }
 
-    fn at_limit(&self) -> bool {
-        self.options.max_steps.is_some_and(|max| self.progress.global_step >= max)
-    }
-
-    fn validate(&self, listen: &mut dyn FnMut(Event)) -> Result<()> {
-        let model = self.model(false);
-        if let Some(result) = evaluate_unless(&model, &self.input.valid, &|| !self.evaluates())? {
-            listen(Event::EpochEnd {
-                epoch: self.progress.epoch + 1,
-                split: "valid",
-                result,
-                complete: true,
-            });
+    /// What all workers agreed on for the step that was just done. Returns whether to save.
+    fn conclude(&mut self, (wishes, agreed): (Tensor, Pending)) -> Result<bool> {
+        agreed.wait()?;
+        let [stop, save] = [0, 1].map(|i| wishes.int64_value(&[i]));
+        self.agreed_stop = stop as usize;
+        if stop != 0 {
+            // For the exit code, on those that had no signal of their own.
+            self.options.stop.store(self.agreed_stop, Ordering::Relaxed);
         }
+        if self.progress.global_step % COMPARE_EVERY == 0 {
+            self.ensure_equal_variables()?;
+        }
+        Ok(match self.options.checkpoint_every {
+            CheckpointEvery::Steps(n) => save != 0 || self.progress.global_step % n == 0,
+            CheckpointEvery::Minutes(_) => save != 0,
+        })
+    }
+
+    fn time_to_save(&self) -> bool {
+        match self.options.checkpoint_every {
+            CheckpointEvery::Steps(_) => false,
+            CheckpointEvery::Minutes(m) => self.saved_at.elapsed().as_secs_f64() >= 60.0 * m,
+        }
+    }
+
+    /// Compares all workers' variables with worker 0's.
+    fn ensure_equal_variables(&self) -> Result<()> {
+        let strays = self.team.strays(&self.variables.trained())?;
+        let strays: Vec<String> = strays.iter().map(|rank| format!("rank {rank}")).collect();
+        ensure!(
+            strays.is_empty(),
+            "after global step {} the variables of {} are not those of rank 0. All workers must run on machines of one kind; where they \
+             do, a machine's memory or processor has failed. Nothing was saved after the last comparison",
+            self.progress.global_step,
+            strays.join(", ")
+        );
         Ok(())
     }
 
-    /// The original's `run_epoch(session, m, eval_op=m.train_op, verbose=True)`. True if the epoch was finished.
-    fn train_epoch(&mut self, listen: &mut dyn FnMut(Event)) -> Result<bool> {
-        let producer = &self.input.train;
-        let model = self.model(true);
-        let (epoch_size, batch_size, num_steps) =
-            (producer.epoch_size(), producer.batch_size(), producer.num_steps());
-        let epoch = self.progress.epoch + 1;
-        let learning_rate = self.run.config.learning_rate_at(self.progress.epoch);
-        let done = self.progress.step;
-        listen(Event::Epoch { epoch, learning_rate, done, epoch_size });
-        if done == 0 {
-            self.state = model.zero_state(self.workers.map_or(batch_size, |w| w.share(batch_size).1));
-        }
-        if self.fixed.is_none()
-            && self.workers.is_none()
-            && self.options.cuda_graph
-            && self.variables.device().is_cuda()
-        {
-            self.fixed = Some(FixedStep::new(self.model(true), batch_size, num_steps, &self.pending, true)?);
-        }
-        if let Some(fixed) = &mut self.fixed {
-            self.state = fixed.set(&self.state, learning_rate)?;
-        }
-        let dropout = self.run.config.keep_prob < 1.0;
-        let start = Instant::now();
-        while self.progress.step < epoch_size && !self.at_limit() && !self.stopped() {
-            let Progress { step, global_step, .. } = self.progress;
-            let agreement = self.agree()?;
-            // A function of seed and step alone, so that a resumed run draws the masks that it would have drawn.
-            let seed = dropout.then(|| step_seed(self.run.seed, global_step));
-            let figures = if let Some(fixed) = &mut self.fixed {
-                let notice = fixed.run(&producer.columns(step), seed)?;
-                notice.into_iter().for_each(|text| listen(Event::Notice { text }));
-                fixed.figures().shallow_clone()
-            } else {
-                if let Some(seed) = seed {
-                    tch::manual_seed(seed);
-                }
-                let (x, y) = producer.batch(step);
-                let result = model.train_step(&x, &y, &self.state, learning_rate)?;
-                self.state = result.state;
-                let figures = Tensor::stack(&[result.cost, result.global_norm], 0).to_kind(Kind::Double);
-                let _ = self.pending.g_add_(&figures);
-                figures
-            };
-            self.progress.step += 1;
-            self.progress.global_step += 1;
-
-            let line = step % (epoch_size / 10).max(1) == 10;
-            let log = self.options.log_every > 0 && global_step % self.options.log_every == 0;
-            if line || log || self.variables.device() == tch::Device::Cpu {
-                self.read_costs()?;
-            }
-            if line || log {
-                let iters = (step + 1) * num_steps;
-                let perplexity = (self.progress.costs / iters as f64).exp();
-                let words = (step + 1 - done) * num_steps * batch_size;
-                let wps = words as f64 / start.elapsed().as_secs_f64();
-                if log {
-                    let [cost, global_norm] = [0, 1].map(|i| figures.double_value(&[i]));
-                    listen(Event::Step {
-                        epoch,
-                        step,
-                        global_step,
-                        cost,
-                        global_norm,
-                        lr: learning_rate,
-                        perplexity,
-                        wps,
-                    });
-                }
-                if line {
-                    listen(Event::Progress { fraction: step as f64 / epoch_size as f64, perplexity, wps });
-                }
-            }
-            listen(Event::Tick { done: step + 1 });
-            let mut due = self.time_to_save();
-            if let Some((wishes, agreed)) = agreement {
-                agreed.wait()?;
-                self.agreed_stop = wishes.int64_value(&[0]) as usize;
-                due = wishes.int64_value(&[1]) != 0;
-                if self.stopped() {
-                    // For the exit code, on those that had no signal of their own.
-                    self.options.stop.store(self.agreed_stop, Ordering::Relaxed);
-                }
-                if self.progress.global_step % COMPARE_EVERY == 0 {
-                    self.ensure_equal_variables()?;
-                }
-            }
-            if let CheckpointEvery::Steps(n) = self.options.checkpoint_every {
-                due = self.progress.global_step % n == 0;
-            }
-            if due && self.progress.step < epoch_size {
-                self.save(listen)?;
-            }
-        }
-        self.read_costs()?;
-        let complete = self.progress.step == epoch_size;
-        let result = Evaluation::new(self.progress.costs, self.progress.step * num_steps, batch_size, start);
-        listen(Event::EpochEnd { epoch, split: "train", result, complete });
-        Ok(complete)
-    }
-
-    /// Reads the costs added up on the device.
-    fn read_costs(&mut self) -> Result<()> {
-        let [cost, global_norm] = [0, 1].map(|i| self.pending.double_value(&[i]));
-        let _ = self.pending.zero_();
+    /// Adds the costs of the steps since the last call to the epoch's.
+    fn add_costs(&mut self, train_step: &mut TrainStep) -> Result<()> {
+        let [cost, global_norm] = train_step.take_sums()?;
         if !(cost.is_finite() && global_norm.is_finite()) {
             return Err(self.diverged("the cost or the gradient's norm"));
         }
@@ -645,42 +646,39 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn diverged(&self, what: &str) -> anyhow::Error {
-        if self.workers.is_some_and(|workers| workers.rank() != 0) {
+    fn diverged(&self, what: &'static str) -> anyhow::Error {
+        if self.team.rank() != 0 {
             return anyhow!("the run has diverged; rank 0 says more");
         }
-        let kept = match self.folder {
-            None => "and without --save-path there is no checkpoint of it".to_owned(),
-            Some(folder) => match folder.newest() {
-                Some(path) => format!("the last good checkpoint is {}", path.display()),
-                None => "and there is no checkpoint of it yet".to_owned(),
-            },
+        let kept = match self.folder.map(SaveFolder::newest) {
+            None => "and since nothing is saved there is no checkpoint of it".to_owned(),
+            Some(Some(path)) => format!("the last good checkpoint is {}", path.display()),
+            Some(None) => "and there is no checkpoint of it yet".to_owned(),
         };
-        anyhow!(
-            "the run has diverged: at epoch {}, step {} (global step {}) {what} is no longer a finite number. Nothing of it was saved; {kept}. \
-             What helps: a smaller --learning-rate, a smaller --max-grad-norm, a smaller --init-scale; with --init-from, other variables",
-            self.progress.epoch + 1,
-            self.progress.step,
-            self.progress.global_step,
-        )
+        let Progress { epoch, step, global_step, .. } = self.progress;
+        Diverged { epoch: epoch + 1, step, global_step, what, kept }.into()
     }
 
-    /// Writes a checkpoint, but never one with a number that is not finite. If the disk refuses it, that is told and training goes on: the earlier checkpoints are still there.
-    fn save(&mut self, listen: &mut dyn FnMut(Event)) -> Result<()> {
-        if self.folder.is_none() && self.workers.is_none() {
-            return Ok(());
-        }
-        self.read_costs()?;
+    /// Writes a checkpoint with the state of this worker's rows, but never one with a number that is not finite. If the disk refuses
+    /// it, that is reported and training continues: the earlier checkpoints are still there.
+    fn save(&mut self, state: &[Tensor], listen: &mut dyn FnMut(Event)) -> Result<()> {
         self.saved_at = Instant::now();
         self.ensure_equal_variables()?;
-        let state = self.variables.narrow_state(&self.whole_state()?);
+        let mut whole = State::new();
+        for own in state {
+            let (all, gathered) = self.team.all_gather(own)?;
+            gathered.wait()?;
+            whole.push(all);
+        }
         let Some(folder) = self.folder else { return Ok(()) };
+        let mut variables = self.variables.to_tensorflow()?;
+        variables.extend(self.variables.slots_to_tensorflow()?);
         let checkpoint = Checkpoint {
             run: self.run.clone(),
-            made: self.made(),
+            made: self.provenance(),
             progress: self.progress.clone(),
-            variables: self.variables.to_tensorflow()?,
-            state,
+            variables,
+            state: self.variables.narrow_state(&whole),
             vocabulary: Some(self.vocabulary.clone()),
         };
         for tensor in checkpoint.variables.values().chain(&checkpoint.state) {
@@ -701,6 +699,12 @@ impl<'a> Session<'a> {
         }
         Ok(())
     }
+}
+
+/// Since when an epoch runs in this process, and from which step on.
+struct EpochClock {
+    done: i64,
+    start: Instant,
 }
 
 /// SplitMix64's finalizer over seed and step: neighbouring steps get unrelated seeds.

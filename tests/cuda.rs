@@ -6,10 +6,9 @@ mod devices;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use devices::{devices, host};
+use devices::devices;
 use ptb_word_lm::config::{Config, Precision, RnnMode};
 use ptb_word_lm::device::set_precision;
-use ptb_word_lm::graph::{FixedStep, count_reads, forbid_synchronization};
 use ptb_word_lm::model::{PtbModel, PtbVariables};
 use ptb_word_lm::optimizer::Gradient;
 use ptb_word_lm::rnn::{CellType, State};
@@ -26,91 +25,16 @@ const CONFIG: Config = Config {
     ..Config::SMALL
 };
 const DROPOUT: Config = Config { keep_prob: 0.5, ..CONFIG };
-const STEPS: i64 = 8;
 
 fn variables(config: &Config, device: Device, kind: Kind) -> PtbVariables {
     PtbVariables::new(config, CellType::BasicLstm, device, kind, 3).unwrap()
 }
 
-/// A text of `STEPS` batches, int32 as the producer has it, and step k of it with the targets' column.
-fn text(config: &Config, device: Device) -> Tensor {
+/// The words of a step, int64, with the targets' column.
+fn words(config: &Config, device: Device) -> Tensor {
     tch::manual_seed(5);
-    let size = [config.batch_size, STEPS * config.num_steps + 1];
-    Tensor::randint(config.vocab_size, size, (Kind::Int, Device::Cpu)).to_device(device)
-}
-
-fn words(text: &Tensor, config: &Config, k: i64) -> Tensor {
-    text.narrow(1, k * config.num_steps, config.num_steps + 1)
-}
-
-fn rate(k: i64) -> f64 {
-    1.0 / (1.0 + (k / 3) as f64)
-}
-
-/// `STEPS` steps of the plain kind: costs, global norms, and the state at the end.
-fn plainly(model: &PtbModel, text: &Tensor, config: &Config) -> (Vec<[f64; 2]>, State) {
-    let mut state = model.zero_state(config.batch_size);
-    let mut figures = Vec::new();
-    for k in 0..STEPS {
-        tch::manual_seed(100 + k);
-        let at = |start| words(text, config, k).narrow(1, start, config.num_steps).to_kind(Kind::Int64);
-        let step = model.train_step(&at(0), &at(1), &state, rate(k)).unwrap();
-        figures.push([step.cost.double_value(&[]), step.global_norm.double_value(&[])]);
-        state = step.state;
-    }
-    (figures, state)
-}
-
-fn fixed(model: PtbModel, text: &Tensor, config: &Config, record: bool) -> (Vec<[f64; 2]>, State, [f64; 2]) {
-    let sums = Tensor::zeros([2], (Kind::Double, text.device()));
-    let zero = model.zero_state(config.batch_size);
-    let mut fixed = FixedStep::new(model, config.batch_size, config.num_steps, &sums, record).unwrap();
-    let mut state = fixed.set(&zero, rate(0)).unwrap();
-    let mut figures = Vec::new();
-    for k in 0..STEPS {
-        state = fixed.set(&state, rate(k)).unwrap();
-        let notice = fixed.run(&words(text, config, k), Some(100 + k)).unwrap();
-        assert_eq!(notice, None, "recording is refused");
-        figures.push([0, 1].map(|i| fixed.figures().double_value(&[i])));
-    }
-    (figures, state.iter().map(Tensor::copy).collect(), [0, 1].map(|i| sums.double_value(&[i])))
-}
-
-/// Kernel by kernel it is the plain step to the last bit, on the CPU. On a GPU, where the sums over repeated words have no fixed order,
-/// and recorded, it agrees to float32's rounding.
-#[test]
-fn the_fixed_step_is_the_plain_step() {
-    for &device in devices() {
-        for config in [CONFIG, DROPOUT] {
-            for mode in [RnnMode::Cudnn, RnnMode::Block, RnnMode::Basic] {
-                for record in [false, true] {
-                    let (a, b) =
-                        (variables(&config, device, Kind::Float), variables(&config, device, Kind::Float));
-                    let text = text(&config, device);
-                    let (plain, plain_state) = plainly(&PtbModel::new(&a, true, mode), &text, &config);
-                    let (ours, state, sums) = fixed(PtbModel::new(&b, true, mode), &text, &config, record);
-                    let tolerance = if device == Device::Cpu { 0.0 } else { 1e-5 };
-                    let what = format!("{device:?} {mode} keep_prob {} record {record}", config.keep_prob);
-                    for (k, (plain, ours)) in plain.iter().zip(&ours).enumerate() {
-                        for (p, o) in plain.iter().zip(ours) {
-                            assert!((o / p - 1.0).abs() <= tolerance, "{what}, step {k}: {o} instead of {p}");
-                        }
-                    }
-                    for i in 0..2 {
-                        let sum: f64 = ours.iter().map(|figures| figures[i]).sum();
-                        assert!((sums[i] / sum - 1.0).abs() < 1e-14, "{what}: the sums");
-                    }
-                    let pairs = plain_state.iter().zip(&state).map(|(p, o)| (host(p), host(o)));
-                    let trained =
-                        a.trainable().into_iter().zip(b.trainable()).map(|(p, o)| (host(p), host(o)));
-                    for (plain, ours) in pairs.chain(trained) {
-                        let difference = (plain - ours).abs().max().double_value(&[]);
-                        assert!(difference <= tolerance, "{what}: a tensor differs by {difference:e}");
-                    }
-                }
-            }
-        }
-    }
+    let size = [config.batch_size, config.num_steps + 1];
+    Tensor::randint(config.vocab_size, size, (Kind::Int64, Device::Cpu)).to_device(device)
 }
 
 /// All layers in one call, as where there is no dropout, give the numbers of layer by layer.
@@ -140,7 +64,7 @@ fn half_width_gradients_are_near_the_float32_ones() {
     for &device in devices() {
         for config in [CONFIG, DROPOUT] {
             let v = variables(&config, device, Kind::Float);
-            let words = words(&text(&config, device), &config, 0).to_kind(Kind::Int64);
+            let words = words(&config, device);
             let (x, y) = (words.narrow(1, 0, config.num_steps), words.narrow(1, 1, config.num_steps));
             let gradients = |precision| {
                 set_precision(precision);
@@ -163,108 +87,6 @@ fn half_width_gradients_are_near_the_float32_ones() {
                 }
             }
             set_precision(Precision::Fp32);
-        }
-    }
-}
-
-/// No operator of the step reads a number into the program, for which a GPU would make the host wait. In double precision the CPU takes the
-/// very operators that a GPU takes.
-#[test]
-fn the_step_reads_nothing() {
-    for &device in devices() {
-        for config in [CONFIG, DROPOUT] {
-            let v = variables(&config, device, Kind::Double);
-            let text = text(&config, device);
-            let model = PtbModel::new(&v, true, RnnMode::Cudnn);
-            let sums = Tensor::zeros([2], (Kind::Double, device));
-            let mut fixed = FixedStep::new(model, config.batch_size, config.num_steps, &sums, false).unwrap();
-            let model = PtbModel::new(&v, true, RnnMode::Cudnn);
-            let mut state = model.zero_state(config.batch_size);
-            let at = |start| words(&text, &config, 1).narrow(1, start, config.num_steps).to_kind(Kind::Int64);
-            let reads = count_reads(|| {
-                state = model.train_step(&at(0), &at(1), &state, 1.0).unwrap().state;
-                fixed.set(&state, 0.5).unwrap();
-                fixed.run(&words(&text, &config, 2), Some(1)).unwrap();
-            });
-            assert_eq!(reads, 0, "{device:?}");
-            assert_eq!(
-                count_reads(|| assert!(sums.double_value(&[0]) > 0.0)),
-                1,
-                "it would have been noticed"
-            );
-        }
-    }
-}
-
-/// The same by libtorch's own check, on a GPU; the epoch's inputs are there, and the state and the costs stay there.
-#[test]
-#[ignore = "needs a GPU (bench/gpu.sh)"]
-fn gpu_the_step_never_waits() {
-    let device = *devices().last().unwrap();
-    assert!(device.is_cuda(), "there is no GPU");
-    for config in [CONFIG, DROPOUT] {
-        let v = variables(&config, device, Kind::Float);
-        let text = text(&config, device);
-        let sums = Tensor::zeros([2], (Kind::Double, device));
-        let model = PtbModel::new(&v, true, RnnMode::Cudnn);
-        let zero = model.zero_state(config.batch_size);
-        let mut fixed = FixedStep::new(model, config.batch_size, config.num_steps, &sums, true).unwrap();
-        fixed.set(&zero, 1.0).unwrap();
-        for k in 0..STEPS {
-            // The first step sets libraries up, and the fourth is recorded.
-            let _forbidden = (k != 0 && k != 3).then(NoWaiting::new);
-            assert_eq!(fixed.run(&words(&text, &config, k), Some(k)).unwrap(), None);
-        }
-        let _forbidden = NoWaiting::new();
-        assert!(sums.f_double_value(&[0]).is_err(), "it would have been noticed");
-    }
-}
-
-/// While it lives, waiting for the GPU is an error in the whole process; not any longer, whatever happens to the test.
-struct NoWaiting;
-
-impl NoWaiting {
-    fn new() -> Self {
-        forbid_synchronization(true).unwrap();
-        NoWaiting
-    }
-}
-
-impl Drop for NoWaiting {
-    fn drop(&mut self) {
-        forbid_synchronization(false).unwrap();
-    }
-}
-
-/// At the published models' sizes, where cuDNN takes other algorithms than for small layers, and 650 units are computed as 656: a GPU in strict
-/// float32 computes what the CPU computes, and recorded what it computes kernel by kernel.
-#[test]
-#[ignore = "needs a GPU (bench/gpu.sh)"]
-fn gpu_published_sizes_are_the_cpu_s() {
-    let device = *devices().last().unwrap();
-    assert!(device.is_cuda(), "there is no GPU");
-    for (hidden_size, num_steps) in [(200, 20), (650, 35), (1500, 35)] {
-        let config =
-            Config { vocab_size: 1000, hidden_size, num_steps, batch_size: 20, init_scale: 0.05, ..CONFIG };
-        let run = |device, record| {
-            let v = variables(&config, device, Kind::Float);
-            let text = text(&config, device);
-            let (figures, _, _) = fixed(PtbModel::new(&v, true, RnnMode::Cudnn), &text, &config, record);
-            (figures, v.to_tensorflow().unwrap())
-        };
-        let (expected, trained) = run(Device::Cpu, false);
-        for record in [false, true] {
-            let (figures, ours) = run(device, record);
-            for (k, (ours, expected)) in figures.iter().zip(&expected).enumerate() {
-                for (o, e) in ours.iter().zip(expected) {
-                    let off = (o / e - 1.0).abs();
-                    assert!(off < 2e-5, "{hidden_size}, record {record}, step {k}: {o} instead of {e}");
-                }
-            }
-            for (name, expected) in &trained {
-                let off = ((&ours[name] - expected).norm() / expected.norm()).double_value(&[]);
-                assert!(off < 2e-5, "{hidden_size}, record {record}: {name} is off by {off:e}");
-            }
         }
     }
 }

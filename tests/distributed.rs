@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use golden_file::Golden;
 use ptb_word_lm::checkpoint::{Checkpoint, RunConfig};
 use ptb_word_lm::config::{Config, Precision, RnnMode};
-use ptb_word_lm::distributed::{Place, ProcessGroup, Workers};
+use ptb_word_lm::distributed::{Place, ProcessGroup, Team};
 use ptb_word_lm::model::{PtbModel, PtbVariables};
-use ptb_word_lm::optimizer;
+use ptb_word_lm::optimizer::{self, Optimizer};
 use ptb_word_lm::reader::RawData;
 use ptb_word_lm::rnn::CellType;
 use ptb_word_lm::session::{CheckpointEvery, Event, Input, Options, Session};
@@ -214,7 +214,7 @@ fn golden_worker() {
         println!("GOLDEN {}", golden.name);
         for mode in [RnnMode::Basic, RnnMode::Block, RnnMode::Cudnn] {
             let variables = golden.variables(Kind::Float, Device::Cpu);
-            let model = PtbModel::new(&variables, true, mode).among(Some(&group));
+            let model = PtbModel::new(&variables, true, mode).with_team(&group);
             let mut state = model.zero_state(config.batch_size / group.size());
             for k in 0..golden.steps {
                 let masks = golden.masks(k, Kind::Float, Device::Cpu);
@@ -226,7 +226,8 @@ fn golden_worker() {
                     assert_close(&[ours.double_value(&[])], &[golden.at(name, k)], 1e-5, &what);
                 }
                 let scale = optimizer::clip_scale(&norm, config.max_grad_norm);
-                optimizer::apply_gradients(&variables.trainable(), &gradients, &scale, config.learning_rate);
+                let rate = Tensor::from(config.learning_rate as f32);
+                Optimizer::GradientDescent.apply_gradients(&variables.trainable(), &gradients, &scale, &rate);
                 state = next;
             }
             let ours = variables.to_tensorflow().unwrap();
@@ -497,7 +498,13 @@ fn drifting_worker() {
     };
     let variables = PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 0).unwrap();
     let input = Input::new(&data, &variables).unwrap();
-    let run = RunConfig { config, cell: "basic_lstm".into(), seed: 0, limits: Default::default() };
+    let run = RunConfig {
+        config,
+        cell: "basic_lstm".into(),
+        optimizer: Default::default(),
+        seed: 0,
+        limits: Default::default(),
+    };
     let options = Options {
         rnn_mode: RnnMode::Cudnn,
         precision: Precision::Fp32,

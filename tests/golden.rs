@@ -11,7 +11,7 @@ use golden_file::Golden;
 
 use ptb_word_lm::config::{Config, RnnMode};
 use ptb_word_lm::model::{PtbModel, PtbVariables};
-use ptb_word_lm::optimizer::{self, Gradient};
+use ptb_word_lm::optimizer::{self, Gradient, Optimizer, OptimizerType};
 use ptb_word_lm::rnn::{CellType, State};
 use ptb_word_lm::tf::Variables;
 use tch::{Device, Kind, Tensor};
@@ -90,12 +90,8 @@ fn drive(golden: &Golden, mode: RnnMode, kind: Kind, device: Device, tolerance: 
         } else {
             let scale =
                 optimizer::clip_scale(&optimizer::global_norm(&gradients), golden.config.max_grad_norm);
-            optimizer::apply_gradients(
-                &variables.trainable(),
-                &gradients,
-                &scale,
-                golden.config.learning_rate,
-            );
+            let rate = Tensor::from(golden.config.learning_rate).to_kind(kind).to_device(device);
+            Optimizer::GradientDescent.apply_gradients(&variables.trainable(), &gradients, &scale, &rate);
             state = next;
         }
     }
@@ -120,6 +116,47 @@ fn float32_over_all_steps_in_all_modes() {
         let tolerance = if device.is_cuda() { 5e-5 } else { 1e-5 };
         for mode in MODES {
             drive(&golden, mode, Kind::Float, device, tolerance);
+        }
+    }
+}
+
+/// The walkthrough's optimizer: costs, norms, variables, and the slots at the end.
+#[test]
+fn adam_over_all_steps_in_all_modes() {
+    let goldens: Vec<Golden> = Golden::read_all().into_iter().filter(Golden::is_adam).collect();
+    if std::env::var_os("GOLDEN").is_none() {
+        assert!(!goldens.is_empty(), "no golden file of Adam");
+    }
+    for (golden, &device) in
+        goldens.iter().flat_map(|golden| devices().iter().map(move |device| (golden, device)))
+    {
+        for (mode, kind) in MODES.into_iter().flat_map(|mode| [(mode, Kind::Float), (mode, Kind::Double)]) {
+            let tolerance = if device.is_cuda() && kind == Kind::Float { 5e-5 } else { 1e-5 };
+            let variables = golden.variables(kind, device).with_optimizer(OptimizerType::Adam);
+            let model = PtbModel::new(&variables, true, mode);
+            let what = format!("{} {mode} {kind:?} {device:?}", golden.name);
+            let mut state = model.zero_state(golden.config.batch_size);
+            for k in 0..golden.steps {
+                let (x, y) = golden.batch(k, device);
+                let step = model.train_step(&x, &y, &state, golden.config.learning_rate).unwrap();
+                for (ours, name) in [(&step.cost, "cost"), (&step.global_norm, "global_norm")] {
+                    let off = (ours.double_value(&[]) / golden.at(name, k) - 1.0).abs();
+                    assert!(off < tolerance, "{what} step {k}: {name} is off by {off:e}");
+                }
+                state = step.state;
+            }
+            let trained = variables.to_tensorflow().unwrap();
+            let slots = variables.slots_to_tensorflow().unwrap();
+            assert_all_close(&trained, &golden.group("final"), tolerance, &what);
+            for (suffix, group) in [("Adam", "final_m"), ("Adam_1", "final_v")] {
+                for (name, expected) in golden.group(group) {
+                    let slot = &slots[&format!("{name}/{suffix}")];
+                    assert_close(slot, &expected, tolerance, &format!("{what} {name}/{suffix}"));
+                }
+            }
+            for power in ["beta1_power", "beta2_power"] {
+                assert_close(&slots[power], &golden.arrays[power].view([0i64; 0]), 1e-6, power);
+            }
         }
     }
 }

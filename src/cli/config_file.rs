@@ -12,7 +12,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Map, Value, json};
 
-use crate::libtorch;
+use crate::kernels::libtorch;
 use crate::reader::RawData;
 use crate::report::notice;
 

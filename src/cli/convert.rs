@@ -8,9 +8,10 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::data::read_data;
-use crate::checkpoint::{Checkpoint, Made, Progress, RunConfig, SaveFolder, to_safetensors};
+use crate::checkpoint::{Checkpoint, Progress, Provenance, RunConfig, SaveFolder, to_safetensors};
 use crate::config::{Config, Model};
 use crate::files::write_atomically;
+use crate::optimizer::OptimizerType;
 use crate::reader::Limits;
 use crate::report::{line, notice};
 use crate::tf;
@@ -65,7 +66,8 @@ impl ImportArgs {
         }
         // A cell's scope is its name with `_cell`.
         let cell = shapes.cell.trim_end_matches("_cell").to_owned();
-        let run = RunConfig { config, cell, seed: 0, limits: Limits::default() };
+        let optimizer = OptimizerType::default();
+        let run = RunConfig { config, cell, optimizer, seed: 0, limits: Limits::default() };
         let variables = model
             .variables
             .into_iter()
@@ -73,7 +75,7 @@ impl ImportArgs {
             .collect();
         let checkpoint = Checkpoint {
             run,
-            made: Made::default(),
+            made: Provenance::default(),
             progress: Progress::default(),
             variables,
             state: Vec::new(),

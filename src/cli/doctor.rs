@@ -10,7 +10,7 @@ use tch::{Device, Kind};
 
 use crate::config::{Config, RnnMode};
 use crate::device;
-use crate::libtorch;
+use crate::kernels::libtorch;
 use crate::model::{PtbModel, PtbVariables};
 use crate::reader::{Producer, RawData, SAMPLE};
 use crate::report::line;

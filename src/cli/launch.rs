@@ -9,7 +9,7 @@ use tch::Device;
 
 use crate::config::ConfigError;
 use crate::device::{self, DeviceArg};
-use crate::distributed::{Place, Workers, check_batch_size};
+use crate::distributed::{Place, Solo, Team, check_batch_size};
 
 #[derive(Args)]
 pub struct WorkerFlags {
@@ -41,11 +41,11 @@ impl WorkerFlags {
         asked: DeviceArg,
         batch_size: i64,
         stop: &AtomicUsize,
-        train: impl FnOnce(Device, Option<&dyn Workers>) -> Result<ExitCode>,
+        train: impl FnOnce(Device, &dyn Team) -> Result<ExitCode>,
     ) -> Result<ExitCode> {
         let (role, device) = self.role(asked, batch_size)?;
         match role {
-            Role::Alone => train(device::select(device)?, None),
+            Role::Alone => train(device::select(device)?, &Solo),
             Role::Parent(workers) => processes::start(workers, self.worker_timeout, stop),
             Role::Worker(place) => {
                 processes::be_worker(&place, device, self.worker_timeout, train).map_err(|error| {
@@ -143,11 +143,11 @@ mod processes {
         place: &Place,
         device: DeviceArg,
         timeout: u64,
-        train: impl FnOnce(Device, Option<&dyn Workers>) -> Result<ExitCode>,
+        train: impl FnOnce(Device, &dyn Team) -> Result<ExitCode>,
     ) -> Result<ExitCode> {
         let device = device::select(device)?;
         let mut group = ProcessGroup::join(place, device, Duration::from_secs(timeout))?;
-        let result = train(device, Some(&group));
+        let result = train(device, &group);
         if let Err(error) = &result {
             group.tell_failure(error);
         }
@@ -272,7 +272,7 @@ mod processes {
         _: &Place,
         _: DeviceArg,
         _: u64,
-        _: impl FnOnce(Device, Option<&dyn Workers>) -> Result<ExitCode>,
+        _: impl FnOnce(Device, &dyn Team) -> Result<ExitCode>,
     ) -> Result<ExitCode> {
         bail!("built without data parallelism")
     }

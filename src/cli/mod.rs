@@ -22,9 +22,10 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{ConfigError, RnnMode};
+use crate::device;
+use crate::kernels::libtorch;
 use crate::report::{line, notice};
 use crate::rnn::CellType;
-use crate::{device, libtorch};
 
 /// Exit code of a command that was understood and failed.
 const FAILED: u8 = 1;

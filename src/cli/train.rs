@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use tch::Kind;
@@ -17,14 +17,15 @@ use super::{config_file, rnn_mode};
 use crate::checkpoint::{RunConfig, SaveFolder, ensure_same_run, ensure_same_vocabulary};
 use crate::config::{Config, ConfigError, LrSchedule, Model, Precision, RnnMode};
 use crate::device::{self, DeviceArg};
-use crate::distributed::Workers;
+use crate::distributed::Team;
 use crate::events::EventFile;
 use crate::model::PtbVariables;
+use crate::optimizer::OptimizerType;
 use crate::reader::{RawData, SAMPLE, Split};
 use crate::report::{Metrics, Reporter, notice};
 use crate::rnn::CellType;
 use crate::sample;
-use crate::session::{CheckpointEvery, Event, Input, Options, Session};
+use crate::session::{CheckpointEvery, Diverged, Event, Input, Options, Session};
 use crate::tf;
 
 // args_override_self: the command line's flags come after those of --config and win.
@@ -112,6 +113,17 @@ pub struct TrainArgs {
     /// Which recurrent cell: basic_lstm (the original's), lstm, gru or basic_rnn
     #[arg(long, default_value_t = CellType::BasicLstm, help_heading = "Hyperparameters (each overrides the model's)")]
     cell: CellType,
+    /// sgd (the original's gradient descent) or adam (the walkthrough's, as TensorFlow 1 computes it; its learning rate is
+    /// --learning-rate, about 0.001)
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = OptimizerType::Sgd,
+        hide_possible_values = true,
+        value_name = "NAME",
+        help_heading = "Hyperparameters (each overrides the model's)"
+    )]
+    optimizer: OptimizerType,
     /// Which of the original's learning-rate schedules; the published table was made with 2016's
     #[arg(
         long,
@@ -218,9 +230,9 @@ impl TrainArgs {
         let config = self.config()?;
         let stop = stop_on_signals()?;
         let (device, batch_size) = (self.device.device, config.batch_size);
-        self.launch.run(device, batch_size, &stop, |device, workers| {
+        self.launch.run(device, batch_size, &stop, |device, team| {
             self.device.set_threads();
-            self.train(config, device, workers, stop.clone())
+            self.train(config, device, team, stop.clone())
         })
     }
 
@@ -239,10 +251,10 @@ impl TrainArgs {
         &self,
         mut config: Config,
         device: tch::Device,
-        workers: Option<&dyn Workers>,
+        team: &dyn Team,
         stop: Arc<AtomicUsize>,
     ) -> Result<ExitCode> {
-        let first = workers.is_none_or(|workers| workers.rank() == 0);
+        let first = team.rank() == 0;
         let notice = |text: &str| {
             if first {
                 notice(text);
@@ -270,7 +282,13 @@ impl TrainArgs {
         }
         config.vocab_size = data.vocabulary.len() as i64;
         config.validate()?;
-        let run = RunConfig { config, cell: self.cell.to_string(), seed: self.seed, limits };
+        let run = RunConfig {
+            config,
+            cell: self.cell.to_string(),
+            optimizer: self.optimizer,
+            seed: self.seed,
+            limits,
+        };
 
         let checkpoint = match &folder {
             Some(folder) => folder.latest(&mut |text| notice(text))?,
@@ -285,10 +303,9 @@ impl TrainArgs {
             }
         }
 
-        if let Some(workers) = workers {
-            self.ensure_same_everywhere(workers, &run, precision, &data)?;
-        }
-        let variables = PtbVariables::new(&config, self.cell, device, Kind::Float, self.seed)?;
+        self.ensure_same_everywhere(team, &run, precision, &data)?;
+        let variables = PtbVariables::new(&config, self.cell, device, Kind::Float, self.seed)?
+            .with_optimizer(self.optimizer);
         let input = Input::new(&data, &variables)?;
         let options = Options {
             rnn_mode,
@@ -298,6 +315,7 @@ impl TrainArgs {
             evaluate: !self.no_eval,
             checkpoint_every: self.checkpoint_every,
             stop: stop.clone(),
+            save: Arc::default(),
             evaluate_when_stopped: self.test_on_interrupt,
             cuda_graph: !self.no_cuda_graph,
         };
@@ -323,14 +341,12 @@ impl TrainArgs {
                 at.step,
                 at.global_step
             ));
-            for difference in checkpoint.made.differences(&session.made()) {
+            for difference in checkpoint.made.differences(&session.provenance()) {
                 notice(&format!("{difference}: the run goes on equal to rounding, not to the last bit"));
             }
         }
 
-        if let Some(workers) = workers {
-            session.join(workers)?;
-        }
+        session.join(team)?;
 
         let metrics = self.metrics.clone().or(self.save_path.as_ref().map(|path| path.join("metrics.jsonl")));
         let metrics =
@@ -350,6 +366,7 @@ impl TrainArgs {
             "model": self.model,
             "config": config,
             "cell": self.cell.to_string(),
+            "optimizer": self.optimizer,
             "rnn_mode": rnn_mode,
             "precision": precision,
             "seed": self.seed,
@@ -357,7 +374,7 @@ impl TrainArgs {
             "min_count": limits.min_count,
             "device": device::name(device),
             "threads": tch::get_num_threads(),
-            "workers": workers.map_or(1, |workers| workers.size()),
+            "workers": team.size(),
             "init_from": self.init_from,
             "resumed_at": checkpoint.as_ref().map(|c| c.progress.global_step),
             "versions": config_file::versions(),
@@ -367,7 +384,7 @@ impl TrainArgs {
         say(&format!(
             "model {} on {}{}, {} threads: {} words, learning-rate schedule {}",
             self.model,
-            workers.map_or(String::new(), |workers| format!("{} workers, each on ", workers.size())),
+            if team.size() > 1 { format!("{} workers, each on ", team.size()) } else { String::new() },
             device::name(device),
             tch::get_num_threads(),
             config.vocab_size,
@@ -381,6 +398,13 @@ impl TrainArgs {
             if first {
                 reporter.show(&event);
             }
+        })
+        .map_err(|error| match error.is::<Diverged>() {
+            true => anyhow!(
+                "{error:#}. What helps: a smaller --learning-rate, a smaller --max-grad-norm, a smaller --init-scale; with --init-from, \
+                 other variables"
+            ),
+            false => error,
         })?;
         reporter.finish();
         if let Some(perplexity) = test_perplexity.filter(|_| self.data_path == SAMPLE) {
@@ -413,7 +437,7 @@ impl TrainArgs {
     /// Refuses to train beside workers that were told something else, or have other data.
     fn ensure_same_everywhere(
         &self,
-        workers: &dyn Workers,
+        team: &dyn Team,
         run: &RunConfig,
         precision: Precision,
         data: &RawData,
@@ -432,7 +456,7 @@ impl TrainArgs {
             "test": data.test.md5,
         });
         let theirs: serde_json::Value =
-            serde_json::from_str(&workers.broadcast_text("run", &ours.to_string())?)?;
+            serde_json::from_str(&team.broadcast_text("run", &ours.to_string())?)?;
         for (name, value) in ours.as_object().into_iter().flatten() {
             let rank_0_s = &theirs[name];
             ensure!(

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use tch::{Device, Tensor};
 use torch_sys::C_tensor;
 
-use super::{Pending, Place, Workers};
+use super::{Pending, Place, Team};
 
 /// How often a worker shows that it is alive, and for how long it may be silent before it is held for lost.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -407,7 +407,7 @@ impl ProcessGroup {
     }
 }
 
-impl Workers for ProcessGroup {
+impl Team for ProcessGroup {
     fn rank(&self) -> i64 {
         self.rank
     }

@@ -18,7 +18,17 @@ pub struct Golden {
 }
 
 impl Golden {
+    /// The files whose runs were trained by gradient descent.
     pub fn all() -> Vec<Golden> {
+        Self::read_all().into_iter().filter(|golden| !golden.is_adam()).collect()
+    }
+
+    /// Whether the run was trained by Adam.
+    pub fn is_adam(&self) -> bool {
+        self.arrays.contains_key("beta1_power")
+    }
+
+    pub fn read_all() -> Vec<Golden> {
         let folder = std::env::var_os("GOLDEN").map_or("tests/fixtures/golden".into(), PathBuf::from);
         let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
             .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))

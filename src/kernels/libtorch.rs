@@ -17,7 +17,7 @@ unsafe extern "C" {
 
 /// The text of one of the functions above.
 fn text(function: unsafe extern "C" fn() -> *const c_char) -> String {
-    // SAFETY: each of them returns a string that ends in 0 and stays for the life of the process (src/libtorch.cpp).
+    // SAFETY: each of them returns a string that ends in 0 and stays for the life of the process (libtorch.cpp).
     unsafe { CStr::from_ptr(function()) }.to_string_lossy().into_owned()
 }
 
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn tch_is_the_pinned_one() {
-        assert!(include_str!("../Cargo.toml").contains(&format!("tch = \"={TCH_VERSION}\"")));
+        assert!(include_str!("../../Cargo.toml").contains(&format!("tch = \"={TCH_VERSION}\"")));
     }
 
     #[test]

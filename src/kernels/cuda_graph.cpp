@@ -5,7 +5,7 @@
 // the one version of libtorch that the program is made for. That needs no CUDA headers, and a program built where there is no GPU has
 // everything. Every function reports failure instead of throwing; the text goes into the caller's buffer.
 //
-// Called from src/graph.rs and src/device.rs.
+// Called from cuda_graph.rs.
 
 #include <ATen/Context.h>
 #include <ATen/core/Generator.h>
@@ -13,7 +13,6 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
 
-#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <new>
@@ -135,20 +134,46 @@ extern "C" bool ptb_cuda_forbid_sync(bool forbid, char* error, size_t size) {
     });
 }
 
-// Counts the operators that read a number from a tensor into the program, by which the host waits for the device: from the call with `begin`
-// to the one without, which returns their number. On the CPU it shows what a GPU would have to wait for. In the calling thread.
-extern "C" long ptb_count_reads(bool begin) {
-    static std::atomic<long> reads;
-    static thread_local at::CallbackHandle handle;
-    if (begin) {
-        reads = 0;
-        handle = at::addThreadLocalCallback(at::RecordFunctionCallback([](const at::RecordFunction& f) -> std::unique_ptr<at::ObserverContext> {
-                                                for (const char* name : {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"})
-                                                    if (std::strcmp(f.name(), name) == 0) ++reads;
-                                                return nullptr;
-                                            }).scopes({at::RecordScope::FUNCTION}));
-        return 0;
-    }
-    at::removeCallback(handle);
-    return reads;
+// Counts the operators that the calling thread calls: all that launch something on a device (neither views nor what only asks for memory), and
+// those that read a number from a tensor into the program, by which the host waits. On the CPU it shows what a GPU would have to do.
+namespace {
+
+struct Counts {
+    long all = 0, reads = 0;
+    at::CallbackHandle handle = 0;
+};
+thread_local Counts counts;
+
+bool among(const char* name, std::initializer_list<const char*> names) {
+    for (const char* other : names)
+        if (std::strcmp(name, other) == 0) return true;
+    return false;
+}
+
+std::unique_ptr<at::ObserverContext> count(const at::RecordFunction& f) {
+    const char* name = f.name();
+    if (std::strncmp(name, "aten::", 6) != 0) return nullptr;
+    if (among(name, {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"})) ++counts.reads;
+    if (!among(name, {"aten::view", "aten::as_strided", "aten::t", "aten::transpose", "aten::narrow", "aten::slice", "aten::select",
+                      "aten::unsqueeze", "aten::squeeze", "aten::expand", "aten::permute", "aten::detach", "aten::chunk", "aten::split",
+                      "aten::unbind", "aten::reshape", "aten::flatten", "aten::alias", "aten::empty", "aten::empty_like",
+                      "aten::empty_strided", "aten::resize_", "aten::to", "aten::contiguous", "aten::numpy_T", "aten::item",
+                      "aten::result_type", "aten::lift_fresh", "aten::_reshape_alias", "aten::_unsafe_view", "aten::view_as",
+                      "aten::tensor_split", "aten::unsafe_split", "aten::unsafe_chunk"}))
+        ++counts.all;
+    return nullptr;
+}
+
+}  // namespace
+
+extern "C" void ptb_count_begin() {
+    counts.all = counts.reads = 0;
+    counts.handle =
+        at::addThreadLocalCallback(at::RecordFunctionCallback(count).scopes({at::RecordScope::FUNCTION}));
+}
+
+extern "C" int64_t ptb_count_end(int64_t* reads) {
+    at::removeCallback(counts.handle);
+    *reads = counts.reads;
+    return counts.all;
 }

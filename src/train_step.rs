@@ -1,0 +1,466 @@
+//! The training step on fixed buffers: run eagerly, or on a GPU recorded once as a CUDA graph and replayed.
+//!
+//! A step is some fifty kernels, and launching one takes the host a few microseconds. Where the kernels are as short as that (`small`) the
+//! GPU waits for the host. A graph launches them all together. It repeats exactly what was recorded, addresses included, so whatever
+//! changes from step to step lives in buffers that are filled before the launch: the words, the learning rate, the state. Dropout
+//! masks are drawn within the graph: a replay takes the generator's seed at that time.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use anyhow::{Result, bail};
+use tch::{Device, Kind, Tensor};
+
+use crate::kernels::cuda_graph::{CudaGraph, own_stream};
+use crate::model::PtbModel;
+use crate::rnn::State;
+
+/// Steps that are run kernel by kernel first: cuDNN and cuBLAS set themselves up in them, which cannot be recorded.
+const WARM_UP: u32 = 3;
+
+/// The training step of a model, with its inputs and outputs always in the same place.
+pub(crate) struct TrainStep<'a> {
+    model: PtbModel<'a>,
+    /// `[batch, num_steps + 1]`, int64: a step's inputs and, shifted by one, its targets.
+    words: Tensor,
+    /// The original's `_lr`: a scalar.
+    learning_rate: Tensor,
+    /// The state before the step, and after it the next step's.
+    state: State,
+    /// The last step's cost and global norm, `[2]`, float64.
+    last: Tensor,
+    /// Their sums over the steps since they were last read.
+    sums: Tensor,
+    recording: Recording,
+    /// Read a number within the recording, which cannot be recorded.
+    #[cfg(test)]
+    spoilt: bool,
+}
+
+enum Recording {
+    /// Not on the CPU, and not where it was refused.
+    Off,
+    /// After so many more steps.
+    After(u32),
+    On(CudaGraph),
+}
+
+impl<'a> TrainStep<'a> {
+    /// The step of `model`, a view that is training, for batches of `batch_size` rows, and for the state of `state_rows` of them (those
+    /// of this worker). With `record` the fourth step on a GPU is recorded, and from then on it is replayed.
+    ///
+    /// # Errors
+    /// No memory.
+    pub(crate) fn new(model: PtbModel<'a>, batch_size: i64, state_rows: i64, record: bool) -> Result<Self> {
+        let device = model.device();
+        let state = model.zero_state(state_rows);
+        let kind = state.first().map_or(Kind::Float, Tensor::kind);
+        let recording = match device {
+            Device::Cuda(index) if record => {
+                own_stream(index)?;
+                Recording::After(WARM_UP)
+            }
+            _ => Recording::Off,
+        };
+        let zeros = |size: &[i64], kind| Tensor::f_zeros(size, (kind, device));
+        Ok(TrainStep {
+            words: zeros(&[batch_size, model.config().num_steps + 1], Kind::Int64)?,
+            learning_rate: zeros(&[], kind)?,
+            last: zeros(&[2], Kind::Double)?,
+            sums: zeros(&[2], Kind::Double)?,
+            model,
+            state,
+            recording,
+            #[cfg(test)]
+            spoilt: false,
+        })
+    }
+
+    /// The original's `assign_lr`.
+    ///
+    /// # Errors
+    /// Errors of libtorch.
+    pub(crate) fn assign_lr(&mut self, learning_rate: f64) -> Result<()> {
+        let _ = self.learning_rate.f_fill_(learning_rate)?;
+        Ok(())
+    }
+
+    /// Sets the state that the next step begins in.
+    ///
+    /// # Errors
+    /// A state of another shape.
+    pub(crate) fn assign_state(&mut self, state: &[Tensor]) -> Result<()> {
+        tch::no_grad(|| {
+            for (own, given) in self.state.iter_mut().zip(state) {
+                own.f_copy_(given)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The state that the next step begins in. The same tensors hold it after every step.
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The last step's cost and global norm. Waits for the device.
+    ///
+    /// # Errors
+    /// Errors of libtorch.
+    pub(crate) fn last(&self) -> Result<[f64; 2]> {
+        read(&self.last)
+    }
+
+    /// The sums of the steps' costs and global norms since this was last called. Waits for the device.
+    ///
+    /// # Errors
+    /// Errors of libtorch.
+    pub(crate) fn take_sums(&mut self) -> Result<[f64; 2]> {
+        let sums = read(&self.sums)?;
+        let _ = self.sums.f_zero_()?;
+        Ok(sums)
+    }
+
+    /// One step over `words` (`[batch_size, num_steps + 1]`, any integers); with `seed` the device's generator is set to it before.
+    /// Returns a notice, once, if recording was tried and failed: from then on the step runs kernel by kernel.
+    ///
+    /// # Errors
+    /// Errors of libtorch.
+    pub(crate) fn run(&mut self, words: &Tensor, seed: Option<i64>) -> Result<Option<String>> {
+        tch::no_grad(|| self.words.f_copy_(words))?;
+        let mut notice = None;
+        match self.recording {
+            Recording::After(0) => {
+                self.recording = self.record().map_or_else(
+                    |error| {
+                        notice = Some(format!(
+                            "the step cannot be recorded as a CUDA graph, so its kernels are launched one by one ({error:#})"
+                        ));
+                        Recording::Off
+                    },
+                    Recording::On,
+                );
+            }
+            Recording::After(steps) => self.recording = Recording::After(steps - 1),
+            _ => {}
+        }
+        if let Some(seed) = seed {
+            tch::manual_seed(seed);
+        }
+        match &self.recording {
+            Recording::On(graph) => graph.replay()?,
+            _ => self.step()?,
+        }
+        Ok(notice)
+    }
+
+    /// The step itself, from buffers to buffers.
+    fn step(&mut self) -> Result<()> {
+        let num_steps = self.words.size()[1] - 1;
+        let at = |start| self.words.narrow(1, start, num_steps).contiguous();
+        let step = self.model.train_op(&at(0), &at(1), &self.state, &self.learning_rate)?;
+        self.assign_state(&step.state)?;
+        tch::no_grad(|| {
+            self.last.f_copy_(&Tensor::f_stack(&[step.cost, step.global_norm], 0)?)?;
+            let _ = self.sums.f_add_(&self.last)?;
+            Ok(())
+        })
+    }
+
+    fn record(&mut self) -> Result<CudaGraph> {
+        let graph = CudaGraph::begin()?;
+        let recorded = caught(|| {
+            #[cfg(test)]
+            if self.spoilt {
+                self.last()?;
+            }
+            self.step()
+        });
+        let ended = graph.end();
+        recorded.and(ended)
+    }
+}
+
+fn read(figures: &Tensor) -> Result<[f64; 2]> {
+    let figures = Vec::try_from(figures)?;
+    Ok([figures[0], figures[1]])
+}
+
+/// Runs `work`. If an operator in it panics, as tch's do where libtorch refuses, the panic's text is the error, nothing is printed, and
+/// the thread's gradient mode is what it was. (`tch::no_grad` leaves it off when it is unwound.)
+fn caught(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    // The guard's `Drop` restores the mode; within it the work has gradients as usual.
+    let guard = tch::no_grad_guard();
+    let result = catch_unwind(AssertUnwindSafe(|| tch::with_grad(work)));
+    drop(guard);
+    std::panic::set_hook(hook);
+    result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        bail!("{}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::config::{Config, RnnMode};
+    use crate::device::{DeviceArg, select};
+    use crate::kernels::cuda_graph::{count_operators, forbid_synchronization};
+    use crate::model::PtbVariables;
+    use crate::rnn::CellType;
+
+    const CONFIG: Config = Config {
+        vocab_size: 57,
+        hidden_size: 24,
+        num_layers: 2,
+        batch_size: 5,
+        num_steps: 7,
+        init_scale: 0.3,
+        ..Config::SMALL
+    };
+    const DROPOUT: Config = Config { keep_prob: 0.5, ..CONFIG };
+    const STEPS: i64 = 8;
+
+    fn variables(config: &Config, device: Device, kind: Kind) -> PtbVariables {
+        PtbVariables::new(config, CellType::BasicLstm, device, kind, 3).unwrap()
+    }
+
+    /// A text of `STEPS` batches, int32 as the producer has it.
+    fn text(config: &Config, device: Device) -> Tensor {
+        tch::manual_seed(5);
+        let size = [config.batch_size, STEPS * config.num_steps + 1];
+        Tensor::randint(config.vocab_size, size, (Kind::Int, Device::Cpu)).to_device(device)
+    }
+
+    /// Step k of it, with the targets' column.
+    fn words(text: &Tensor, config: &Config, k: i64) -> Tensor {
+        text.narrow(1, k * config.num_steps, config.num_steps + 1)
+    }
+
+    fn rate(k: i64) -> f64 {
+        1.0 / (1.0 + (k / 3) as f64)
+    }
+
+    /// `STEPS` steps by the model alone: costs and global norms, and the state at the end.
+    fn plainly(model: &PtbModel, text: &Tensor, config: &Config) -> (Vec<[f64; 2]>, State) {
+        let mut state = model.zero_state(config.batch_size);
+        let mut figures = Vec::new();
+        for k in 0..STEPS {
+            tch::manual_seed(100 + k);
+            let at = |start| words(text, config, k).narrow(1, start, config.num_steps).to_kind(Kind::Int64);
+            let step = model.train_step(&at(0), &at(1), &state, rate(k)).unwrap();
+            figures.push([step.cost.double_value(&[]), step.global_norm.double_value(&[])]);
+            state = step.state;
+        }
+        (figures, state)
+    }
+
+    /// The same on fixed buffers, and the notices that came.
+    fn on_buffers(step: &mut TrainStep, text: &Tensor, config: &Config) -> (Vec<[f64; 2]>, Vec<String>) {
+        let (mut figures, mut notices) = (Vec::new(), Vec::new());
+        for k in 0..STEPS {
+            step.assign_lr(rate(k)).unwrap();
+            notices.extend(step.run(&words(text, config, k), Some(100 + k)).unwrap());
+            figures.push(step.last().unwrap());
+        }
+        (figures, notices)
+    }
+
+    fn train_step<'a>(variables: &'a PtbVariables, mode: RnnMode, record: bool) -> TrainStep<'a> {
+        let batch_size = variables.config().batch_size;
+        TrainStep::new(PtbModel::new(variables, true, mode), batch_size, batch_size, record).unwrap()
+    }
+
+    /// The fixed buffers change no number: to the last bit on the CPU; on a GPU, where sums over repeated words have no fixed order, to
+    /// float32's rounding, recorded or not.
+    fn buffers_change_nothing(device: Device, record: bool) {
+        let _random = crate::random_numbers(0);
+        let host = |t: &Tensor| t.to_device(Device::Cpu);
+        let tolerance = if device == Device::Cpu { 0.0 } else { 1e-5 };
+        for config in [CONFIG, DROPOUT] {
+            for mode in [RnnMode::Cudnn, RnnMode::Block, RnnMode::Basic] {
+                let what = format!("{device:?} {mode} keep_prob {} record {record}", config.keep_prob);
+                let [a, b] = [0, 1].map(|_| variables(&config, device, Kind::Float));
+                let text = text(&config, device);
+                let (plain, plain_state) = plainly(&PtbModel::new(&a, true, mode), &text, &config);
+                let mut step = train_step(&b, mode, record);
+                let (ours, notices) = on_buffers(&mut step, &text, &config);
+                assert!(notices.is_empty(), "{what}: {notices:?}");
+                for (k, (plain, ours)) in plain.iter().zip(&ours).enumerate() {
+                    for (p, o) in plain.iter().zip(ours) {
+                        assert!((o / p - 1.0).abs() <= tolerance, "{what}, step {k}: {o} instead of {p}");
+                    }
+                }
+                let sums = step.take_sums().unwrap();
+                for i in 0..2 {
+                    let sum: f64 = ours.iter().map(|figures| figures[i]).sum();
+                    assert!((sums[i] / sum - 1.0).abs() < 1e-14, "{what}: the sums");
+                }
+                assert_eq!(step.take_sums().unwrap(), [0.0; 2]);
+                let pairs = plain_state.iter().zip(step.state()).map(|(p, o)| (host(p), host(o)));
+                let trained = a.trainable().into_iter().zip(b.trainable()).map(|(p, o)| (host(p), host(o)));
+                for (plain, ours) in pairs.chain(trained) {
+                    let difference = (plain - ours).abs().max().double_value(&[]);
+                    assert!(difference <= tolerance, "{what}: a tensor differs by {difference:e}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_step_on_buffers_is_the_plain_step() {
+        buffers_change_nothing(Device::Cpu, false);
+    }
+
+    /// The GPU, selected before anything else of libtorch: each of these tests needs a process of its own, or none but the others.
+    fn gpu() -> Device {
+        let device = select(DeviceArg::Auto).unwrap();
+        assert!(device.is_cuda(), "there is no GPU");
+        device
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn gpu_the_recorded_step_is_the_plain_step() {
+        let device = gpu();
+        for record in [false, true] {
+            buffers_change_nothing(device, record);
+        }
+    }
+
+    /// No operator of the step reads a number into the program, for which a GPU would make the host wait, and their number does not
+    /// creep up. In double precision the CPU takes the very operators that a GPU takes, but for the fused norm and update.
+    #[test]
+    fn the_step_reads_nothing_and_has_few_operators() {
+        let _random = crate::random_numbers(0);
+        for (config, at_most) in [(CONFIG, 161), (DROPOUT, 178)] {
+            // What the LSTM does on the CPU grows with num_steps; on a GPU it is one operator. What does not grow is the rest.
+            let count = |num_steps| {
+                let config = Config { num_steps, ..config };
+                let v = variables(&config, Device::Cpu, Kind::Double);
+                let text = text(&config, Device::Cpu);
+                let mut step = train_step(&v, RnnMode::Cudnn, false);
+                let counted = count_operators(|| {
+                    step.run(&words(&text, &config, 2), Some(1)).unwrap();
+                });
+                assert_eq!(counted.reads, 0);
+                assert_eq!(count_operators(|| assert!(step.sums.double_value(&[0]) > 0.0)).reads, 1);
+                counted.all
+            };
+            let (few, more) = (count(4), count(8));
+            let rest = few - (more - few);
+            assert!(rest <= at_most, "{rest} operators, keep_prob {}", config.keep_prob);
+        }
+    }
+
+    /// While it lives, waiting for the GPU is an error in the whole process; not any longer, whatever happens to the test.
+    struct NoWaiting;
+
+    impl NoWaiting {
+        fn new() -> Self {
+            forbid_synchronization(true).unwrap();
+            NoWaiting
+        }
+    }
+
+    impl Drop for NoWaiting {
+        fn drop(&mut self) {
+            forbid_synchronization(false).unwrap();
+        }
+    }
+
+    /// The same by libtorch's own check, on a GPU.
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn gpu_the_step_never_waits() {
+        let device = gpu();
+        let _random = crate::random_numbers(0);
+        for config in [CONFIG, DROPOUT] {
+            let v = variables(&config, device, Kind::Float);
+            let text = text(&config, device);
+            let mut step = train_step(&v, RnnMode::Cudnn, true);
+            step.assign_lr(1.0).unwrap();
+            for k in 0..STEPS {
+                // The first step sets libraries up, and the fourth is recorded.
+                let _forbidden = (k != 0 && k != 3).then(NoWaiting::new);
+                assert_eq!(step.run(&words(&text, &config, k), Some(k)).unwrap(), None);
+            }
+            let _forbidden = NoWaiting::new();
+            assert!(step.last().is_err(), "it would have been noticed");
+        }
+    }
+
+    /// The functions of libtorch_cuda that cuda_graph.cpp looks up, replaced by ones that succeed or fail on demand: tests/stub_cuda.cpp.
+    fn stub() -> libloading::os::unix::Library {
+        use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("stub.so");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stub_cuda.cpp");
+        let mut compile = Command::new(std::env::var("CXX").unwrap_or("c++".into()));
+        let compiled = compile.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status().unwrap();
+        assert!(compiled.success());
+        // SAFETY: it has no initialisers.
+        unsafe { Library::open(Some(&library), RTLD_NOW | RTLD_GLOBAL) }.unwrap()
+    }
+
+    /// Whatever fails in a recording, there is one notice, gradients stay on, and the steps continue kernel by kernel with the same numbers.
+    #[test]
+    fn a_failed_recording_leaves_nothing_behind() {
+        let _random = crate::random_numbers(0);
+        let text = text(&DROPOUT, Device::Cpu);
+        let costs = |recording| {
+            let v = variables(&DROPOUT, Device::Cpu, Kind::Float);
+            let mut step = train_step(&v, RnnMode::Cudnn, false);
+            step.recording = recording;
+            on_buffers(&mut step, &text, &DROPOUT)
+        };
+        let (expected, none) = costs(Recording::Off);
+        assert!(none.is_empty());
+        let stub = stub();
+        // SAFETY: a function of the stub, of this type.
+        let fail = unsafe { stub.get::<extern "C" fn(i32)>(b"stub_fail_at") }.unwrap();
+        for (stage, name) in [(1, "the constructor"), (2, "capture_begin"), (3, "capture_end")] {
+            fail(stage);
+            let (ours, notices) = costs(Recording::After(WARM_UP));
+            // (The stub lets a CPU compute what is to be recorded only: its steps after that are one ahead.)
+            let same = if stage == 3 { WARM_UP as usize } else { ours.len() };
+            assert_eq!(ours[..same], expected[..same], "{name}");
+            assert!(ours.iter().flatten().all(|cost| cost.is_finite()), "{ours:?}");
+            assert!(notices.len() == 1 && notices[0].contains(name), "{notices:?}");
+        }
+        // A panic within the recording, of a step in the middle of `no_grad`.
+        fail(0);
+        let panicked = caught(|| tch::no_grad(|| panic!("libtorch says no")));
+        assert!(format!("{:#}", panicked.unwrap_err()).contains("libtorch says no"));
+        let x = Tensor::from(1.0).set_requires_grad(true);
+        assert!((&x * 2.0).requires_grad(), "gradients are on again");
+        // A replay that fails ends the run with libtorch's words.
+        let graph = CudaGraph::begin().unwrap().end().unwrap();
+        graph.replay().unwrap();
+        fail(4);
+        assert!(format!("{:#}", graph.replay().unwrap_err()).contains("replay"));
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn gpu_a_spoilt_recording_goes_on() {
+        let device = gpu();
+        let _random = crate::random_numbers(0);
+        let text = text(&DROPOUT, device);
+        let run = |spoilt| {
+            let v = variables(&DROPOUT, device, Kind::Float);
+            let mut step = train_step(&v, RnnMode::Cudnn, true);
+            step.spoilt = spoilt;
+            on_buffers(&mut step, &text, &DROPOUT)
+        };
+        let ((expected, none), (ours, notices)) = (run(false), run(true));
+        assert!(none.is_empty(), "{none:?}");
+        assert_eq!(notices.len(), 1, "{notices:?}");
+        for (o, e) in ours.iter().flatten().zip(expected.iter().flatten()) {
+            assert!((o / e - 1.0).abs() < 1e-5, "{ours:?} instead of {expected:?}");
+        }
+    }
+}
