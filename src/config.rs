@@ -43,6 +43,9 @@ pub struct Config {
     pub vocab_size: i64,
     /// Which of the original's two learning-rate schedules.
     pub lr_schedule: LrSchedule,
+    /// Added to the forget gates before their sigmoid, and not trained. 0 in the original; 1 is the default of TensorFlow's cells.
+    #[serde(default)]
+    pub forget_bias: f64,
 }
 
 impl Config {
@@ -61,6 +64,7 @@ impl Config {
         batch_size: 20,
         vocab_size: 10000,
         lr_schedule: LrSchedule::Y2016,
+        forget_bias: 0.0,
     };
 
     /// `MediumConfig`: 39 epochs, half of the elements dropped; published test perplexity 82.07.
@@ -147,6 +151,9 @@ impl Config {
             if !(value.is_finite() && value > 0.0) {
                 return Err(ConfigError(format!("{flag} is {value}; it must be a number above 0")));
             }
+        }
+        if !self.forget_bias.is_finite() {
+            return Err(ConfigError(format!("--forget-bias is {}; it must be a number", self.forget_bias)));
         }
         if self.vocab_size < 2 {
             return Err(ConfigError(format!(

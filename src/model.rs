@@ -17,9 +17,6 @@ use crate::rnn::{
 use crate::team::{Solo, Team};
 use crate::tf;
 
-/// The forget gate's bias in the original: its gates start half open.
-pub const FORGET_BIAS: f64 = 0.0;
-
 const EMBEDDING: &str = "Model/embedding";
 const SOFTMAX_W: &str = "Model/softmax_w";
 const SOFTMAX_B: &str = "Model/softmax_b";
@@ -35,8 +32,8 @@ fn cell_scope(k: usize) -> String {
 
 /// A layer's variables as libtorch wants them: `[4*hidden, in]`, `[4*hidden, hidden]`, `[4*hidden]`, `[4*hidden]`, gates in libtorch's order.
 ///
-/// Recurrent and input bias are one in the original: the second of libtorch's two biases stays zero and is not trained, since under SGD it
-/// would double the bias's step.
+/// Recurrent and input bias are one in the original, so the second of libtorch's two biases is not trained: under SGD it would double
+/// the bias's step. It holds what TensorFlow adds to the gates besides, `forget_bias`, which is 0 in the original.
 type LstmWeights = [Tensor; 4];
 
 /// `nn::lstm`'s variables of the layers that are run in one call of libtorch's LSTM: all layers, or a single one where dropout stands
@@ -233,6 +230,8 @@ impl PtbVariables {
         };
         let layer = |k| -> Result<LstmWeights> {
             let second_bias = get("bias_hh", k)?.set_requires_grad(false);
+            // (libtorch's gates: i, f, g, o)
+            let _ = second_bias.narrow(0, hidden, hidden).fill_(config.forget_bias);
             Ok([get("weight_ih", k)?, get("weight_hh", k)?, get("bias_ih", k)?, second_bias])
         };
         let layers = (0..num_layers).map(layer).collect::<Result<Vec<_>>>()?;
@@ -431,18 +430,20 @@ impl PtbVariables {
     /// The cells over these variables, one per layer, for a mode that is unrolled over time.
     fn cells(&self, mode: RnnMode) -> Result<Vec<Box<dyn RnnCell>>> {
         let indices = 0..self.config.num_layers as usize;
+        let forget_bias = self.config.forget_bias;
         match &self.recurrent {
             Recurrent::Lstm(stacks) => layers(stacks)
-                .map(|[w_ih, w_hh, bias, _]| -> Result<Box<dyn RnnCell>> {
+                .map(|[w_ih, w_hh, bias, second_bias]| -> Result<Box<dyn RnnCell>> {
                     if mode == RnnMode::Block {
-                        return Ok(Box::new(LSTMBlockCell::from_libtorch(w_ih, w_hh, bias)?));
+                        let bias = bias + second_bias;
+                        return Ok(Box::new(LSTMBlockCell::from_libtorch(w_ih, w_hh, &bias)?));
                     }
                     let (kernel, bias) = kernel_from_libtorch(w_ih, w_hh, bias)?;
-                    Ok(Box::new(BasicLSTMCell::new(&kernel, &bias, FORGET_BIAS)?))
+                    Ok(Box::new(BasicLSTMCell::new(&kernel, &bias, forget_bias)?))
                 })
                 .collect(),
             Recurrent::Cells(variables) => {
-                indices.map(|k| self.cell.build(variables, &cell_scope(k), FORGET_BIAS)).collect()
+                indices.map(|k| self.cell.build(variables, &cell_scope(k), forget_bias)).collect()
             }
         }
     }

@@ -210,6 +210,8 @@ overrides! {
     max_grad_norm: f64,
     /// Epochs at the full learning rate: 4, 6, 14
     max_epoch: i64,
+    /// Added to the forget gates, and not trained: 0 in all three
+    forget_bias: f64,
     /// Epochs in all: 13, 39, 55
     max_max_epoch: i64,
 }
