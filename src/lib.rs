@@ -33,6 +33,7 @@ pub mod generate;
 pub mod graph;
 pub mod html;
 pub mod libtorch;
+mod lock;
 pub mod loss;
 mod lstm;
 pub mod model;

@@ -6,10 +6,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -275,6 +276,8 @@ pub struct Options {
     pub checkpoint_every: CheckpointEvery,
     /// Not 0: finish the step, save, and stop. Signal handlers set it, to the signal's number.
     pub stop: Arc<AtomicUsize>,
+    /// True: finish the step, save, and continue. It is reset then.
+    pub save: Arc<AtomicBool>,
     /// Evaluate even when stopped, if by SIGINT.
     pub evaluate_when_stopped: bool,
     /// On a GPU: record the step as a CUDA graph and replay it.
@@ -432,11 +435,13 @@ impl<'a> Session<'a> {
         self.state.iter().map(whole).collect()
     }
 
-    /// Begins to agree with the other workers on what follows this step: whether to stop, and by worker 0's clock whether to save.
+    /// Begins to agree with the other workers on what follows this step: whether to stop, and whether to save,
+    /// by worker 0's clock or because any of them was asked to.
     fn agree(&self) -> Result<Option<(Tensor, Pending)>> {
         let Some(workers) = self.workers else { return Ok(None) };
         let stop = self.options.stop.load(Ordering::Relaxed) as i64;
-        let wishes = Tensor::from_slice(&[stop, i64::from(workers.rank() == 0 && self.time_to_save())]);
+        let save = self.save_requested() || workers.rank() == 0 && self.time_to_save();
+        let wishes = Tensor::from_slice(&[stop, i64::from(save)]);
         let pending = workers.all_reduce_max(&wishes)?;
         Ok(Some((wishes, pending)))
     }
@@ -446,6 +451,11 @@ impl<'a> Session<'a> {
             CheckpointEvery::Steps(_) => false,
             CheckpointEvery::Minutes(m) => self.saved_at.elapsed().as_secs_f64() >= 60.0 * m,
         }
+    }
+
+    /// True once for each time that [`Options::save`] is set.
+    fn save_requested(&self) -> bool {
+        self.options.save.swap(false, Ordering::Relaxed)
     }
 
     /// Trains to the end, or to `max_steps`, or until [`Options::stop`]; and evaluates.
@@ -502,7 +512,7 @@ impl<'a> Session<'a> {
     }
 
     fn evaluates(&self) -> bool {
-        let interrupted = self.signal() == libc::SIGINT as usize;
+        let interrupted = self.signal() == Signal::SIGINT as usize;
         self.options.evaluate && (!self.stopped() || self.options.evaluate_when_stopped && interrupted)
     }
 
@@ -605,7 +615,7 @@ impl<'a> Session<'a> {
                 }
             }
             listen(Event::Tick { done: step + 1 });
-            let mut due = self.time_to_save();
+            let mut due = self.workers.is_none() && (self.save_requested() | self.time_to_save());
             if let Some((wishes, agreed)) = agreement {
                 agreed.wait()?;
                 self.agreed_stop = wishes.int64_value(&[0]) as usize;
@@ -619,7 +629,7 @@ impl<'a> Session<'a> {
                 }
             }
             if let CheckpointEvery::Steps(n) = self.options.checkpoint_every {
-                due = self.progress.global_step % n == 0;
+                due |= self.progress.global_step % n == 0;
             }
             if due && self.progress.step < epoch_size {
                 self.save(listen)?;

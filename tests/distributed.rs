@@ -507,6 +507,7 @@ fn drifting_worker() {
         evaluate: false,
         checkpoint_every: CheckpointEvery::Steps(1000),
         stop: Default::default(),
+        save: Default::default(),
         evaluate_when_stopped: false,
     };
     let mut session = Session::new(&variables, &input, &data.vocabulary, run, options, None);
