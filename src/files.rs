@@ -16,10 +16,7 @@ use nix::errno::Errno;
 /// # Errors
 /// A place that cannot be written, a full disk. The old file is then untouched. The error names the
 /// path.
-pub fn write_atomically(
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
-) -> Result<()> {
+pub fn write_atomically(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
     let name = path.file_name().with_context(|| format!("{}: is not a file's name", path.display()))?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut beside = OsString::from(".");
@@ -45,7 +42,7 @@ pub fn write_atomically(
 /// Renames a file, or copies it where the file system cannot rename.
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
-        Err(error) if is_unsupported(&error) || is(&error, &[Errno::EXDEV, Errno::EEXIST]) => {
+        Err(error) if is_unsupported(&error) || is(&error, &[Errno::EXDEV, Errno::EEXIST, Errno::EPERM]) => {
             // Not fs::copy, which also copies permissions.
             let mut copy = File::create(to)?;
             io::copy(&mut File::open(from)?, &mut copy)?;
