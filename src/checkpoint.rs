@@ -4,8 +4,8 @@
 //! layout, the LSTM's state, and as metadata the configuration, the vocabulary, the position in the run and a SHA-256 over it all. It is
 //! written beside its place, synced and renamed into it, and the previous one is kept, so a crash at any moment leaves a good one.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::{self, File};
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,8 @@ use sha2::{Digest, Sha256};
 use tch::Kind;
 
 use crate::config::Config;
-use crate::files::write_atomically;
+use crate::files::{self, with_suffix, write_atomically};
+use crate::lock::FolderLock;
 use crate::optimizer::OptimizerType;
 use crate::reader::{Limits, Vocabulary};
 use crate::rnn::{CellType, State};
@@ -182,9 +183,9 @@ impl Checkpoint {
             Some(words) => {
                 let (count, expected) = (words.split('\n').count(), run.config.vocab_size);
                 ensure!(count as i64 == expected, "it has {count} words, expected {expected}");
-                let different: HashSet<&str> = words.split('\n').collect();
-                ensure!(different.len() == count, "a word is in its vocabulary twice");
-                Some(Vocabulary::from_words(words.split('\n')))
+                let vocabulary = Vocabulary::from_words(words.split('\n'));
+                ensure!(vocabulary.len() == count, "a word is in its vocabulary twice");
+                Some(vocabulary)
             }
             None => None,
         };
@@ -239,7 +240,7 @@ impl Checkpoint {
                 Ok(checkpoint) => {
                     for path in damaged.iter().filter(|_| set_aside) {
                         let aside = with_suffix(path, ".damaged");
-                        fs::rename(path, &aside)
+                        files::rename(path, &aside)
                             .with_context(|| format!("{}: cannot be set aside", path.display()))?;
                         notice(&format!("the damaged file is now {}", aside.display()));
                     }
@@ -312,40 +313,24 @@ fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(suffix);
-    path.into()
-}
-
-/// A run's `--save-path`: checked to be writable, and locked for as long as this value lives.
+/// The folder that a run saves to: checked to be writable, and locked for as long as this value lives.
 pub struct SaveFolder {
     path: PathBuf,
-    /// Checkpoints to keep.
+    /// Number of checkpoints to keep.
     keep: usize,
-    /// Held, not used: the system lets the lock go when the process ends, however it ends.
-    _lock: File,
+    lock: FolderLock,
 }
 
 impl SaveFolder {
-    /// Creates the folder if need be, and locks it. The newest `keep` checkpoints are kept, at least 1.
+    /// Locks the folder, and creates it if it does not exist. The newest `keep` checkpoints are kept,
+    /// at least 1.
     ///
     /// # Errors
-    /// A place that cannot be written, or that another run is using.
+    /// A place that cannot be written, or that another run is using. The error begins with the path.
     pub fn open(path: &Path, keep: usize) -> Result<Self> {
-        let cannot = || format!("--save-path {}: cannot be written", path.display());
+        let cannot = || format!("{}: cannot be written", path.display());
         fs::create_dir_all(path).with_context(cannot)?;
-        let lock = File::options().create(true).append(true).open(path.join("lock")).with_context(cannot)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                bail!(
-                    "--save-path {}: another run is using this folder; give each run its own",
-                    path.display()
-                )
-            }
-            Err(fs::TryLockError::Error(error)) => return Err(error).with_context(cannot),
-        }
+        let lock = FolderLock::acquire(path).with_context(|| path.display().to_string())?;
         write_atomically(&path.join("probe"), |_| Ok(())).with_context(cannot)?;
         fs::remove_file(path.join("probe")).with_context(cannot)?;
         // Half a checkpoint of a process that was killed while it wrote.
@@ -356,12 +341,17 @@ impl SaveFolder {
                 fs::remove_file(&half).with_context(|| format!("{}: cannot be removed", half.display()))?;
             }
         }
-        Ok(SaveFolder { path: path.to_owned(), keep: keep.max(1), _lock: lock })
+        Ok(SaveFolder { path: path.to_owned(), keep: keep.max(1), lock })
     }
 
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A warning if the file system has no locks.
+    pub fn warning(&self) -> Option<String> {
+        self.lock.warning()
     }
 
     /// The newest good checkpoint, if there is any. Damaged ones that are newer get `.damaged` to their names, with a word to `notice`.

@@ -3,8 +3,6 @@
 //! The presets are `SmallConfig`, `MediumConfig`, `LargeConfig` and `TestConfig` of `ptb_word_lm.py`, after
 //! Zaremba et al. (arXiv 1409.2329), field by field under the same names.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -169,30 +167,24 @@ impl Config {
 ///
 /// The code of mid-2016 decays by `lr_decay ** max(i - max_epoch, 0)`: the published perplexities were made with it. From the end of
 /// 2016 on it reads `max(i + 1 - max_epoch, 0)`, one epoch less at the full rate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, strum::Display)]
 pub enum LrSchedule {
     /// `max_epoch + 1` epochs at the full rate: the schedule of the published table
     #[serde(rename = "2016")]
     #[value(name = "2016")]
+    #[strum(to_string = "2016")]
     Y2016,
     /// `max_epoch` epochs at the full rate: the later code
     #[serde(rename = "2017")]
     #[value(name = "2017")]
+    #[strum(to_string = "2017")]
     Y2017,
 }
 
-impl fmt::Display for LrSchedule {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            LrSchedule::Y2016 => "2016",
-            LrSchedule::Y2017 => "2017",
-        })
-    }
-}
-
 /// The original's `--model`: which preset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, strum::Display)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Model {
     /// 2 layers of 200 units, no dropout, 13 epochs
     Small,
@@ -216,20 +208,10 @@ impl Model {
     }
 }
 
-impl fmt::Display for Model {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Model::Small => "small",
-            Model::Medium => "medium",
-            Model::Large => "large",
-            Model::Test => "test",
-        })
-    }
-}
-
 /// How the recurrent layers are run (the original's `--rnn_mode`); all three are one function of the same variables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, strum::Display)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum RnnMode {
     /// op by op, unrolled over time: the readable specification
     Basic,
@@ -239,19 +221,12 @@ pub enum RnnMode {
     Cudnn,
 }
 
-impl fmt::Display for RnnMode {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            RnnMode::Basic => "basic",
-            RnnMode::Block => "block",
-            RnnMode::Cudnn => "cudnn",
-        })
-    }
-}
-
 /// What the large matrix products are computed in; variables, their updates, softmax and sums are float32 in any case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, strum::Display,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Precision {
     /// float32
     #[default]
@@ -259,6 +234,7 @@ pub enum Precision {
     /// float32 with TF32 in cuDNN's LSTM alone: what PyTorch does by default on a GPU, and the default there; on a GPU only
     #[value(name = "tf32-cudnn")]
     #[serde(rename = "tf32-cudnn")]
+    #[strum(to_string = "tf32-cudnn")]
     Tf32Cudnn,
     /// TF32: float32 numbers of which every product reads the upper 10 bits of precision; on a GPU only
     Tf32,
@@ -289,18 +265,6 @@ impl Precision {
     }
 }
 
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Precision::Fp32 => "fp32",
-            Precision::Tf32Cudnn => "tf32-cudnn",
-            Precision::Tf32 => "tf32",
-            Precision::Bf16 => "bf16",
-            Precision::Fp16 => "fp16",
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,6 +277,24 @@ mod tests {
         let later = Config { lr_schedule: LrSchedule::Y2017, ..c };
         assert_eq!(rates(later), [1.0, 1.0, 1.0, 1.0, 0.5, 0.25, 0.125]);
         assert!((Config::LARGE.learning_rate_at(16) - 1.15f64.powi(-2)).abs() < 1e-15);
+    }
+
+    #[test]
+    fn a_choice_has_one_name_everywhere() {
+        fn check<T: clap::ValueEnum + Serialize + ToString>(names: &[&str]) {
+            let variants = T::value_variants();
+            assert_eq!(variants.iter().map(ToString::to_string).collect::<Vec<_>>(), names);
+            for (variant, name) in variants.iter().zip(names) {
+                assert_eq!(variant.to_possible_value().unwrap().get_name(), *name);
+                assert_eq!(serde_json::to_value(variant).unwrap(), *name);
+            }
+        }
+        check::<LrSchedule>(&["2016", "2017"]);
+        check::<Model>(&["small", "medium", "large", "test"]);
+        check::<RnnMode>(&["basic", "block", "cudnn"]);
+        check::<Precision>(&["fp32", "tf32-cudnn", "tf32", "bf16", "fp16"]);
+        // Display keeps a width.
+        assert_eq!(format!("{:>6}|", RnnMode::Cudnn), " cudnn|");
     }
 
     #[test]

@@ -87,6 +87,12 @@ pub fn keep_freed_memory() {
     }
 }
 
+/// Ends the process without running destructors, which other threads may not survive while they compute.
+pub(crate) fn exit_at_once(code: i32) -> ! {
+    // SAFETY: _exit only ends the process. (nix does not have it.)
+    unsafe { libc::_exit(code) }
+}
+
 /// Finds the device, loading libtorch's CUDA part if it may be needed. Call it before anything else of libtorch.
 ///
 /// # Errors

@@ -1,19 +1,25 @@
-//! Writing files so that a crash leaves the old one or the whole new one.
+//! Writing files so that a crash leaves the old file or the whole new one, on any file system.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 
-/// Writes `path` through a file beside it that is flushed to the disk and then renamed into place.
+/// Writes `path` through a file beside it, which is flushed to the disk and renamed.
+///
+/// Where the file system cannot rename, the new file is copied over the old one, and a crash may
+/// leave it cut off.
 ///
 /// # Errors
-/// A place that cannot be written, a full disk; the old file is then untouched. The error names the path.
+/// A place that cannot be written, a full disk. The old file is then untouched. The error names the
+/// path.
 pub fn write_atomically(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
     let name = path.file_name().with_context(|| format!("{}: is not a file's name", path.display()))?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut beside = std::ffi::OsString::from(".");
+    let mut beside = OsString::from(".");
     beside.push(name);
     beside.push(".tmp");
     let beside = folder.join(beside);
@@ -21,14 +27,61 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut BufWriter<File>) ->
         let mut writer = BufWriter::new(File::create(&beside)?);
         write(&mut writer)?;
         writer.flush()?;
-        writer.get_ref().sync_all()?;
-        fs::rename(&beside, path)?;
-        // The rename is on the disk once its folder is; some file systems have no such call.
-        File::open(folder)?.sync_all().ok();
+        sync(writer.get_ref())?;
+        rename(&beside, path)?;
+        // The new name is on the disk once the folder is.
+        sync_folder(folder)?;
         Ok(())
     })();
     if written.is_err() {
         fs::remove_file(&beside).ok();
     }
     written.with_context(|| format!("{}: could not be written", path.display()))
+}
+
+/// Renames a file, or copies it where the file system cannot rename.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if is_unsupported(&error) || is(&error, &[Errno::EXDEV, Errno::EEXIST, Errno::EPERM]) => {
+            // Not fs::copy, which also copies permissions.
+            let mut copy = File::create(to)?;
+            io::copy(&mut File::open(from)?, &mut copy)?;
+            sync(&copy)?;
+            fs::remove_file(from)
+        }
+        result => result,
+    }
+}
+
+/// Appends to the last part of a path.
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
+/// Flushes a file to the disk, if the file system has such a call.
+pub(crate) fn sync(file: &File) -> io::Result<()> {
+    match file.sync_all() {
+        Err(error) if is_unsupported(&error) => Ok(()),
+        result => result,
+    }
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder) {
+        Ok(folder) => sync(&folder),
+        // Some file systems do not open folders, and a folder may be writable but not readable.
+        Err(error) if is_unsupported(&error) || is(&error, &[Errno::EACCES, Errno::EISDIR]) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// True for the errors with which file systems refuse an operation that they do not have.
+pub(crate) fn is_unsupported(error: &io::Error) -> bool {
+    is(error, &[Errno::EINVAL, Errno::ENOSYS, Errno::ENOTSUP, Errno::EOPNOTSUPP])
+}
+
+pub(crate) fn is(error: &io::Error, errors: &[Errno]) -> bool {
+    error.raw_os_error().is_some_and(|raw| errors.contains(&Errno::from_raw(raw)))
 }

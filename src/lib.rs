@@ -32,6 +32,7 @@ pub mod files;
 pub mod generate;
 pub mod html;
 mod kernels;
+mod lock;
 pub mod loss;
 mod lstm;
 pub mod model;

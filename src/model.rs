@@ -746,7 +746,7 @@ impl<'a> PtbModel<'a> {
     /// The original's `train_op`: gradients, clipping by global norm, one step of the optimizer.
     pub fn train_step(&self, x: &Tensor, y: &Tensor, state: &[Tensor], learning_rate: f64) -> Result<Step> {
         let v = self.variables;
-        self.train_op(x, y, state, &Tensor::f_full([0i64; 0], learning_rate, (v.kind, v.device))?)
+        self.train_op(x, y, state, &Tensor::from(learning_rate).f_to_kind(v.kind)?.f_to_device(v.device)?)
     }
 
     /// [`Self::train_step`] with the learning rate as the original has it: a scalar on the model's device.

@@ -640,10 +640,11 @@ mod tests {
     use std::collections::{HashMap, HashSet};
 
     use super::*;
+    use crate::reader::{EOS, words};
 
     /// The tokens as the reader makes them.
     fn tokens(text: &str) -> Vec<&str> {
-        text.split_inclusive('\n').flat_map(|line| line.split_whitespace().chain(["<eos>"])).collect()
+        words(text).map(|word| word.unwrap_or(EOS)).collect()
     }
 
     /// The state before each token, and the token.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 use thiserror::Error;
@@ -582,7 +583,7 @@ impl<'a> Session<'a> {
     }
 
     fn evaluates(&self) -> bool {
-        let interrupted = self.signal() == libc::SIGINT as usize;
+        let interrupted = self.signal() == Signal::SIGINT as usize;
         self.options.evaluate && (!self.stopped() || self.options.evaluate_when_stopped && interrupted)
     }
 

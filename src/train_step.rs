@@ -80,8 +80,7 @@ impl<'a> TrainStep<'a> {
     /// # Errors
     /// Errors of libtorch.
     pub(crate) fn assign_lr(&mut self, learning_rate: f64) -> Result<()> {
-        let _ = self.learning_rate.f_fill_(learning_rate)?;
-        Ok(())
+        Ok(self.learning_rate.f_copy_(&Tensor::from(learning_rate))?)
     }
 
     /// Sets the state that the next step begins in.

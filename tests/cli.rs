@@ -310,10 +310,7 @@ fn bad_input_is_an_error_in_words() {
     };
     let long = b"a b c d\n".repeat(100);
     let short = data("short", [b"a b c\n", b"a\n", b"a b\n"]);
-    failing(
-        &["train", "--data-path", text(&short)],
-        &["ptb.train.txt", "decrease --batch-size or --num-steps"],
-    );
+    failing(&["train", "--data-path", text(&short)], &["ptb.train.txt", "decrease batch_size or num_steps"]);
     let empty = data("empty", [&long, b"", &long]);
     failing(&["train", "--data-path", text(&empty)], &["ptb.valid.txt", "empty"]);
     let latin = data("latin", [&long, &long, b"a b\n\xe9 c\n"]);

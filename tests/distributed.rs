@@ -377,7 +377,9 @@ fn a_signal_stops_all_workers_after_the_same_step_and_saves() {
     let endless =
         ["--max-max-epoch", "10000", "--no-eval", "--checkpoint-every", "3", "--workers", "2", "--save-path"];
     // To the starting process, and to one worker alone, which tells the other.
-    for (to, signal, code) in [(None, "INT", 130), (None, "TERM", 143), (Some(1), "TERM", 143)] {
+    for (to, signal, code) in
+        [(None, "INT", 130), (None, "TERM", 143), (None, "HUP", 129), (Some(1), "TERM", 143)]
+    {
         let save = folder.path().join(format!("{to:?} {signal}"));
         let parent = tiny(&[&endless[..], &[text(&save)]].concat()).spawn().unwrap();
         wait_for_step(&save, 6);
@@ -407,6 +409,54 @@ fn a_signal_stops_all_workers_after_the_same_step_and_saves() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(load(&save).progress.global_step >= 6);
+}
+
+/// SIGUSR1 to the starting process, or to any worker: rank 0 saves once, and all continue.
+#[test]
+fn a_checkpoint_of_all_workers_is_saved_on_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let endless =
+        ["--max-max-epoch", "10000", "--no-eval", "--checkpoint-every", "1000000", "--keep", "1000000"];
+    for to in [None, Some(0), Some(1)] {
+        let save = folder.path().join(format!("{to:?}"));
+        let flags = [&endless[..], &["--workers", "2", "--save-path", text(&save)]].concat();
+        let parent = tiny(&flags).spawn().unwrap();
+        let steps = || {
+            let file = save.join("metrics.jsonl");
+            if file.exists() { figures(&file, "step", "global_step") } else { vec![] }
+        };
+        let wait_for = |step: f64| {
+            let start = Instant::now();
+            while steps().last().is_none_or(|last| *last < step) {
+                assert!(start.elapsed() < Duration::from_secs(120), "{to:?}: it does not get to step {step}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        wait_for(3.0);
+        let epoch = Checkpoint::load(&save, &mut |_| ()).map_or(0, |c| c.progress.epoch);
+        signal_to("USR1", to.map_or(parent.id(), |rank| worker_pid(&parent, rank)));
+        let within_epochs = || {
+            let names = fs::read_dir(&save).unwrap().map(|entry| entry.unwrap().path());
+            let checkpoints = names.filter(|path| path.extension().is_some_and(|e| e == "safetensors"));
+            let checkpoints = checkpoints.filter_map(|path| Checkpoint::read(&path).ok());
+            checkpoints.filter(|checkpoint| !checkpoint.state.is_empty()).collect::<Vec<_>>()
+        };
+        let start = Instant::now();
+        while within_epochs().is_empty() {
+            assert!(start.elapsed() < Duration::from_secs(60), "{to:?}: nothing is saved");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let saved = within_epochs();
+        assert!(saved[0].progress.epoch >= epoch);
+        // The state is that of all rows.
+        assert_eq!(saved[0].state[0].size(), [100, 16], "{to:?}");
+        wait_for(saved[0].progress.global_step as f64 + 5.0);
+        signal_to("TERM", parent.id());
+        let output = parent.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(143), "{to:?}: {}", errors(&output));
+        // That one, and the one at the end.
+        assert!(within_epochs().len() <= 2, "{to:?}");
+    }
 }
 
 /// By hand, or on several machines: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment, the store kept by rank 0.
@@ -514,6 +564,7 @@ fn drifting_worker() {
         evaluate: false,
         checkpoint_every: CheckpointEvery::Steps(1000),
         stop: Default::default(),
+        save: Default::default(),
         evaluate_when_stopped: false,
     };
     let mut session = Session::new(&variables, &input, &data.vocabulary, run, options, None);
@@ -554,7 +605,7 @@ fn what_cannot_be_shared_out_is_refused_in_words() {
     assert!(code == 2 && error.contains("--device cpu --workers 2"), "{error}");
     let (code, error) =
         fails(&["--workers", "2"], &[("RANK", "0"), ("WORLD_SIZE", "4"), ("MASTER_ADDR", "127.0.0.1")]);
-    assert!(code == 2 && error.contains("has started 4 workers"), "{error}");
+    assert!(code == 2 && error.contains("has started 4 workers (WORLD_SIZE)"), "{error}");
     let (code, error) = fails(&[], &[("RANK", "0"), ("WORLD_SIZE", "4")]);
     assert!(code == 2 && error.contains("MASTER_ADDR is not set"), "{error}");
 }

@@ -115,6 +115,11 @@ fn a_run_killed_at_random_moments_comes_to_the_same_end() {
     println!("TORTURE | SIGKILL at a random moment, dropout on, then resumed | {done} | {done} | 0 |");
 }
 
+fn send(signal: &str, child: &Child) {
+    let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+}
+
 #[test]
 fn signals_save_and_exit_with_their_number() {
     let folder = tempfile::tempdir().unwrap();
@@ -122,23 +127,21 @@ fn signals_save_and_exit_with_their_number() {
     finish(command(&whole).spawn().unwrap(), "the reference");
     let reference = outcome(&whole);
     let save = folder.path().join("stopped");
-    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+    for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
         let before = Checkpoint::load(&save, &mut |n| panic!("{n}")).map_or(0, |c| c.progress.global_step);
         let child = command(&save).spawn().unwrap();
         // Until it has come some way, so that the signal meets a run at work.
         while Checkpoint::load(&save, &mut |_| ()).map_or(0, |c| c.progress.global_step) < before + 6 {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let sent =
-            Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
+        send(signal, &child);
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
         let lines = String::from_utf8(output.stdout).unwrap();
         assert!(lines.lines().last().unwrap().contains("Train Perplexity"), "the perplexity so far: {lines}");
     }
     finish(command(&save).spawn().unwrap(), "resumed");
-    assert_same(&save, &reference, "stopped twice");
+    assert_same(&save, &reference, "stopped three times");
 
     // With --test-on-interrupt it still evaluates.
     let save = folder.path().join("tested");
@@ -146,19 +149,20 @@ fn signals_save_and_exit_with_their_number() {
     while Checkpoint::load(&save, &mut |_| ()).is_err() {
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    send("INT", &child);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     assert!(String::from_utf8(output.stdout).unwrap().lines().last().unwrap().starts_with("Test Perplexity"));
 }
 
-/// A second signal does not wait for the step, nor for anything else.
+/// A second SIGINT or SIGTERM does not wait for the step, nor for anything else. A SIGHUP is not
+/// counted: a closed terminal sends two of them, and a logout SIGTERM as well.
 #[test]
 fn a_second_signal_ends_the_process_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+    for (signals, code) in [(&["INT", "INT"][..], 130), (&["HUP", "HUP", "TERM", "HUP", "TERM"], 143)] {
         // One step of this takes minutes.
-        let save = folder.path().join(signal);
+        let save = folder.path().join(signals[0]);
         let mut child = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
             .args(["train", "--data-path", "sample", "--device", "cpu", "--rnn-mode", "basic"])
             .args(["--hidden-size", "1000", "--batch-size", "60", "--num-steps", "150", "--save-path"])
@@ -168,28 +172,120 @@ fn a_second_signal_ends_the_process_at_once() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // It says so when it begins.
-        let mut line = String::new();
-        let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
-        std::io::BufRead::read_line(&mut output, &mut line).unwrap();
-        assert!(line.starts_with("Epoch: 1 Learning rate"), "{line}");
-        let send = || {
-            let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
-            assert!(sent.unwrap().success());
+        wait_for_first_line(&mut child);
+        for (k, signal) in signals.iter().enumerate() {
+            let status = child.try_wait().unwrap();
+            assert_eq!(status, None, "{signals:?}: it ended before signal {k}");
+            send(signal, &child);
             std::thread::sleep(Duration::from_millis(300));
-        };
-        send();
-        send();
+        }
         let status = match child.try_wait().unwrap() {
             Some(status) => status,
             None => {
                 child.kill().unwrap();
                 child.wait().unwrap();
-                panic!("{signal}: it goes on after the second signal");
+                panic!("{signals:?}: it continues after the last signal");
             }
         };
-        assert_eq!(status.code(), Some(code), "{signal}");
+        assert_eq!(status.code(), Some(code), "{signals:?}");
     }
+}
+
+/// Waits for the line with which an epoch begins.
+fn wait_for_first_line(child: &mut Child) {
+    let mut line = String::new();
+    let output = child.stdout.as_mut().unwrap();
+    while !line.ends_with('\n') {
+        let mut byte = [0];
+        assert_eq!(std::io::Read::read(output, &mut byte).unwrap(), 1, "no line: {line}");
+        line.push(byte[0] as char);
+    }
+    assert!(line.starts_with("Epoch: 1 Learning rate"), "{line}");
+}
+
+/// SIGUSR1 saves within the epoch, and the run stays the same.
+#[test]
+fn a_checkpoint_is_saved_on_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |save: &Path| {
+        let mut command = command_with(save, &[("--checkpoint-every", "1000000")]);
+        command.args(["--keep", "100"]);
+        command
+    };
+    let whole = folder.path().join("whole");
+    finish(run(&whole).spawn().unwrap(), "the reference");
+    let save = folder.path().join("asked");
+    let mut child = run(&save).spawn().unwrap();
+    wait_for_first_line(&mut child);
+    send("USR1", &child);
+    finish(child, "asked to save");
+    assert_same(&save, &outcome(&whole), "asked to save");
+    let [whole, mut asked] = [&whole, &save].map(|save| checkpoints(save));
+    assert_eq!(whole.len(), 2, "one for each epoch: {whole:?}");
+    asked.retain(|name| !whole.contains(name));
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    let checkpoint = Checkpoint::read(&save.join(&asked[0])).unwrap();
+    assert!(checkpoint.progress.step > 0 && !checkpoint.state.is_empty(), "{:?}", checkpoint.progress);
+}
+
+/// Under nohup a hangup changes nothing.
+#[test]
+fn a_hangup_that_is_ignored_stays_ignored() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, save] = ["whole", "nohup"].map(|name| folder.path().join(name));
+    finish(command(&whole).spawn().unwrap(), "the reference");
+    let plain = command(&save);
+    let mut child = Command::new("sh")
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .env("OMP_NUM_THREADS", "1")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_first_line(&mut child);
+    send("HUP", &child);
+    finish(child, "a hangup that is ignored");
+    assert_same(&save, &outcome(&whole), "a hangup that is ignored");
+}
+
+/// A terminal that is closed, as when an ssh connection breaks: the run saves after its step.
+#[test]
+fn a_closed_terminal_saves_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let save = folder.path().join("run");
+    let endless = command_with(&save, &[("--max-max-epoch", "100000"), ("--checkpoint-every", "1000000")]);
+    let line: Vec<String> = std::iter::once(endless.get_program())
+        .chain(endless.get_args())
+        .map(|word| format!("'{}'", word.to_str().unwrap()))
+        .collect();
+    let mut terminal = Command::new("script")
+        .args(["--quiet", "--command", &format!("exec {} --log-every 1", line.join(" ")), "/dev/null"])
+        .env("OMP_NUM_THREADS", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("`script`, of util-linux, gives it a terminal");
+    let steps = || {
+        let metrics = fs::read_to_string(save.join("metrics.jsonl")).unwrap_or_default();
+        metrics.lines().filter(|line| line.contains("\"event\":\"step\"")).count()
+    };
+    let start = std::time::Instant::now();
+    while steps() < 5 {
+        assert!(start.elapsed() < Duration::from_secs(120), "no steps in two minutes");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    terminal.kill().unwrap();
+    terminal.wait().unwrap();
+    // The lock is free once the run has ended.
+    let start = std::time::Instant::now();
+    while SaveFolder::open(&save, 100).is_err() {
+        assert!(start.elapsed() < Duration::from_secs(60), "it outlives its terminal by a minute");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let checkpoint = Checkpoint::load(&save, &mut |n| panic!("{n}")).unwrap();
+    assert_eq!(checkpoint.progress.global_step, steps() as i64);
 }
 
 /// A cost that is not finite, a gradient's norm that is not, an update that overflows: each stops the run before anything is saved.

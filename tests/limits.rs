@@ -158,6 +158,63 @@ fn texts_of_other_systems() {
     assert_eq!(words(&open), words(&plain)[..plain.train.tokens.len() - 1]);
 }
 
+/// Words are split where Python's `str.split()` splits them: in the texts, in a prompt, in a scored text.
+#[test]
+fn words_are_separated_by_python_s_white_space() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = " the cat sat \n on the mat \n".repeat(30);
+    // All but the newline, which is a word.
+    let spaces: Vec<char> = "\t\u{b}\u{c}\r\u{1c}\u{1d}\u{1e}\u{1f}\u{85}\u{a0}\u{1680}\u{2000}\u{200a}\
+                             \u{2028}\u{2029}\u{202f}\u{205f}\u{3000}"
+        .chars()
+        .collect();
+    let mut next = spaces.iter().cycle();
+    let spread = |text: &str, next: &mut dyn Iterator<Item = &char>| -> String {
+        text.chars().map(|c| if c == ' ' { *next.next().unwrap() } else { c }).collect()
+    };
+    let other = spread(&plain, &mut next);
+    assert!(spaces.iter().all(|&space| other.contains(space)));
+    let [plain_data, other_data] = [("plain", &plain), ("other", &other)].map(|(name, text)| {
+        data(&folder.path().join(name), [text.as_bytes(), text.as_bytes(), text.as_bytes()])
+    });
+    let read = |data: &Path| RawData::read(data.to_str().unwrap()).unwrap();
+    let (expected, found) = (read(&plain_data), read(&other_data));
+    assert_eq!(found.vocabulary, expected.vocabulary);
+    assert_eq!(found.train.tokens, expected.train.tokens);
+
+    let save = folder.path().join("run");
+    let save = save.to_str().unwrap();
+    let output = train(&other_data, &["--no-eval", "--save-path", save]);
+    assert!(output.status.success(), "{}", words(&output));
+    let stdout = |args: &[&str]| {
+        let output = run(args);
+        assert!(output.status.success() && output.stderr.is_empty(), "{args:?}: {}", words(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let generate = |prompt| {
+        stdout(&["generate", "--device", "cpu", "--checkpoint", save, "--words", "5", "--prompt", prompt])
+    };
+    assert_eq!(generate("the\u{1c}cat\u{85}sat\u{1f}"), generate("the cat sat"));
+    for independent in [&[][..], &["--independent"]] {
+        let score = |name: &str, text: &str| {
+            let file = folder.path().join(name);
+            fs::write(&file, text).unwrap();
+            let args = [
+                "score",
+                "--device",
+                "cpu",
+                "--checkpoint",
+                save,
+                "--json",
+                "--per-word",
+                file.to_str().unwrap(),
+            ];
+            stdout(&[&args[..], independent].concat())
+        };
+        assert_eq!(score("other.txt", &other), score("plain.txt", &plain));
+    }
+}
+
 /// A corpus of 1 GB: 4 bytes a token, not the text. Run by `make torture`.
 #[test]
 #[ignore = "writes and reads 1 GB: make torture"]

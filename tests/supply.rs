@@ -22,8 +22,6 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
 #[test]
 fn unsafe_stands_in_the_named_files_with_its_reason() {
     let named = [
-        "src/cli/launch.rs",
-        "src/cli/train.rs",
         "src/device.rs",
         "src/distributed/c10d.rs",
         "src/graph.rs",

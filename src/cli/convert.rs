@@ -8,7 +8,8 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::data::read_data;
-use crate::checkpoint::{Checkpoint, Progress, Provenance, RunConfig, SaveFolder, to_safetensors};
+use super::open_save_path;
+use crate::checkpoint::{Checkpoint, Progress, Provenance, RunConfig, to_safetensors};
 use crate::config::{Config, Model};
 use crate::files::write_atomically;
 use crate::optimizer::OptimizerType;
@@ -81,7 +82,7 @@ impl ImportArgs {
             state: Vec::new(),
             vocabulary,
         };
-        let folder = SaveFolder::open(&self.save_path, 1)?;
+        let folder = open_save_path(&self.save_path, 1)?;
         if folder.latest(&mut notice)?.is_some() {
             bail!(
                 "--save-path {}: there is a run in this folder already; give another",

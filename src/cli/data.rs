@@ -1,4 +1,4 @@
-//! Reading the data, with a progress bar where that takes a while.
+//! Reading the data, with a progress bar if that takes long.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,8 @@ use anyhow::Result;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::reader::{Limits, Progress, RawData};
+use super::flag_error;
+use crate::reader::{Limits, NoTexts, Progress, RawData};
 use crate::report::notice;
 
 /// Limits on the vocabulary.
@@ -27,12 +28,21 @@ impl LimitFlags {
     }
 }
 
-/// [`RawData::read_with`], with a bar on a terminal once it has taken a second, and a word on what became of unknown words.
+/// [`RawData::read_with`]; an error about the folder names the flag.
+pub fn read_with(data_path: &str, limits: Limits, listen: &mut dyn FnMut(Progress)) -> Result<RawData> {
+    RawData::read_with(data_path, limits, listen).map_err(|error| match error.downcast::<NoTexts>() {
+        Ok(error) => flag_error("--data-path")(error.into()),
+        Err(error) => error,
+    })
+}
+
+/// Reads the data with a progress bar on a terminal, which appears after a second, and reports how many
+/// words are unknown.
 pub fn read_data(data_path: &str, limits: Limits) -> Result<RawData> {
     let start = Instant::now();
     let mut bar = ProgressBar::hidden();
     let mut of = String::new();
-    let data = RawData::read_with(data_path, limits, &mut |Progress { name, done, total }| {
+    let data = read_with(data_path, limits, &mut |Progress { name, done, total }| {
         if start.elapsed() < Duration::from_secs(1) {
             return;
         }

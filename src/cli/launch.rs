@@ -1,12 +1,12 @@
 //! `--num-gpus` and `--workers`: the workers of a run, started here, or found in the environment that torchrun, mpirun or Slurm made.
 
 use std::process::ExitCode;
-use std::sync::atomic::AtomicUsize;
 
 use anyhow::{Result, bail};
 use clap::Args;
 use tch::Device;
 
+use super::signals::Signals;
 use crate::config::ConfigError;
 use crate::device::{self, DeviceArg};
 use crate::distributed::{Place, Solo, Team, check_batch_size};
@@ -16,7 +16,8 @@ pub struct WorkerFlags {
     /// Train on N GPUs of this machine, a worker on each; 0 is the CPU. The run stays that of one: the rows of the batch are shared out
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(0..=1024), help_heading = "The original's flags")]
     num_gpus: Option<i64>,
-    /// Start N workers on this machine, on the CPU too [default: 1, or as torchrun, mpirun or Slurm tells]
+    /// Start N workers on this machine, on the CPU too; 1 trains alone, whatever a launcher's environment
+    /// says [default: 1, or as torchrun, mpirun or Slurm tells]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(1..=1024), help_heading = "Running")]
     workers: Option<i64>,
     /// Seconds that a worker may leave the others waiting before they give up
@@ -40,13 +41,13 @@ impl WorkerFlags {
         &self,
         asked: DeviceArg,
         batch_size: i64,
-        stop: &AtomicUsize,
+        signals: &Signals,
         train: impl FnOnce(Device, &dyn Team) -> Result<ExitCode>,
     ) -> Result<ExitCode> {
         let (role, device) = self.role(asked, batch_size)?;
         match role {
             Role::Alone => train(device::select(device)?, &Solo),
-            Role::Parent(workers) => processes::start(workers, self.worker_timeout, stop),
+            Role::Parent(workers) => processes::start(workers, self.worker_timeout, signals),
             Role::Worker(place) => {
                 processes::be_worker(&place, device, self.worker_timeout, train).map_err(|error| {
                     // Rank 0 speaks for all, so that the others say who they are.
@@ -79,15 +80,19 @@ impl WorkerFlags {
                 counts[1]
             )));
         }
-        let place = Place::from_environment()?;
-        if let Some(place) = &place
+        // Independent tasks of one Slurm job have its variables too.
+        let place = match self.workers {
+            Some(1) => None,
+            _ => Place::from_environment().map_err(or_alone)?,
+        };
+        if let Some(Place { size, size_from, .. }) = &place
             && !counts.is_empty()
-            && place.size != count
+            && *size != count
         {
-            bail!(ConfigError(format!(
-                "the launcher has started {} workers (WORLD_SIZE), not {count}: leave --num-gpus and --workers to it",
-                place.size
-            )));
+            bail!(or_alone(ConfigError(format!(
+                "the launcher has started {size} workers ({size_from}), not {count}: leave --num-gpus \
+                 and --workers to it"
+            ))));
         }
         let size = place.as_ref().map_or(count, |place| place.size);
         if size > 1 && device == DeviceArg::Auto {
@@ -106,12 +111,17 @@ impl WorkerFlags {
         if size == 1 {
             return Ok((Role::Alone, device));
         }
-        check_batch_size(batch_size, size)?;
+        // Who gave no number of workers has to know where it comes from.
+        let explain = |error: ConfigError| match &place {
+            Some(Place { size_from, .. }) => or_alone(ConfigError(format!("{size_from} is {size}: {error}"))),
+            None => error,
+        };
+        check_batch_size(batch_size, size).map_err(explain)?;
         if !cfg!(feature = "distributed") {
-            bail!(ConfigError(format!(
-                "{size} workers need data parallelism, which this program was built without: `make distributed` builds it with it \
-                 (cargo build --release --features distributed)"
-            )));
+            bail!(explain(ConfigError(format!(
+                "{size} workers need data parallelism, which this program was built without: \
+                 `make distributed` builds it with it (cargo build --release --features distributed)"
+            ))));
         }
         Ok(match place {
             None => (Role::Parent(size), device),
@@ -125,19 +135,41 @@ impl WorkerFlags {
     }
 }
 
+/// Adds the way out for a run that a launcher starts beside others, but not as one of several workers.
+fn or_alone(error: ConfigError) -> ConfigError {
+    ConfigError(format!("{error}. A run of its own needs --workers 1"))
+}
+
 #[cfg(feature = "distributed")]
 mod processes {
     use std::net::TcpListener;
-    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    use std::os::unix::process::{CommandExt, ExitStatusExt, parent_id};
     use std::process::{Child, Command, Stdio};
     use std::sync::atomic::Ordering;
     use std::time::{Duration, Instant};
 
-    use anyhow::Context;
+    use anyhow::{Context, anyhow};
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
 
+    use super::super::signals::is_blocked;
     use super::*;
     use crate::distributed::{ProcessGroup, Store};
     use crate::report::notice;
+
+    /// Tells a worker the process that has started it.
+    const PARENT: &str = "PTB_WORD_LM_PARENT";
+
+    /// Sends this process SIGTERM, on which it saves and ends, as soon as its parent is gone.
+    fn stop_with_parent(parent: &str) -> Result<()> {
+        #[cfg(target_os = "linux")]
+        nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
+        // It may be gone already.
+        if parent != parent_id().to_string() {
+            kill(Pid::this(), Signal::SIGTERM)?;
+        }
+        Ok(())
+    }
 
     pub fn be_worker(
         place: &Place,
@@ -145,8 +177,15 @@ mod processes {
         timeout: u64,
         train: impl FnOnce(Device, &dyn Team) -> Result<ExitCode>,
     ) -> Result<ExitCode> {
+        let started_here = std::env::var(PARENT).is_ok();
+        if let Ok(parent) = std::env::var(PARENT) {
+            stop_with_parent(&parent)?;
+        }
         let device = device::select(device)?;
-        let mut group = ProcessGroup::join(place, device, Duration::from_secs(timeout))?;
+        let group = ProcessGroup::join(place, device, Duration::from_secs(timeout));
+        let mut group = group.map_err(|error| {
+            if started_here { error } else { anyhow!("{error:#}. A run of its own needs --workers 1") }
+        })?;
         let result = train(device, &group);
         if let Err(error) = &result {
             group.tell_failure(error);
@@ -156,7 +195,7 @@ mod processes {
 
     /// Starts the workers as torchrun would, keeps the store in which they meet, and waits for them. The exit code is worker 0's, or that of
     /// the first that failed.
-    pub fn start(workers: i64, timeout: u64, stop: &AtomicUsize) -> Result<ExitCode> {
+    pub fn start(workers: i64, timeout: u64, signals: &Signals) -> Result<ExitCode> {
         let listener = TcpListener::bind("127.0.0.1:0").context("the workers' meeting place")?;
         let port = listener.local_addr()?.port();
         let _store = Store::serve(listener).context("the workers' meeting place")?;
@@ -185,22 +224,16 @@ mod processes {
                     ("TORCHELASTIC_RESTART_COUNT", "0"),
                 ])
                 .env("MASTER_PORT", port.to_string())
+                .env(PARENT, std::process::id().to_string())
                 .env("OMP_NUM_THREADS", &threads)
                 .stdin(Stdio::null())
                 // A group of its own, so that Ctrl-C comes to it once: from here.
                 .process_group(0);
-            // SAFETY: prctl only sets a property of the new process. It gets SIGTERM if this one dies, and saves.
-            unsafe {
-                command.pre_exec(|| {
-                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
-                    Ok(())
-                });
-            }
             let child = command.spawn().with_context(|| format!("worker {rank} could not be started"));
             match child {
                 Ok(child) => running.push((rank, child)),
                 Err(error) => {
-                    kill(&mut running);
+                    end(&mut running);
                     return Err(error);
                 }
             }
@@ -209,12 +242,17 @@ mod processes {
         let mut failed_at = None;
         while !running.is_empty() {
             std::thread::sleep(Duration::from_millis(20));
-            let signal = stop.swap(0, Ordering::Relaxed);
-            if signal != 0 {
-                for (_, child) in &running {
-                    // SAFETY: a process of ours that has not been waited for.
-                    unsafe { libc::kill(child.id() as i32, signal as i32) };
-                }
+            if let Ok(signal) = Signal::try_from(signals.stop.swap(0, Ordering::Relaxed) as i32) {
+                running.iter().for_each(|(_, child)| send(child, signal));
+            }
+            // One worker is enough, since they agree on it. Until it waits for SIGUSR1, the signal would
+            // end it.
+            if signals.save.load(Ordering::Relaxed)
+                && let Some((_, child)) = running.first()
+                && is_blocked(child.id(), Signal::SIGUSR1) != Some(false)
+            {
+                signals.save.store(false, Ordering::Relaxed);
+                send(child, Signal::SIGUSR1);
             }
             let mut still = Vec::new();
             for (rank, mut child) in running {
@@ -238,7 +276,7 @@ mod processes {
                 for (rank, child) in &running {
                     notice(&format!("rank {rank} (process {}) does not end, and is killed", child.id()));
                 }
-                kill(&mut running);
+                end(&mut running);
             }
         }
         let first = codes.iter().find(|(rank, code)| *rank == 0 && *code != 0);
@@ -251,7 +289,13 @@ mod processes {
         stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
     }
 
-    fn kill(running: &mut Vec<(i64, Child)>) {
+    /// A child that has not been waited for keeps its number, so no other process gets the signal.
+    fn send(child: &Child, signal: Signal) {
+        // A child that is over gets no signals.
+        let _ = kill(Pid::from_raw(child.id() as i32), signal);
+    }
+
+    fn end(running: &mut Vec<(i64, Child)>) {
         for (_, mut child) in running.drain(..) {
             let _ = child.kill();
             let _ = child.wait();
@@ -264,7 +308,7 @@ mod processes {
     use super::*;
 
     // `role` has refused both in words.
-    pub fn start(_: i64, _: u64, _: &AtomicUsize) -> Result<ExitCode> {
+    pub fn start(_: i64, _: u64, _: &Signals) -> Result<ExitCode> {
         bail!("built without data parallelism")
     }
 

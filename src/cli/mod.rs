@@ -11,16 +11,19 @@ mod generate;
 mod launch;
 mod saved;
 mod score;
+mod signals;
 mod train;
 
 use std::ffi::OsString;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::checkpoint::SaveFolder;
 use crate::config::{ConfigError, RnnMode};
 use crate::device;
 use crate::kernels::libtorch;
@@ -48,7 +51,8 @@ Examples:
       on the corpus inside this program; `ptb-word-lm train --help` has more
   ptb-word-lm eval --checkpoint run --data-path sample
 
-Exit codes: 0 done, 1 failed, 2 wrong usage; 130 and 143: stopped by Ctrl-C or SIGTERM, and saved.
+Exit codes: 0 done, 1 failed, 2 wrong usage; 129, 130, 143: stopped by SIGHUP, Ctrl-C or SIGTERM, \
+and saved.
 Colours and the progress bar are for terminals only; NO_COLOR=1 switches the colours off.",
     max_term_width = 100
 )]
@@ -206,6 +210,20 @@ fn unless_nobody_reads(result: Result<()>) -> Result<()> {
         Err(error) if gone(&error) => Ok(()),
         other => other,
     }
+}
+
+/// Puts a flag before an error of the library, which does not know it.
+fn flag_error(flag: &str) -> impl Fn(anyhow::Error) -> anyhow::Error {
+    move |error| anyhow!("{flag} {error:#}")
+}
+
+/// Opens `--save-path`, with a warning if the file system has no locks.
+fn open_save_path(path: &Path, keep: usize) -> Result<SaveFolder> {
+    let folder = SaveFolder::open(path, keep).map_err(flag_error("--save-path"))?;
+    if let Some(warning) = folder.warning() {
+        notice(&format!("warning: {}: {warning}", path.display()));
+    }
+    Ok(folder)
 }
 
 /// The mode to run a cell in: `asked`, or the fastest that it has.

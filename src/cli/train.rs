@@ -2,19 +2,18 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use tch::Kind;
 
-use super::data::{LimitFlags, read_data};
+use super::data::{LimitFlags, read_data, read_with};
 use super::launch::WorkerFlags;
-use super::{config_file, rnn_mode};
-use crate::checkpoint::{RunConfig, SaveFolder, ensure_same_run, ensure_same_vocabulary};
+use super::signals::{self, Signals};
+use super::{config_file, open_save_path, rnn_mode};
+use crate::checkpoint::{RunConfig, ensure_same_run, ensure_same_vocabulary};
 use crate::config::{Config, ConfigError, LrSchedule, Model, Precision, RnnMode};
 use crate::device::{self, DeviceArg};
 use crate::distributed::Team;
@@ -230,11 +229,11 @@ impl TrainArgs {
 
     pub fn run(self) -> Result<ExitCode> {
         let config = self.config()?;
-        let stop = stop_on_signals()?;
+        let signals = signals::listen()?;
         let (device, batch_size) = (self.device.device, config.batch_size);
-        self.launch.run(device, batch_size, &stop, |device, team| {
+        self.launch.run(device, batch_size, &signals, |device, team| {
             self.device.set_threads();
-            self.train(config, device, team, stop.clone())
+            self.train(config, device, team, &signals)
         })
     }
 
@@ -254,7 +253,7 @@ impl TrainArgs {
         mut config: Config,
         device: tch::Device,
         team: &dyn Team,
-        stop: Arc<AtomicUsize>,
+        signals: &Signals,
     ) -> Result<ExitCode> {
         let first = team.rank() == 0;
         let notice = |text: &str| {
@@ -273,11 +272,11 @@ impl TrainArgs {
         device::set_precision(precision);
         // What can fail is tried before anything long begins: the save path before the data, the data before the model.
         let save_path = self.save_path.as_deref().filter(|_| first);
-        let folder = save_path.map(|path| SaveFolder::open(path, self.keep as usize)).transpose()?;
+        let folder = save_path.map(|path| open_save_path(path, self.keep as usize)).transpose()?;
         let limits = self.limits.limits();
         let data = match first {
             true => read_data(&self.data_path, limits)?,
-            false => RawData::read_with(&self.data_path, limits, &mut |_| ())?,
+            false => read_with(&self.data_path, limits, &mut |_| ())?,
         };
         if let Some(start) = &self.repeats {
             config_file::ensure_same_texts(start, &self.data_path, &data)?;
@@ -316,8 +315,8 @@ impl TrainArgs {
             max_steps: self.max_steps,
             evaluate: !self.no_eval,
             checkpoint_every: self.checkpoint_every,
-            stop: stop.clone(),
-            save: Arc::default(),
+            stop: signals.stop.clone(),
+            save: signals.save.clone(),
             evaluate_when_stopped: self.test_on_interrupt,
             cuda_graph: !self.no_cuda_graph,
         };
@@ -419,7 +418,7 @@ impl TrainArgs {
                 100.0 * (perplexity / best - 1.0)
             ));
         }
-        let signal = stop.load(Ordering::Relaxed);
+        let signal = signals.stop.load(Ordering::Relaxed);
         if signal == 0 {
             return Ok(ExitCode::SUCCESS);
         }
@@ -463,46 +462,10 @@ impl TrainArgs {
             let rank_0_s = &theirs[name];
             ensure!(
                 rank_0_s == value,
-                "the workers do not run the same: {name} is {value} here and {rank_0_s} on rank 0"
+                "the workers do not run the same: {name} is {value} here and {rank_0_s} on rank 0 \
+                 (a run of its own that a launcher starts beside others needs --workers 1)"
             );
         }
         Ok(())
     }
-}
-
-/// SIGINT and SIGTERM put their number here, and the run stops after its step; a second one ends the process at once.
-///
-/// A thread of its own waits for them, and they are blocked everywhere else, so that no signal handler ever runs: oneDNN's AVX-512 kernels
-/// use the stack pointer for a pointer into their data, and a handler that came in the midst of one would write its frame into the heap.
-/// Call it before any other thread begins, for threads take over what is blocked.
-fn stop_on_signals() -> Result<Arc<AtomicUsize>> {
-    let stop = Arc::new(AtomicUsize::new(0));
-    // SAFETY: the set is filled in before it is used, and lives on this stack.
-    let signals = unsafe {
-        let mut signals = std::mem::zeroed();
-        libc::sigemptyset(&mut signals);
-        for signal in [libc::SIGINT, libc::SIGTERM] {
-            libc::sigaddset(&mut signals, signal);
-        }
-        libc::pthread_sigmask(libc::SIG_BLOCK, &signals, std::ptr::null_mut());
-        signals
-    };
-    let seen = stop.clone();
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        let mut second = false;
-        loop {
-            let mut signal = 0;
-            // SAFETY: both are this thread's own.
-            if unsafe { libc::sigwait(&signals, &mut signal) } != 0 {
-                continue;
-            }
-            if second {
-                // SAFETY: nothing is to be run any more, not even destructors: whoever asks twice wants out.
-                unsafe { libc::_exit(128 + signal) };
-            }
-            second = true;
-            seen.store(signal as usize, Ordering::Relaxed);
-        }
-    })?;
-    Ok(stop)
 }

@@ -11,6 +11,8 @@ pub struct Place {
     pub rank: i64,
     /// How many workers there are (`WORLD_SIZE`).
     pub size: i64,
+    /// The variable of the launcher that gives `size`.
+    pub size_from: &'static str,
     /// Its number on its machine, from 0: which GPU it takes (`LOCAL_RANK`).
     pub local_rank: i64,
     /// The machine where the workers find each other (`MASTER_ADDR`): worker 0's, unless the launcher keeps the store itself.
@@ -104,7 +106,7 @@ impl Place {
         };
         let agent_store = get("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True");
         let restart = number("TORCHELASTIC_RESTART_COUNT")?.unwrap_or(0);
-        Ok(Some(Place { rank, size, local_rank, host, port, agent_store, restart }))
+        Ok(Some(Place { rank, size, size_from: size_name, local_rank, host, port, agent_store, restart }))
     }
 }
 
@@ -150,6 +152,7 @@ mod tests {
         let expected = Place {
             rank: 5,
             size: 8,
+            size_from: "WORLD_SIZE",
             local_rank: 1,
             host: "node0".into(),
             port: 1234,
@@ -165,6 +168,7 @@ mod tests {
         ];
         let found = place(&mpirun).unwrap().unwrap();
         assert_eq!((found.rank, found.size, found.local_rank), (1, 2, 1));
+        assert_eq!(found.size_from, "OMPI_COMM_WORLD_SIZE");
         assert_eq!((found.host.as_str(), found.port, found.agent_store), ("127.0.0.1", DEFAULT_PORT, false));
         let srun = [
             ("SLURM_PROCID", "3"),
@@ -175,6 +179,7 @@ mod tests {
         ];
         let found = place(&srun).unwrap().unwrap();
         assert_eq!((found.rank, found.size, found.local_rank, found.host.as_str()), (3, 4, 1, "node0"));
+        assert_eq!(found.size_from, "SLURM_STEP_NUM_TASKS");
     }
 
     #[test]

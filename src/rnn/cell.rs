@@ -8,8 +8,6 @@ use super::layout::{kernel_to_libtorch, libtorch_sizes};
 use super::{RnnCell, State, check_state};
 use anyhow::{Result, bail, ensure};
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 use tch::Tensor;
 
 /// The variables of one cell: those under `path/`.
@@ -533,7 +531,8 @@ impl RnnCell for LSTMBlockCell {
 
 /// The cells that the language model can be trained with, by the names of `--cell`:
 /// `basic_rnn`, `basic_lstm`, `lstm`, `gru`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, strum::EnumString, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case", parse_err_ty = UnknownCellType, parse_err_fn = unknown_cell_type)]
 pub enum CellType {
     /// [`BasicRNNCell`]
     BasicRnn,
@@ -550,18 +549,17 @@ pub enum CellType {
 #[error("unknown cell '{0}': expected one of basic_rnn, basic_lstm, lstm, gru")]
 pub struct UnknownCellType(String);
 
+fn unknown_cell_type(name: &str) -> UnknownCellType {
+    UnknownCellType(name.to_owned())
+}
+
 impl CellType {
     /// All of them.
     pub const ALL: [CellType; 4] = [Self::BasicRnn, Self::BasicLstm, Self::Lstm, Self::Gru];
 
     /// The name, as on the command line.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::BasicRnn => "basic_rnn",
-            Self::BasicLstm => "basic_lstm",
-            Self::Lstm => "lstm",
-            Self::Gru => "gru",
-        }
+        self.into()
     }
 
     /// The variable scope that TensorFlow gives the cell: `basic_lstm_cell` and so on.
@@ -633,22 +631,5 @@ impl CellType {
             }
             Self::Gru => Box::new(GRUCell::from_variables(variables, scope)?),
         })
-    }
-}
-
-impl fmt::Display for CellType {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for CellType {
-    type Err = UnknownCellType;
-
-    fn from_str(name: &str) -> Result<Self, UnknownCellType> {
-        Self::ALL
-            .into_iter()
-            .find(|cell| cell.name() == name)
-            .ok_or_else(|| UnknownCellType(name.to_string()))
     }
 }

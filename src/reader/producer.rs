@@ -1,0 +1,177 @@
+//! Batches of a text.
+
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use tch::{Device, Kind, Tensor};
+
+use super::Split;
+use crate::evaluation::TextRows;
+
+/// The original's `ptb_producer`: cuts a text into `batch_size` rows, and the rows into steps of
+/// `num_steps` words.
+///
+/// The rows are read side by side. With `batch_size` 2 and `num_steps` 3, the text
+/// `a b c d e f g h i j k l m n` gives two steps; the targets are the inputs shifted by one word:
+///
+/// ```text
+///            step 0   step 1
+/// row 0      a b c    d e f    g
+/// row 1      h i j    k l m    n
+/// ```
+pub struct Producer {
+    rows: Rows,
+    batch_size: i64,
+    /// Words in a row.
+    batch_len: i64,
+    num_steps: i64,
+    epoch_size: i64,
+}
+
+/// Where the text of a producer is kept.
+enum Rows {
+    /// On the host: the split's own tokens, from which each batch is copied.
+    Shared(Arc<Vec<i32>>),
+    /// On a GPU: `[batch_size, batch_len]` ids, so that a step transfers nothing.
+    Device(Tensor),
+}
+
+impl Producer {
+    /// Arranges `split` on `device`. As in the original, trailing words that fill no column are dropped.
+    ///
+    /// # Errors
+    /// A text that is too short for a single step; a GPU without memory for it.
+    pub fn new(split: &Split, batch_size: i64, num_steps: i64, device: Device) -> Result<Self> {
+        ensure!(
+            batch_size > 0 && num_steps > 0,
+            "batch_size {batch_size} and num_steps {num_steps}: both must be 1 or more"
+        );
+        let batch_len = split.tokens.len() as i64 / batch_size;
+        let epoch_size = (batch_len - 1) / num_steps;
+        ensure!(
+            epoch_size > 0,
+            "{}: {} tokens are too few for batch_size {batch_size} and num_steps {num_steps} \
+             (at least {} are needed): decrease batch_size or num_steps",
+            split.name,
+            split.tokens.len(),
+            batch_size.saturating_mul(num_steps.saturating_add(1)),
+        );
+        let rows = match device {
+            Device::Cpu => Rows::Shared(split.tokens.clone()),
+            _ => Rows::Device(
+                Tensor::f_from_slice(&split.tokens[..(batch_size * batch_len) as usize])?
+                    .f_view([batch_size, batch_len])?
+                    .f_to_device(device)?,
+            ),
+        };
+        Ok(Producer { rows, batch_size, batch_len, num_steps, epoch_size })
+    }
+
+    /// Number of steps in an epoch.
+    pub fn epoch_size(&self) -> i64 {
+        self.epoch_size
+    }
+
+    /// Number of rows.
+    pub fn batch_size(&self) -> i64 {
+        self.batch_size
+    }
+
+    /// Words of each row in a step.
+    pub fn num_steps(&self) -> i64 {
+        self.num_steps
+    }
+
+    /// Inputs and targets of step `i`, each `[batch_size, num_steps]`, int64.
+    pub fn batch(&self, i: i64) -> (Tensor, Tensor) {
+        self.slice(i * self.num_steps, self.num_steps)
+    }
+
+    /// Words of step `i`, `[batch_size, num_steps + 1]`, int32. The inputs are all columns but the
+    /// last, the targets all but the first.
+    pub(crate) fn columns(&self, i: i64) -> Tensor {
+        self.cut(i * self.num_steps, self.num_steps + 1)
+    }
+
+    /// The words of an epoch, in the same order, in chunks of up to `max_len` words a row. Evaluation
+    /// uses them, as it need not stop at each step.
+    pub fn chunks(&self, max_len: i64) -> impl Iterator<Item = (Tensor, Tensor)> + '_ {
+        let total = self.epoch_size * self.num_steps;
+        let len = max_len.max(1);
+        (0..total).step_by(len as usize).map(move |start| self.slice(start, len.min(total - start)))
+    }
+
+    fn slice(&self, start: i64, len: i64) -> (Tensor, Tensor) {
+        let columns = self.cut(start, len + 1);
+        let ids = |start| columns.narrow(1, start, len).to_kind(Kind::Int64);
+        (ids(0), ids(1))
+    }
+
+    /// Columns `start..start + len` of the rows, int32.
+    fn cut(&self, start: i64, len: i64) -> Tensor {
+        match &self.rows {
+            Rows::Shared(tokens) => {
+                let row = |row: i64| &tokens[(row * self.batch_len + start) as usize..][..len as usize];
+                let rows: Vec<&[i32]> = (0..self.batch_size).map(row).collect();
+                Tensor::from_slice(&rows.concat()).view([self.batch_size, len])
+            }
+            Rows::Device(rows) => rows.narrow(1, start, len),
+        }
+    }
+
+    /// The words of an epoch where they lie, if that is in the host's memory.
+    pub(crate) fn host_rows(&self) -> Option<TextRows<'_>> {
+        let Rows::Shared(tokens) = &self.rows else { return None };
+        let starts = (0..self.batch_size).map(|row| (row * self.batch_len) as usize).collect();
+        Some(TextRows { tokens, starts, words: (self.epoch_size * self.num_steps) as usize })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split_of(tokens: Vec<i32>) -> Split {
+        Split { name: "test".into(), tokens: Arc::new(tokens), ..Split::default() }
+    }
+
+    #[test]
+    fn producer_cuts_as_the_original() {
+        // reader_test.py: raw data [4,3,2,1,0,5,6,1,1,1,1,0,3,4,1], batch_size 3, num_steps 2.
+        let split = split_of(vec![4, 3, 2, 1, 0, 5, 6, 1, 1, 1, 1, 0, 3, 4, 1]);
+        let producer = Producer::new(&split, 3, 2, Device::Cpu).unwrap();
+        assert_eq!(producer.epoch_size(), 2);
+        let rows = |t: &Tensor| Vec::<Vec<i64>>::try_from(t).unwrap();
+        let (x, y) = producer.batch(0);
+        assert_eq!(rows(&x), [[4, 3], [5, 6], [1, 0]]);
+        assert_eq!(rows(&y), [[3, 2], [6, 1], [0, 3]]);
+        let (x, y) = producer.batch(1);
+        assert_eq!(rows(&x), [[2, 1], [1, 1], [3, 4]]);
+        assert_eq!(rows(&y), [[1, 0], [1, 1], [4, 1]]);
+    }
+
+    #[test]
+    fn chunks_cover_the_same_words() {
+        let split = split_of((0..103).collect());
+        let producer = Producer::new(&split, 2, 7, Device::Cpu).unwrap();
+        let cat = |pairs: Vec<(Tensor, Tensor)>| {
+            let (x, y): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+            (Tensor::cat(&x, 1), Tensor::cat(&y, 1))
+        };
+        let (x, y) = cat((0..producer.epoch_size()).map(|i| producer.batch(i)).collect());
+        for len in [1, 7, 10, 1000] {
+            let (cx, cy) = cat(producer.chunks(len).collect());
+            assert_eq!(x, cx);
+            assert_eq!(y, cy);
+        }
+    }
+
+    #[test]
+    fn too_short_a_text_says_what_to_decrease() {
+        let split = split_of((0..10).collect());
+        let error = Producer::new(&split, 5, 2, Device::Cpu).err().unwrap().to_string();
+        assert!(Producer::new(&split, 0, 2, Device::Cpu).is_err());
+        assert!(Producer::new(&split, 5, -1, Device::Cpu).is_err());
+        assert!(error.contains("decrease batch_size or num_steps") && error.contains("15"), "{error}");
+    }
+}

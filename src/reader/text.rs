@@ -1,0 +1,243 @@
+//! Lines of UTF-8, and the words in them.
+
+use std::io::{BufRead, BufReader, Read};
+
+use anyhow::{Context, Result, bail, ensure};
+use md5::{Digest, Md5};
+
+use super::{Progress, Split};
+
+/// Bytes that are read from a file at a time.
+const BUFFER: usize = 1 << 18;
+
+/// A line with more bytes than this is read in pieces, and a single word must not have more.
+const LONGEST_PIECE: usize = 1 << 20;
+
+/// Splits text into words where Python's `str.split()` does. `None` stands for the end of a line.
+///
+/// The original reads `text.replace("\n", "<eos>").split()`, so only `\n` ends a line. Every other
+/// space, such as `\r`, a form feed or U+2028, separates words.
+pub(crate) fn words(text: &str) -> impl Iterator<Item = Option<&str>> {
+    text.split_inclusive('\n').flat_map(|line| {
+        let words = line.split(is_space).filter(|word| !word.is_empty());
+        words.map(Some).chain(line.ends_with('\n').then_some(None))
+    })
+}
+
+/// Python's `str.isspace()`: Unicode's white space and the four separators U+001C to U+001F.
+fn is_space(c: char) -> bool {
+    match c {
+        '\t'..='\r' | '\u{1c}'..=' ' => true,
+        '\0'..='\x7f' => false,
+        _ => c.is_whitespace(),
+    }
+}
+
+/// A text that is read line by line and checked to be UTF-8. Its memory grows neither with the text
+/// nor with the length of a line.
+pub(crate) struct TextReader {
+    reader: BufReader<Box<dyn Read>>,
+    name: String,
+    /// Size of the text in bytes, or 0 if unknown.
+    total: u64,
+    /// The current piece, then the start of the next one if a long line was cut.
+    buffer: Vec<u8>,
+    /// Length of the current piece in bytes.
+    piece: usize,
+    /// Lines and bytes before the buffer.
+    lines: u64,
+    bytes: u64,
+    md5: Md5,
+}
+
+impl TextReader {
+    /// Starts at the beginning of a text. Messages call it `name`.
+    pub(crate) fn new(reader: Box<dyn Read>, name: String) -> Self {
+        TextReader {
+            reader: BufReader::with_capacity(BUFFER, reader),
+            name,
+            total: 0,
+            buffer: Vec::new(),
+            piece: 0,
+            lines: 0,
+            bytes: 0,
+            md5: Md5::new(),
+        }
+    }
+
+    /// Sets the size in bytes, for [`Progress`] and for the size of the token buffer.
+    pub(super) fn with_total(self, total: u64) -> Self {
+        TextReader { total, ..self }
+    }
+
+    /// Reads the next line with its `\n`, or `None` at the end of the text. A line of more than a
+    /// megabyte comes in several pieces that end at white space.
+    ///
+    /// # Errors
+    /// A disk error, bytes that are not UTF-8, a word of more than a megabyte.
+    pub(crate) fn next_piece(&mut self) -> Result<Option<&str>> {
+        self.lines += u64::from(self.buffer[..self.piece].ends_with(b"\n"));
+        self.bytes += self.piece as u64;
+        self.buffer.drain(..self.piece);
+        self.piece = 0;
+
+        let rest = self.buffer.len();
+        let room = LONGEST_PIECE - rest;
+        let read = (&mut self.reader).take(room as u64).read_until(b'\n', &mut self.buffer);
+        let read = read.with_context(|| format!("{}: cannot be read", self.name))?;
+        self.md5.update(&self.buffer[rest..]);
+        if self.buffer.is_empty() {
+            return Ok(None);
+        }
+        let is_cut = read == room && !self.buffer.ends_with(b"\n");
+        let text = match str::from_utf8(&self.buffer) {
+            Ok(text) => text,
+            // The last character of a cut line may be cut too.
+            Err(error) if is_cut && error.error_len().is_none() => {
+                str::from_utf8(&self.buffer[..error.valid_up_to()]).unwrap_or_default()
+            }
+            Err(error) => {
+                let at = error.valid_up_to();
+                bail!(
+                    "{}: not UTF-8 text: line {}, byte {} of the file (0x{:02x}). Convert the file \
+                     to UTF-8, e.g. with iconv",
+                    self.name,
+                    self.lines + 1,
+                    self.bytes + at as u64,
+                    self.buffer[at]
+                )
+            }
+        };
+        let text = if is_cut { text.trim_end_matches(|c| !is_space(c)) } else { text };
+        ensure!(
+            !text.is_empty(),
+            "{}: line {} has a word of more than {LONGEST_PIECE} bytes; words are separated by spaces",
+            self.name,
+            self.lines + 1
+        );
+        self.piece = text.len();
+        // A byte-order mark is not part of the first word.
+        let without_mark = if self.bytes == 0 { text.strip_prefix('\u{feff}') } else { None };
+        Ok(Some(without_mark.unwrap_or(text)))
+    }
+
+    /// A buffer for the text's tokens, at most one for two bytes.
+    ///
+    /// A vector that grows is copied, and is then in memory twice. So this one gets room for a word
+    /// of 4 bytes on average. Pages that are never written take no memory.
+    pub(super) fn token_buffer(&self) -> Vec<i32> {
+        let mut tokens = Vec::new();
+        // If the system refuses that much, the vector grows as needed.
+        let _ = tokens.try_reserve_exact((self.total / 4) as usize);
+        tokens
+    }
+
+    pub(super) fn progress(&self) -> Progress<'_> {
+        Progress { name: &self.name, done: self.bytes + self.piece as u64, total: self.total }
+    }
+
+    /// Ends the reading: makes a [`Split`] of the tokens that the text was read into.
+    pub(super) fn into_split(self, mut tokens: Vec<i32>) -> Result<Split> {
+        ensure!(self.bytes > 0, "{}: the file is empty", self.name);
+        tokens.shrink_to_fit();
+        let md5 = self.md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Split { name: self.name, tokens: tokens.into(), md5, ..Split::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::EOS;
+    use super::*;
+
+    /// A reader that gives its bytes a few at a time.
+    struct Trickle<'a>(&'a [u8], usize);
+
+    impl Read for Trickle<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let n = self.1.min(self.0.len()).min(buffer.len());
+            buffer[..n].copy_from_slice(&self.0[..n]);
+            self.0 = &self.0[n..];
+            Ok(n)
+        }
+    }
+
+    fn all_words(text: &'static [u8], at_once: usize) -> Result<Vec<String>> {
+        let mut reader = TextReader::new(Box::new(Trickle(text, at_once)), "trickle".into());
+        let mut all = Vec::new();
+        while let Some(piece) = reader.next_piece()? {
+            all.extend(words(piece).map(|word| word.unwrap_or(EOS).to_owned()));
+        }
+        Ok(all)
+    }
+
+    #[test]
+    fn words_are_split_where_python_splits_them() {
+        // [c for c in range(0x110000) if chr(c).isspace()], the same in all versions of Python 3.
+        let spaces: Vec<u32> = [0x09..=0x0d, 0x1c..=0x20, 0x85..=0x85, 0xa0..=0xa0, 0x1680..=0x1680]
+            .into_iter()
+            .chain([0x2000..=0x200a, 0x2028..=0x2029, 0x202f..=0x202f, 0x205f..=0x205f, 0x3000..=0x3000])
+            .flatten()
+            .collect();
+        for c in '\0'..=char::MAX {
+            let text = format!("a{c}{c}b{c}");
+            let expected = match c {
+                '\n' => vec![Some("a"), None, None, Some("b"), None],
+                _ if spaces.contains(&(c as u32)) => vec![Some("a"), Some("b")],
+                _ => vec![Some(text.as_str())],
+            };
+            assert_eq!(words(&text).collect::<Vec<_>>(), expected, "U+{:04X}", c as u32);
+        }
+    }
+
+    #[test]
+    fn words_do_not_depend_on_the_size_of_reads() {
+        // A byte-order mark, Windows line ends, characters of 1 to 4 bytes, an ideographic space, a
+        // separator, no newline at the end.
+        let text = "\u{feff}eins zwei\r\n\r\n größer\u{3000}日本\u{1e}𝄞𝄞\tz\n\nend";
+        let expected = ["eins", "zwei", EOS, EOS, "größer", "日本", "𝄞𝄞", "z", EOS, EOS, "end"];
+        for at_once in [1, 2, 3, 4, 5, 7, 100] {
+            assert_eq!(all_words(text.as_bytes(), at_once).unwrap(), expected, "{at_once} bytes at once");
+        }
+        for at_once in [1, 3, 1000] {
+            let error = all_words(b"a b\nc d\n\ne \xe6\x97", at_once).unwrap_err().to_string();
+            assert!(error.contains("line 4, byte 11 of the file (0xe6)"), "{error}");
+            let error = all_words(b"a b\nc\xff d\n", at_once).unwrap_err().to_string();
+            assert!(error.contains("line 2, byte 5 of the file (0xff)"), "{error}");
+        }
+    }
+
+    #[test]
+    fn long_lines_are_cut_between_words() {
+        for space in [" ", "\u{1f}", "\u{3000}"] {
+            // The first word moves the cut through the bytes of the others.
+            for first in 1..9 {
+                let word = format!("日本{space}");
+                let count = 2 * LONGEST_PIECE / word.len();
+                let text = format!("{}{space}{}\nend", "x".repeat(first), word.repeat(count));
+                let found = all_words(text.leak().as_bytes(), BUFFER).unwrap();
+                assert_eq!(found.len(), count + 3);
+                assert_eq!(found[0].len(), first);
+                assert!(found[1..=count].iter().all(|word| word == "日本"));
+                assert_eq!(found[count + 1..], [EOS, "end"]);
+            }
+        }
+        // A byte that is wrong within a long line.
+        let mut text = b"ab ".repeat(LONGEST_PIECE);
+        text[2 * LONGEST_PIECE] = 0xff;
+        let error = all_words(text.leak(), BUFFER).unwrap_err().to_string();
+        assert!(error.contains(&format!("line 1, byte {} of the file (0xff)", 2 * LONGEST_PIECE)), "{error}");
+    }
+
+    #[test]
+    fn a_word_has_a_longest_length() {
+        let longest = "x".repeat(LONGEST_PIECE - 1);
+        let text = format!("a\n{longest}\n{longest} {longest}").leak();
+        let found: Vec<usize> = all_words(text.as_bytes(), BUFFER).unwrap().iter().map(String::len).collect();
+        assert_eq!(found, [1, 5, longest.len(), 5, longest.len(), longest.len()]);
+        for text in [format!("a\n{longest}xx\n"), format!("a\n {longest}x b")] {
+            let error = all_words(text.leak().as_bytes(), BUFFER).unwrap_err().to_string();
+            assert!(error.contains("trickle: line 2 has a word of more than 1048576 bytes"), "{error}");
+        }
+    }
+}

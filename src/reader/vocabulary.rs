@@ -1,0 +1,185 @@
+//! Words and their ids.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use indexmap::{IndexMap, IndexSet};
+use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
+
+use super::{EOS, UNK};
+
+/// Words and their ids. An id is a word's rank in the training text, by count in descending order and
+/// then by word.
+#[derive(Clone, Default)]
+pub struct Vocabulary {
+    // Shared, since each checkpoint holds the vocabulary.
+    words: Arc<IndexSet<SmolStr>>,
+}
+
+/// Two vocabularies are equal if they give the same words the same ids.
+impl PartialEq for Vocabulary {
+    fn eq(&self, other: &Self) -> bool {
+        self.words.as_slice() == other.words.as_slice()
+    }
+}
+
+impl fmt::Debug for Vocabulary {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_list().entries(self.words()).finish()
+    }
+}
+
+impl Vocabulary {
+    /// The original's `_build_vocab`: sorts by count, words of one count by code point as Python does.
+    pub fn from_counts(counts: HashMap<String, u64>) -> Self {
+        let counts = counts.into_iter().map(|(word, count)| (word.into(), count));
+        Counts(counts.collect()).rank(Limits::default()).vocabulary
+    }
+
+    /// A vocabulary whose ids are the positions in `words`. A word that occurs again is skipped.
+    pub fn from_words(words: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        let words: IndexSet<SmolStr> = words.into_iter().map(|word| word.as_ref().into()).collect();
+        Vocabulary { words: words.into() }
+    }
+
+    /// Number of words.
+    pub fn len(&self) -> usize {
+        self.words.len()
+    }
+
+    /// Returns true if there are no words.
+    pub fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
+    /// Returns the id of `word`, or `None` if the word is unknown.
+    pub fn id(&self, word: &str) -> Option<i32> {
+        self.words.get_index_of(word).map(|id| id as i32)
+    }
+
+    /// Returns the word with this id.
+    pub fn word(&self, id: i32) -> Option<&str> {
+        self.words.get_index(usize::try_from(id).ok()?).map(SmolStr::as_str)
+    }
+
+    /// All words in the order of their ids.
+    pub fn words(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.words.iter().map(SmolStr::as_str)
+    }
+}
+
+/// Limits on the size of the vocabulary.
+///
+/// With a limit, a word outside of the vocabulary is read as `<unk>` in all three texts. Without one,
+/// the vocabulary has all words of the training text, and words of the other texts that are not in it
+/// are dropped, as in the original.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Largest number of words, including `<unk>` and `<eos>`. The most frequent words are kept.
+    #[serde(default)]
+    pub max_vocab: Option<u64>,
+    /// Smallest number of occurrences of a word in the training text.
+    #[serde(default)]
+    pub min_count: Option<u64>,
+}
+
+impl Limits {
+    /// True if no limit is set, as for PTB.
+    pub fn is_none(&self) -> bool {
+        *self == Limits::default()
+    }
+}
+
+/// Words of the training text and their counts, numbered in the order of their first occurrence.
+#[derive(Default)]
+pub(super) struct Counts(IndexMap<SmolStr, u64>);
+
+/// Result of [`Counts::rank`].
+pub(super) struct Ranked {
+    pub vocabulary: Vocabulary,
+    /// The id of each word by its number in [`Counts`].
+    pub ids: Vec<i32>,
+    /// Occurrences of words outside of the limits.
+    pub left_out: u64,
+}
+
+impl Counts {
+    /// Counts one occurrence of `word`, and returns the word's number.
+    pub fn add(&mut self, word: &str) -> Result<i32> {
+        let number = match self.0.get_full_mut(word) {
+            Some((number, _, count)) => {
+                *count += 1;
+                number
+            }
+            None => self.0.insert_full(word.into(), 1).0,
+        };
+        i32::try_from(number).context("the text has more different words than there are ids")
+    }
+
+    /// Gives the words their ids.
+    pub fn rank(mut self, limits: Limits) -> Ranked {
+        if !limits.is_none() {
+            self.0.entry(UNK.into()).or_insert(0);
+        }
+        let numbers = self.0.len();
+        let mut words: Vec<Word> = self
+            .0
+            .into_iter()
+            .enumerate()
+            .map(|(number, (word, count))| Word { number, word, count })
+            .collect();
+        words.sort_unstable_by(Word::by_rank);
+        let left_out = if limits.is_none() { 0 } else { limit(&mut words, limits) };
+
+        let unknown = words.iter().position(|word| word.word == UNK).unwrap_or(0);
+        let mut ids = vec![unknown as i32; numbers];
+        for (id, word) in words.iter().enumerate() {
+            ids[word.number] = id as i32;
+        }
+        let words: IndexSet<SmolStr> = words.into_iter().map(|word| word.word).collect();
+        Ranked { vocabulary: Vocabulary { words: words.into() }, ids, left_out }
+    }
+}
+
+/// A counted word.
+struct Word {
+    /// Its number in [`Counts`].
+    number: usize,
+    word: SmolStr,
+    count: u64,
+}
+
+impl Word {
+    fn by_rank(a: &Word, b: &Word) -> std::cmp::Ordering {
+        b.count.cmp(&a.count).then_with(|| a.word.cmp(&b.word))
+    }
+}
+
+/// Removes the words outside of the limits, counts them as `<unk>`, and returns how many occurrences
+/// they had. `words` is sorted, before and afterwards.
+fn limit(words: &mut Vec<Word>, limits: Limits) -> u64 {
+    let is_special = |word: &Word| matches!(word.word.as_str(), UNK | EOS);
+    let special = words.iter().filter(|word| is_special(word)).count() as u64;
+    let mut room = limits.max_vocab.unwrap_or(u64::MAX).saturating_sub(special);
+    let mut left_out = 0;
+    words.retain(|word| {
+        if is_special(word) {
+            return true;
+        }
+        let is_kept = room > 0 && word.count >= limits.min_count.unwrap_or(0);
+        if is_kept {
+            room -= 1;
+        } else {
+            left_out += word.count;
+        }
+        is_kept
+    });
+    if let Some(unknown) = words.iter_mut().find(|word| word.word == UNK) {
+        unknown.count += left_out;
+    }
+    words.sort_unstable_by(Word::by_rank);
+    left_out
+}
