@@ -242,7 +242,8 @@ impl PtbVariables {
     /// Sets all variables from ones under TensorFlow's names; others in `given` are ignored.
     ///
     /// # Errors
-    /// A missing variable or a wrong shape: named, with both shapes. Nothing is changed then.
+    /// A missing variable, a wrong shape (named, with both shapes), values that are NaN or infinite.
+    /// Nothing is changed then.
     pub fn assign(&self, given: &tf::Variables) -> Result<()> {
         tch::no_grad(|| {
             let mut checked = tf::Variables::new();
@@ -258,7 +259,9 @@ impl PtbVariables {
                     tensor.size(),
                     own.size()
                 );
-                checked.insert(name, tensor.to_kind(self.kind));
+                let tensor = tensor.to_kind(self.kind);
+                tf::ensure_finite(&name, &tensor)?;
+                checked.insert(name, tensor);
             }
             let copy = |variable: &Tensor, value: &Tensor| variable.shallow_clone().copy_(value);
             copy(&self.embedding, &checked[EMBEDDING]);
