@@ -818,16 +818,10 @@ fn tensorflow_evaluates_a_checkpoint_of_2016_as_it_is_here() {
         ["--model", "test", "--hidden-size", "16", "--num-layers", "2", "--num-steps", "15"];
     let train = ["train", "--data-path", "sample", "--save-path", "run", "--max-steps", "60"];
     run(&[&train[..], &flags, &["--no-eval", "--device", "cpu"]].concat());
-    run(&[
-        "export",
-        "--checkpoint",
-        "run",
-        "--format",
-        "tf-checkpoint",
-        "--output",
-        "v2/model.ckpt",
-    ]);
     fs::create_dir(dir.join("v1")).unwrap();
+    fs::create_dir(dir.join("v2")).unwrap();
+    let export = ["export", "--checkpoint", "run", "--format", "tf-checkpoint"];
+    run(&[&export[..], &["--output", "v2/model.ckpt"]].concat());
     let there = text(
         Command::new(python)
             .arg(root.join("tests/golden/evaluate.py"))

@@ -457,7 +457,7 @@ mod tests {
         let double = BundleEntryProto { dtype: 2, ..entry() };
         let longer = BundleEntryProto { shape: Some(TensorShapeProto::new(vec![3])), ..entry() };
         for (table, expected) in [
-            (slices(&[first.clone()]), "slices [0:2] hold 2 of the 4 values of [4]"),
+            (slices(std::slice::from_ref(&first)), "slices [0:2] hold 2 of the 4 values of [4]"),
             (slices(&[second.clone(), second.clone()]), "slices [2:4] and [2:4] overlap"),
             (slices(&[first.clone(), slice(&[(1, 3)])]), "slices [0:2] and [1:4] overlap"),
             (

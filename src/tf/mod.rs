@@ -175,7 +175,7 @@ pub fn canonical(variables: Variables) -> Result<(Variables, Variables)> {
     let foreign: Vec<_> = foreign.map(|(name, t)| format!("{name:?} {:?}", t.size())).collect();
     ensure!(
         foreign.is_empty(),
-        "it computes with weights that this one does not have: {}",
+        "it has weights that the example's model does not have: {}",
         foreign.join(", ")
     );
     let opaque = others.keys().find(|name| is_cudnn_params(name, &scope)).cloned();

@@ -44,7 +44,8 @@ def main(prefix, folder, copy=None, version="v2"):
         saver = tf.train.Saver()
         saver.restore(sess, prefix)
         if copy and version == "v1":
-            variables = {name_of_2016(v.op.name): v for v in tf.global_variables() if v.dtype != tf.int64_ref}
+            variables = {name_of_2016(v.op.name): v for v in tf.global_variables()
+                         if v.op.name != "Model/global_step"}
             tf.train.Saver(variables, write_version=tf.train.SaverDef.V1).save(sess, copy)
         elif copy:
             saver.save(sess, copy)
