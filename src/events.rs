@@ -29,7 +29,7 @@ use anyhow::{Context, Result};
 use prost::Message;
 
 use crate::session::Event;
-use crate::tf::bundle::masked_crc32c;
+use crate::tf::masked_crc32c;
 
 // The messages, as far as they are used here; prost skips what else there is.
 

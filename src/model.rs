@@ -365,7 +365,8 @@ impl PtbVariables {
     /// Sets all variables from ones under TensorFlow's names; others in `given` are ignored.
     ///
     /// # Errors
-    /// A missing variable or a wrong shape: named, with both shapes. Nothing is changed then.
+    /// A missing variable, a wrong shape (named, with both shapes), values that are NaN or infinite.
+    /// Nothing is changed then.
     pub fn assign(&self, given: &tf::Variables) -> Result<()> {
         self.assign_to(&self.trainable(), given)
     }
@@ -386,7 +387,9 @@ impl PtbVariables {
                     tensor.size(),
                     own.size()
                 );
-                checked.insert(name, tensor.to_kind(self.kind));
+                let tensor = tensor.to_kind(self.kind);
+                tf::ensure_finite(&name, &tensor)?;
+                checked.insert(name, tensor);
             }
             let widened = |name: &str, blocks: &[i64]| {
                 resize(&checked[name], blocks, self.config.hidden_size, self.width)

@@ -221,6 +221,69 @@ fn variables_go_out_and_come_in_unchanged() {
     }
 }
 
+/// A checkpoint of mid-2016, by its folder, its file, and a sharded one's prefix.
+#[test]
+fn checkpoints_of_format_v1_come_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tf_checkpoint");
+    // Nine words, as the models have.
+    for split in ["train", "valid", "test"] {
+        fs::write(at(&format!("ptb.{split}.txt")), " a b c d e f g h \n".repeat(50)).unwrap();
+    }
+    let data = ["--data-path", text(folder.path())];
+    for (k, path) in ["v1", "v1/model.ckpt-3", "v1_slices/model.ckpt-5"].iter().enumerate() {
+        let path = fixtures.join(path);
+        let imported = at(&k.to_string());
+        let import = ["import", text(&path), "--save-path", text(&imported), "--model", "test"];
+        stdout(&run(&[&import[..], &data].concat()));
+        let model = ptb_word_lm::tf::Model::read(&path).unwrap();
+        assert_eq!(saved(&imported), model.variables);
+        let eval = ["eval", "--checkpoint", text(&imported), "--device", "cpu"];
+        let evaluated = stdout(&run(&[&eval[..], &data].concat()));
+        let train = ["train", "--model", "test", "--hidden-size", "4", "--num-layers", "2"];
+        let from = ["--max-steps", "0", "--device", "cpu", "--init-from", text(&path)];
+        let started = stdout(&run(&[&train[..], &from, &data].concat()));
+        assert_eq!(evaluated.lines().last(), started.lines().last());
+    }
+}
+
+/// Whichever way they come, and whatever they are for.
+#[test]
+fn variables_that_are_not_finite_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    train(&["--max-steps", "1", "--no-eval", "--save-path", text(&at("good"))]);
+    let name = "Model/RNN/multi_rnn_cell/cell_0/basic_lstm_cell/kernel";
+    for (value, file) in [(f64::NAN, "nan"), (f64::INFINITY, "infinite")] {
+        let mut checkpoint =
+            ptb_word_lm::checkpoint::Checkpoint::load(&at("good"), &mut |n| panic!("{n}")).unwrap();
+        let _ = checkpoint.variables[name].get(3).get(5).fill_(value);
+        let npz = at(&format!("{file}.npz"));
+        ptb_word_lm::tf::write_npz(&npz, &checkpoint.variables).unwrap();
+        let save = at(file);
+        checkpoint.variables = ptb_word_lm::tf::read_npz(&npz).unwrap();
+        ptb_word_lm::checkpoint::SaveFolder::open(&save, 1).unwrap().save(&checkpoint).unwrap();
+        let resumed =
+            [&["train", "--data-path", "sample", "--save-path", text(&save)], TINY].concat();
+        for args in [
+            &["import", text(&npz), "--save-path", text(&at("imported"))][..],
+            &["eval", "--checkpoint", text(&save), "--data-path", "sample"],
+            &["generate", "--checkpoint", text(&save)],
+            &["score", "--checkpoint", text(&save), text(&at("a text"))],
+            &resumed,
+        ] {
+            fs::write(at("a text"), "the cat\n").unwrap();
+            let (code, error) = fails(args);
+            assert_eq!(code, 1, "{error}");
+            let says = format!("variable {name:?}: 1 of its 2048 values are NaN or infinite");
+            assert!(error.contains(&says) && error.contains(file), "{args:?}: {error}");
+        }
+        let (code, error) = fails_to_train(&["--init-from", text(&npz)]);
+        assert!(code == 1 && error.contains(name) && error.contains("--init-from"), "{error}");
+    }
+}
+
 #[test]
 fn a_damaged_checkpoint_is_passed_over_for_the_one_before_it() {
     let folder = tempfile::tempdir().unwrap();

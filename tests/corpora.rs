@@ -15,7 +15,7 @@ fn within(_len: usize, _factor: usize, read: impl FnOnce()) {
 #[test]
 fn what_fuzzing_found_is_read_or_refused() {
     type Target = fn(&[u8]);
-    let all: [(&str, Target); 7] = [
+    let all: [(&str, Target); 8] = [
         ("bundle", targets::bundle),
         ("checkpoint", targets::checkpoint),
         ("config", targets::config),
@@ -23,6 +23,7 @@ fn what_fuzzing_found_is_read_or_refused() {
         ("metrics", targets::metrics),
         ("npz", targets::npz),
         ("reader", targets::reader),
+        ("v1", targets::v1),
     ];
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     let files = |path: &Path| fs::read_dir(path).into_iter().flatten().map(|entry| entry.unwrap().path());

@@ -19,7 +19,8 @@ use crate::tf;
 
 #[derive(Args)]
 pub struct ImportArgs {
-    /// What TensorFlow saved: a checkpoint's prefix (model.ckpt-123), its folder, or a .npz
+    /// What TensorFlow saved: a checkpoint's prefix (model.ckpt-123), its folder, one of its files,
+    /// or a .npz
     #[arg(value_name = "FILE")]
     from: PathBuf,
     /// Folder for the new checkpoint

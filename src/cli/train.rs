@@ -81,7 +81,8 @@ pub struct TrainArgs {
         help_heading = "Running"
     )]
     seed: i64,
-    /// Start from variables that TensorFlow saved, instead of random ones: a .npz, or a checkpoint's prefix
+    /// Start from variables that TensorFlow saved, instead of random ones: a checkpoint's prefix,
+    /// its folder, one of its files, or a .npz
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     init_from: Option<PathBuf>,
     /// Write metrics here as JSON lines [default: metrics.jsonl in the save path]

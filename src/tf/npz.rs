@@ -15,23 +15,29 @@ use crate::files::write_atomically;
 
 /// Reads every array of a `.npz` file, as written by `numpy.savez` or [`write_npz`].
 ///
-/// Floats of 16, 32 and 64 bits and integers of 8 (signed or not), 16, 32 and 64 bits are read, in either byte order
-/// and in C or Fortran order.
+/// Floats of 16, 32 and 64 bits and integers of 8 (signed or not), 16, 32 and 64 bits are read, in
+/// either byte order and in C or Fortran order.
 ///
 /// # Errors
-/// Name the file and the array: not a zip archive, a damaged member (each has a checksum), a dtype other than these,
-/// data shorter or longer than the shape says.
+/// Name the file and the array: not a zip archive, a damaged member (each has a checksum), a dtype
+/// other than these, data shorter or longer than the shape says.
 pub fn read_npz(path: impl AsRef<Path>) -> Result<Variables> {
     let path = path.as_ref();
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let mut archive = NpzArchive::new(BufReader::new(file))
-        .with_context(|| format!("{} is not a .npz file (a zip archive of .npy arrays)", path.display()))?;
+    let mut archive = NpzArchive::new(BufReader::new(file)).with_context(|| {
+        format!("{} is not a .npz file (a zip archive of .npy arrays)", path.display())
+    })?;
     let zip = archive.zip_archive();
     let mut variables = Variables::new();
     for i in 0..zip.len() {
-        let member = zip.by_index(i).with_context(|| format!("{}: member {i} is damaged", path.display()))?;
-        let Some(name) = array_name_from_file_name(member.name()).map(str::to_owned) else { continue };
-        let tensor = read_array(member).with_context(|| format!("{}: array {name:?}", path.display()))?;
+        let member = zip
+            .by_index(i)
+            .with_context(|| format!("{}: member {i} is damaged", path.display()))?;
+        let Some(name) = array_name_from_file_name(member.name()).map(str::to_owned) else {
+            continue;
+        };
+        let tensor =
+            read_array(member).with_context(|| format!("{}: array {name:?}", path.display()))?;
         ensure!(
             variables.insert(name.clone(), tensor).is_none(),
             "{}: array {name:?} is there twice",
@@ -42,9 +48,11 @@ pub fn read_npz(path: impl AsRef<Path>) -> Result<Variables> {
     Ok(variables)
 }
 
-/// Writes variables as `numpy.savez` does: uncompressed, C order, little-endian. The same variables give the same bytes.
+/// Writes variables as `numpy.savez` does: uncompressed, C order, little-endian. The same variables
+/// give the same bytes.
 ///
-/// numpy knows no bfloat16, so bfloat16 is written as float32, which loses nothing. The file is replaced in one step.
+/// numpy knows no bfloat16, so bfloat16 is written as float32, which loses nothing. The file is
+/// replaced in one step.
 ///
 /// # Errors
 /// The file cannot be written; a tensor is of a kind that [`read_npz`] would not read (named).
@@ -70,17 +78,19 @@ fn read_array(mut file: impl Read) -> Result<Tensor> {
     let dtype = header.dtype();
     let Some((kind, big_endian)) = kind_of(&dtype) else {
         bail!(
-            "dtype is {}, expected a float of 2, 4 or 8 bytes or an integer ('i1', 'u1', 'i2', 'i4', 'i8')",
+            "dtype is {}, expected a float of 2, 4 or 8 bytes \
+             or an integer ('i1', 'u1', 'i2', 'i4', 'i8')",
             dtype.descr()
         );
     };
-    let mut shape = header.shape().iter().map(|&d| Ok(i64::try_from(d)?)).collect::<Result<Vec<_>>>()?;
+    let mut shape =
+        header.shape().iter().map(|&d| Ok(i64::try_from(d)?)).collect::<Result<Vec<_>>>()?;
     let size = kind.elt_size_in_bytes();
     let expected = num_elements(&shape)
         .and_then(|n| n.checked_mul(size))
         .with_context(|| format!("shape {shape:?} does not fit in memory"))?;
-    // The buffer grows with what is really there. One byte more than expected, so that too much is noticed and the end
-    // of the member is reached, which is where its checksum is compared.
+    // The buffer grows with what is really there. One byte more than expected, so that too much is
+    // noticed and the end of the member is reached, which is where its checksum is compared.
     let mut bytes = Vec::new();
     file.take(expected as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() != expected {
@@ -102,8 +112,9 @@ fn read_array(mut file: impl Read) -> Result<Tensor> {
 /// No header of a plain array is longer (numpy's are 128 bytes).
 const MAX_HEADER: u64 = 1024;
 
-/// Refuses headers that npyz is not safe with: it allocates whatever length the file states, recurses as deep as the
-/// brackets do, and multiplies the shape unchecked. None of these occurs in an array of numbers.
+/// Refuses headers that npyz is not safe with: it allocates whatever length the file states,
+/// recurses as deep as the brackets do, and multiplies the shape unchecked. None of these occurs in
+/// an array of numbers.
 fn check_header(start: &[u8]) -> Result<()> {
     ensure!(start.len() >= 12 && start.starts_with(b"\x93NUMPY"), "not a .npy array (wrong magic)");
     let (at, length) = match start[6] {
@@ -112,7 +123,9 @@ fn check_header(start: &[u8]) -> Result<()> {
         v => bail!(".npy format version is {v}, expected 1 to 3"),
     };
     ensure!(at + length <= MAX_HEADER, "header of {length} bytes: not an array of plain numbers");
-    let text = start.get(at as usize..(at + length) as usize).context("the file ends within its header")?;
+    let text = start
+        .get(at as usize..(at + length) as usize)
+        .context("the file ends within its header")?;
     let brackets = text.iter().filter(|b| b"([{".contains(b)).count();
     let digits = text.iter().filter(|b| b.is_ascii_digit()).count();
     // One digit is the dtype's; a product of numbers with 18 digits in all is below 2^64.
@@ -159,7 +172,9 @@ fn write_array<W: Write + std::io::Seek>(
         Kind::Int16 => "<i2",
         Kind::Int => "<i4",
         Kind::Int64 => "<i8",
-        kind => bail!("{kind:?} tensors cannot be written to a .npz file: convert to float or integer first"),
+        kind => bail!(
+            "{kind:?} tensors cannot be written to a .npz file: convert to float or integer first"
+        ),
     };
     let shape: Vec<u64> = tensor.size().iter().map(|&d| d as u64).collect();
     let bytes = tensor_to_bytes(&tensor)?;

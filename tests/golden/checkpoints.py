@@ -4,7 +4,16 @@ Under tests/fixtures/tf_checkpoint:
     basic        the example's, after three steps: tf.train.Saver, basic mode, learning rate and global step
     block        the same in block mode (LSTMBlockCell), whose names differ
     adam         Adam's slots besides, in a shard per device
-    partitioned  the embedding partitioned in two slices, which no reader of whole variables can read
+    partitioned  the embedding partitioned in two slices
+    slices       the example's model on two devices, every variable partitioned along a dimension
+    grid         two variables in slices of unequal sizes that are no columns or rows
+    gap          a variable of which a slice is missing
+    overlap      a variable whose slices overlap
+    v1           the example's model of mid-2016, under its names and in format V1
+    v1_kinds     format V1: every dtype that it can hold, a scalar and an empty variable
+    v1_slices, v1_grid, v1_gap, v1_overlap  as above in format V1
+    peepholes    the example's graph of LSTMCells with peepholes
+    projection   the same with a projection
     object       tf.train.Checkpoint, the object-based kind of TensorFlow 2, with a string entry and bfloat16 and others
     scalar       nothing but the global step; the smallest there is
     cudnn        cuDNN's opaque buffer as `Model/lstm_params`, laid out by TensorFlow's own converter (.npz alone)
@@ -22,6 +31,9 @@ from tensorflow.contrib.cudnn_rnn.python.ops.cudnn_rnn_ops import CudnnParamsFor
 
 OUT = os.path.join(FIXTURES, "tf_checkpoint")
 CASE = dict(vocab=9, hidden=4, layers=2, batch=2, num_steps=3, n=3, seed=7)
+
+
+V1, V2 = tf.train.SaverDef.V1, tf.train.SaverDef.V2
 
 
 def write(name, sess, variables, saver, step=None):
@@ -73,6 +85,111 @@ def partitioned():
             tf.get_variable("softmax_b", initializer=random.randn(5).astype(np.float32))
         sess.run(tf.global_variables_initializer())
         write("partitioned", sess, tf.global_variables(), tf.train.Saver(save_relative_paths=True))
+
+
+def slices(name, version):
+    """The example's model; the values are those of the whole variables."""
+    variables, _ = initial(dict(CASE, seed=11))
+    axes = {"embedding": 0, "kernel": 1, "bias": 0, "softmax_w": 1, "softmax_b": 0}
+    with tf.Graph().as_default() as graph, session(graph, device_count={"CPU": 2}) as sess:
+        for k, (key, value) in enumerate(sorted(variables.items())):
+            def part(shape, dtype, partition_info, value=value):
+                places = zip(partition_info.var_offset, shape)
+                return tf.constant(value[tuple(slice(start, start + size) for start, size in places)], dtype)
+            partitioner = tf.fixed_size_partitioner(2 + k % 2, axis=axes[key.split("/")[-1]])
+            with tf.device("/cpu:%d" % (k % 2)):
+                tf.get_variable(key, value.shape, initializer=part, partitioner=partitioner)
+        sess.run(tf.global_variables_initializer())
+        saver = tf.train.Saver(write_version=version, sharded=True, save_relative_paths=True)
+        write(name, sess, [], saver, step=5)
+    np.savez(os.path.join(OUT, name, "values.npz"), **variables)
+
+
+def raw_slices(name, version, parts, **whole):
+    """Slices by the Saver's own op; `parts` are (variable, ((start, end) of each dimension))."""
+    folder = os.path.join(OUT, name)
+    os.makedirs(folder)
+    names, specs, data = [], [], []
+    for variable, extents in parts:
+        value = whole[variable]
+        names.append(variable)
+        spec = ":".join("%d,%d" % (start, end - start) for start, end in extents)
+        specs.append("%s %s" % (" ".join(str(size) for size in value.shape), spec))
+        data.append(tf.constant(value[tuple(slice(start, end) for start, end in extents)]))
+    path = os.path.join(folder, "model.ckpt")
+    with session() as sess:
+        if version == V1:
+            save = tf.raw_ops.SaveSlices(
+                filename=path, tensor_names=names, shapes_and_slices=specs, data=data)
+        else:
+            save = tf.raw_ops.SaveV2(
+                prefix=path, tensor_names=names, shape_and_slices=specs, tensors=data)
+        sess.run(save)
+    np.savez(os.path.join(folder, "values.npz"), **whole)
+
+
+def grid(name, version):
+    random = np.random.RandomState(12)
+    whole = {"flat": random.randn(4, 3).astype(np.float32), "cube": random.randint(-99, 99, [70, 2, 3])}
+    raw_slices(name, version, [
+        ("flat", ((0, 2), (0, 2))), ("flat", ((2, 4), (0, 2))),
+        ("flat", ((0, 1), (2, 3))), ("flat", ((1, 4), (2, 3))),
+        # Numbers of more than one byte in the slices' keys.
+        ("cube", ((0, 66), (0, 2), (0, 3))),
+        ("cube", ((66, 70), (0, 1), (0, 3))), ("cube", ((66, 70), (1, 2), (0, 3))),
+    ], **whole)
+
+
+def wrong(name, version, parts):
+    raw_slices(name, version, [("Model/embedding", part) for part in parts],
+               **{"Model/embedding": np.arange(8, dtype=np.float32).reshape(4, 2)})
+
+
+def v1():
+    """Mid-2016's variables; their order and shapes are the same today."""
+    variables, _ = initial(dict(CASE, seed=13))
+    names = [("Model/RNN/multi_rnn_cell/cell_", "model/RNN/MultiRNNCell/Cell"),
+             ("basic_lstm_cell/kernel", "BasicLSTMCell/Linear/Matrix"),
+             ("basic_lstm_cell/bias", "BasicLSTMCell/Linear/Bias"), ("Model/", "model/")]
+    with tf.Graph().as_default() as graph, session(graph) as sess:
+        for key, value in sorted(variables.items()):
+            for new, old in names:
+                key = key.replace(new, old)
+            tf.get_variable(key, initializer=value)
+        tf.get_variable("model/Variable", initializer=np.float32(0.5), trainable=False)
+        sess.run(tf.global_variables_initializer())
+        saver = tf.train.Saver(write_version=V1, save_relative_paths=True)
+        write("v1", sess, tf.global_variables(), saver, step=3)
+
+
+def v1_kinds():
+    random = np.random.RandomState(14)
+    dtypes = ["float32", "float64", "float16", "int8", "uint8", "int16", "int32", "int64"]
+    values = {name: random.uniform(-99, 99, [2, 3]).astype(name) for name in dtypes}
+    values["not_finite"] = np.array([np.nan, np.inf, -np.inf, -0.0], np.float32)
+    values["empty"] = np.zeros([0, 3], np.float32)
+    values["scalar"] = np.int64(-1 << 40)
+    with tf.Graph().as_default() as graph, session(graph) as sess:
+        variables = [tf.get_variable(name, initializer=value) for name, value in sorted(values.items())]
+        for name, value in [("bool", True), ("string", "abc"), ("complex", 1j)]:
+            tf.get_variable(name, initializer=tf.constant(value))
+        sess.run(tf.global_variables_initializer())
+        write("v1_kinds", sess, variables, tf.train.Saver(write_version=V1, save_relative_paths=True))
+
+
+def lstm_cells(name, **options):
+    """The example's model of two LSTMCells, which the program does not have in this form."""
+    with tf.Graph().as_default() as graph, session(graph) as sess:
+        with tf.variable_scope("Model", initializer=tf.random_uniform_initializer(-1, 1, seed=15)):
+            embedding = tf.get_variable("embedding", [9, 4])
+            cells = [tf.nn.rnn_cell.LSTMCell(4, **options) for _ in range(2)]
+            cell = tf.nn.rnn_cell.MultiRNNCell(cells)
+            with tf.variable_scope("RNN"):
+                cell(tf.nn.embedding_lookup(embedding, [0]), cell.zero_state(1, tf.float32))
+            tf.get_variable("softmax_w", [cell.output_size, 9])
+            tf.get_variable("softmax_b", [9])
+        sess.run(tf.global_variables_initializer())
+        write(name, sess, tf.global_variables(), tf.train.Saver(save_relative_paths=True))
 
 
 def object_based():
@@ -128,6 +245,15 @@ if __name__ == "__main__":
     ptb("block", "block")
     adam()
     partitioned()
+    for prefix, version in [("", V2), ("v1_", V1)]:
+        slices(prefix + "slices", version)
+        grid(prefix + "grid", version)
+        wrong(prefix + "gap", version, [((0, 2), (0, 2)), ((3, 4), (0, 2))])
+        wrong(prefix + "overlap", version, [((0, 3), (0, 2)), ((2, 4), (0, 2))])
+    v1()
+    v1_kinds()
+    lstm_cells("peepholes", use_peepholes=True)
+    lstm_cells("projection", num_proj=3)
     object_based()
     scalar()
     cudnn()

@@ -1,8 +1,9 @@
-"""Evaluates a checkpoint in TensorFlow 1.15, as the original does: evaluate.py PREFIX FOLDER [COPY]
+"""Evaluates a checkpoint in TensorFlow 1.15, as the original does: evaluate.py PREFIX FOLDER [COPY [v1]]
 
 PREFIX is what `ptb-word-lm export --format tf-checkpoint` wrote (or the original), FOLDER holds ptb.train.txt (for the
 vocabulary) and ptb.test.txt. The example's graph is restored by tf.train.Saver and reads the test text word by word
-(batch_size and num_steps 1), the state fed back. With COPY the Saver writes the variables again, for `import`.
+(batch_size and num_steps 1), the state fed back. With COPY the Saver writes the variables again, for `import`;
+with `v1` in format V1 and under the names of mid-2016.
 """
 
 import collections
@@ -22,7 +23,15 @@ def words(folder, split):
         return f.read().replace("\n", " <eos> ").split()
 
 
-def main(prefix, folder, copy=None):
+def name_of_2016(name):
+    for new, old in [("Model/RNN/multi_rnn_cell/cell_", "model/RNN/MultiRNNCell/Cell"), ("Train/Model/", "model/"),
+                     ("basic_lstm_cell/kernel", "BasicLSTMCell/Linear/Matrix"),
+                     ("basic_lstm_cell/bias", "BasicLSTMCell/Linear/Bias"), ("Model/", "model/")]:
+        name = name.replace(new, old)
+    return name
+
+
+def main(prefix, folder, copy=None, version="v2"):
     counts = collections.Counter(words(folder, "train"))
     ids = {word: k for k, (word, _) in enumerate(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))}
     tokens = np.array([ids[word] for word in words(folder, "test") if word in ids], np.int64)
@@ -34,7 +43,11 @@ def main(prefix, folder, copy=None):
         model = PTBModel(vocab=vocab, hidden=hidden, layers=layers, batch=1, num_steps=1, max_grad_norm=5.0, mode=mode)
         saver = tf.train.Saver()
         saver.restore(sess, prefix)
-        if copy:
+        if copy and version == "v1":
+            variables = {name_of_2016(v.op.name): v for v in tf.global_variables()
+                         if v.op.name != "Model/global_step"}
+            tf.train.Saver(variables, write_version=tf.train.SaverDef.V1).save(sess, copy)
+        elif copy:
             saver.save(sess, copy)
         state, costs = np.zeros([layers, 2, 1, hidden], np.float32), 0.0
         for k in range(len(tokens) - 1):
