@@ -3,7 +3,6 @@
 //! Nothing here knows about terminals or files of figures: what happens is told as [`Event`]s to whoever listens.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,6 +18,7 @@ use crate::checkpoint::{Checkpoint, Progress, Provenance, RunConfig, SaveFolder}
 use crate::config::{ConfigError, Precision, RnnMode};
 use crate::device;
 use crate::evaluation;
+pub use crate::event::{Evaluation, Event};
 use crate::model::{PtbModel, PtbVariables};
 use crate::reader::{Producer, RawData, Vocabulary};
 use crate::rnn::State;
@@ -31,105 +31,6 @@ const EVAL_ROWS: i64 = 400;
 
 /// Every so many steps the workers' variables are compared.
 const COMPARE_EVERY: i64 = 100;
-
-/// What happens in a run, in the order in which it happens. Epochs count from 1 here, as they are printed.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// An epoch begins, or goes on after a resume.
-    Epoch {
-        /// Counted from 1.
-        epoch: i64,
-        /// Of this epoch.
-        learning_rate: f64,
-        /// Steps of the epoch that an earlier process did.
-        done: i64,
-        /// Steps in the epoch.
-        epoch_size: i64,
-    },
-    /// A training step is done. Nothing is read from the device for it.
-    Tick {
-        /// Steps of the epoch that are done.
-        done: i64,
-    },
-    /// The original's progress line is due.
-    Progress {
-        /// Part of the epoch that is behind, as the original counts it: `step / epoch_size`.
-        fraction: f64,
-        /// Of the epoch so far.
-        perplexity: f64,
-        /// Words per second of the epoch so far, in this process.
-        wps: f64,
-    },
-    /// Every `log_every` steps.
-    Step {
-        /// Counted from 1.
-        epoch: i64,
-        /// Counted from 0, within the epoch.
-        step: i64,
-        /// Counted from 0, over all epochs.
-        global_step: i64,
-        /// This step's own: total cross entropy divided by the batch size.
-        cost: f64,
-        /// TensorFlow's global norm before clipping.
-        global_norm: f64,
-        /// Learning rate.
-        lr: f64,
-        /// Of the epoch so far.
-        perplexity: f64,
-        /// Words per second of the epoch so far, in this process.
-        wps: f64,
-    },
-    /// A pass over a split is done: training, or validation after it.
-    EpochEnd {
-        /// Counted from 1.
-        epoch: i64,
-        /// `train` or `valid`.
-        split: &'static str,
-        /// Its figures.
-        result: Evaluation,
-        /// Whether the pass covered the whole split; `--max-steps` may end training within an epoch.
-        complete: bool,
-    },
-    /// The test text is evaluated: the run is over.
-    Final(Evaluation),
-    /// A checkpoint is written.
-    Saved {
-        /// Where.
-        path: PathBuf,
-    },
-    /// Something that a person should know; training goes on.
-    Notice {
-        /// In words.
-        text: String,
-    },
-    /// A checkpoint could not be written; training goes on, and the next one is tried in its time.
-    SaveFailed {
-        /// Why, in words.
-        error: String,
-    },
-}
-
-/// Figures of one pass over a split.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Evaluation {
-    /// `exp(costs / iters)`: per word, as the original computes it.
-    pub perplexity: f64,
-    /// Words predicted.
-    pub tokens: i64,
-    /// Wall-clock time.
-    pub seconds: f64,
-}
-
-impl Evaluation {
-    /// The original's arithmetic: `costs` are totals divided by the batch size, `iters` time steps.
-    fn new(costs: f64, iters: i64, batch_size: i64, start: Instant) -> Self {
-        Evaluation {
-            perplexity: (costs / iters as f64).exp(),
-            tokens: iters * batch_size,
-            seconds: start.elapsed().as_secs_f64(),
-        }
-    }
-}
 
 /// The three texts, laid out as batches on the model's device.
 pub struct Input {

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use ptb_word_lm::events::{self, Scalar};
+use ptb_word_lm::cli::report::tensorboard::{self as events, Scalar};
 use serde_json::{Value, json};
 use tiny::TINY;
 
@@ -455,7 +455,9 @@ fn cut_off_anywhere_a_file_gives_what_is_whole_or_an_error_in_words() {
     for cut in (0..first).step_by(97).chain((first..whole.len()).step_by(211)) {
         fs::write(&path, &whole[..cut]).unwrap();
         let mut notices = Vec::new();
-        match ptb_word_lm::results::Run::read(&path, &mut |notice| notices.push(notice.to_owned())) {
+        match ptb_word_lm::cli::report::results::Run::read(&path, &mut |notice| {
+            notices.push(notice.to_owned())
+        }) {
             Ok(run) => {
                 assert!(cut >= first);
                 let newlines = whole[..cut].iter().filter(|&&b| b == b'\n').count();

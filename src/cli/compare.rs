@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
+use super::report::html;
+use super::report::plots;
+use super::report::results::{self, Comparison, Run};
+use super::report::{line, notice};
 use crate::files::write_atomically;
-use crate::html;
-use crate::plots;
-use crate::report::{line, notice};
-use crate::results::{self, Comparison, Run};
 
 #[derive(Args)]
 #[command(after_long_help = "\

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Args, Command};
 use clap_complete::{Shell, generate};
 
-use crate::report::line;
+use super::report::line;
 
 #[derive(Args)]
 pub struct CompletionsArgs {

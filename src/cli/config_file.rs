@@ -12,9 +12,9 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Map, Value, json};
 
+use super::report::notice;
 use crate::kernels::libtorch;
 use crate::reader::RawData;
-use crate::report::notice;
 
 /// Flags that say where a run's results go, or where its flags came from, and so no part of what it computes; and two that say by another
 /// name what the start event has as `precision`, `device` and `workers`.

@@ -9,12 +9,12 @@ use clap::{Args, ValueEnum};
 
 use super::data::read_data;
 use super::open_save_path;
+use super::report::{line, notice};
 use crate::checkpoint::{Checkpoint, Progress, Provenance, RunConfig, to_safetensors};
 use crate::config::{Config, Model};
 use crate::files::write_atomically;
 use crate::optimizer::OptimizerType;
 use crate::reader::Limits;
-use crate::report::{line, notice};
 use crate::tf;
 
 #[derive(Args)]

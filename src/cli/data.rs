@@ -7,8 +7,8 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::flag_error;
+use super::report::notice;
 use crate::reader::{Limits, NoTexts, Progress, RawData};
-use crate::report::notice;
 
 /// Limits on the vocabulary.
 #[derive(Args)]

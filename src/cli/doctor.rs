@@ -8,12 +8,12 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use tch::{Device, Kind};
 
+use super::report::line;
 use crate::config::{Config, RnnMode};
 use crate::device;
 use crate::kernels::libtorch;
 use crate::model::{PtbModel, PtbVariables};
 use crate::reader::{Producer, RawData, SAMPLE};
-use crate::report::line;
 use crate::rnn::CellType;
 
 #[derive(Args)]

@@ -4,12 +4,12 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::data::read_data;
+use super::report::line;
 use super::rnn_mode;
 use super::saved::SavedFlags;
 use crate::checkpoint::ensure_same_vocabulary;
 use crate::config::RnnMode;
 use crate::model::PtbModel;
-use crate::report::line;
 use crate::session::{Input, evaluate};
 
 #[derive(Args)]

@@ -6,11 +6,11 @@ use std::io::{self, Write};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use super::report::notice;
 use super::saved::{Saved, SavedFlags};
 use crate::generate::{Generator, Sampling};
 use crate::model::PtbModel;
 use crate::reader::{EOS, UNK, Vocabulary, words};
-use crate::report::notice;
 
 #[derive(Args)]
 pub struct GenerateArgs {

@@ -153,9 +153,9 @@ mod processes {
     use nix::unistd::Pid;
 
     use super::super::signals::is_blocked;
+    use super::report::notice;
     use super::*;
     use crate::distributed::{ProcessGroup, Store};
-    use crate::report::notice;
 
     /// Tells a worker the process that has started it.
     const PARENT: &str = "PTB_WORD_LM_PARENT";

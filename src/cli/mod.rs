@@ -9,6 +9,7 @@ mod doctor;
 mod eval;
 mod generate;
 mod launch;
+pub mod report;
 mod saved;
 mod score;
 mod signals;
@@ -27,8 +28,8 @@ use crate::checkpoint::SaveFolder;
 use crate::config::{ConfigError, RnnMode};
 use crate::device;
 use crate::kernels::libtorch;
-use crate::report::{line, notice};
 use crate::rnn::CellType;
+use report::{line, notice};
 
 /// Exit code of a command that was understood and failed.
 const FAILED: u8 = 1;

@@ -6,13 +6,13 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use tch::{Device, Kind};
 
+use super::report::notice;
 use super::rnn_mode;
 use super::train::DeviceFlags;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, RnnMode};
 use crate::model::PtbVariables;
 use crate::reader::Vocabulary;
-use crate::report::notice;
 
 #[derive(Args)]
 pub struct SavedFlags {

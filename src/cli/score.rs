@@ -8,10 +8,10 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::report::notice;
 use super::saved::{Saved, SavedFlags};
 use crate::model::PtbModel;
 use crate::reader::{EOS, UNK};
-use crate::report::notice;
 use crate::score::{Scored, Scorer, Totals, Word};
 
 /// Characters of a line that are shown beside its figures, on a terminal of 80 columns.

@@ -28,7 +28,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use prost::Message;
 
-use crate::session::Event;
+use crate::event::Event;
 use crate::tf::masked_crc32c;
 
 // The messages, as far as they are used here; prost skips what else there is.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// `data/reference.json`: what TensorFlow reached.
-const REFERENCE: &str = include_str!("../data/reference.json");
+const REFERENCE: &str = include_str!("../../../data/reference.json");
 
 /// By this, a run's data are known to be PTB.
 const PTB_TRAIN_MD5: &str = "f26c4b92c5fdc7b3f8c7cdcb991d8420";

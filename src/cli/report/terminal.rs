@@ -1,26 +1,11 @@
-//! What a person and other programs see of a run: the original's lines, the progress bar, the metrics file.
+//! The terminal: the original's lines, and the progress bar.
 
-use std::fs::{self, File};
-use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
 
-use crate::events::EventFile;
-use crate::session::{Evaluation, Event};
-
-/// Writes a line of standard output. A reader that has gone away (`| head`) is no reason to lose a run, so errors are passed over.
-pub fn line(text: &str) {
-    let _ = writeln!(io::stdout().lock(), "{text}");
-}
-
-/// Writes a notice on standard error.
-pub fn notice(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
-}
+use crate::event::Event;
 
 /// The original's line for an event, to the letter, if it prints one.
 pub fn tensorflow_line(event: &Event) -> Option<String> {
@@ -40,151 +25,10 @@ pub fn tensorflow_line(event: &Event) -> Option<String> {
     }
 }
 
-/// An event as a line of the metrics file, if it has one.
-pub fn metrics_line(event: &Event) -> Option<Value> {
-    let figures = |name: &str, split: &str, r: &Evaluation| json!({"event": name, "split": split, "perplexity": r.perplexity, "tokens": r.tokens, "seconds": r.seconds});
-    match event {
-        Event::Step { epoch, step, global_step, cost, global_norm, lr, perplexity, wps } => Some(json!({
-            "event": "step", "epoch": epoch, "step": step, "global_step": global_step, "cost": cost,
-            "global_norm": global_norm, "lr": lr, "perplexity": perplexity, "wps": wps,
-        })),
-        Event::EpochEnd { epoch, split, result, complete } => {
-            let mut line = figures("epoch", split, result);
-            line["epoch"] = json!(epoch);
-            line["complete"] = json!(complete);
-            Some(line)
-        }
-        Event::Final(result) => Some(figures("final", "test", result)),
-        _ => None,
-    }
-}
-
-/// A metrics file being written: JSON lines.
-pub struct Metrics {
-    path: PathBuf,
-    file: File,
-}
-
-impl Metrics {
-    /// Starts a new file, or goes on at the end of an old one when a run is resumed.
-    ///
-    /// # Errors
-    /// A place that cannot be written.
-    pub fn create(path: &Path, append: bool) -> Result<Self> {
-        let cannot = || format!("--metrics {}: cannot be written", path.display());
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).with_context(cannot)?;
-        }
-        let mut options = File::options();
-        let file = if append { options.append(true) } else { options.write(true).truncate(true) }
-            .create(true)
-            .open(path)
-            .with_context(cannot)?;
-        let mut metrics = Metrics { path: path.to_owned(), file };
-        if append && fs::read(path).with_context(cannot)?.last().is_some_and(|&byte| byte != b'\n') {
-            // A process that was killed left half a line: the next one starts on its own.
-            metrics.file.write_all(b"\n").with_context(cannot)?;
-        }
-        Ok(metrics)
-    }
-
-    /// Writes one line, whole.
-    ///
-    /// # Errors
-    /// A disk that is full or gone.
-    pub fn write(&mut self, value: &Value) -> Result<()> {
-        let mut line = value.to_string();
-        line.push('\n');
-        self.file
-            .write_all(line.as_bytes())
-            .with_context(|| format!("{}: the metrics could not be written", self.path.display()))
-    }
-}
-
-/// Shows a run as it goes: the original's lines on standard output, a progress bar on standard error if that is a terminal, the metrics file,
-/// TensorBoard's events.
-pub struct Reporter {
-    metrics: Option<Metrics>,
-    events: Option<EventFile>,
-    bar: Bar,
-    /// If quiet: the last lines for the training, validation and test texts, for the end.
-    quiet: Option<[Option<String>; 3]>,
-}
-
-impl Reporter {
-    /// A reporter for a run of `max_max_epoch` epochs, or of `max_steps` steps if that is less.
-    pub fn new(
-        metrics: Option<Metrics>,
-        events: Option<EventFile>,
-        max_max_epoch: i64,
-        max_steps: Option<i64>,
-    ) -> Self {
-        Reporter { metrics, events, bar: Bar::new(max_max_epoch, max_steps), quiet: None }
-    }
-
-    /// If `quiet`, nothing is shown but warnings, and at the end the final perplexities.
-    pub fn quiet(mut self, quiet: bool) -> Self {
-        self.quiet = quiet.then(Default::default);
-        self
-    }
-
-    /// Writes a metrics line of its own, such as the `start` event. A full disk ends the metrics, not the run.
-    pub fn metric(&mut self, value: &Value) {
-        if let Some(metrics) = &mut self.metrics
-            && let Err(error) = metrics.write(value)
-        {
-            self.bar.suspend(|| notice(&format!("{error:#}; training goes on without them")));
-            self.metrics = None;
-        }
-    }
-
-    /// Shows one event.
-    pub fn show(&mut self, event: &Event) {
-        if self.quiet.is_none() {
-            self.bar.show(event);
-        }
-        match (&mut self.quiet, tensorflow_line(event)) {
-            (None, Some(text)) => self.bar.suspend(|| line(&text)),
-            (Some(held), text) => match event {
-                Event::EpochEnd { split: "train", .. } => held[0] = text,
-                Event::EpochEnd { .. } => held[1] = text,
-                Event::Final(_) => held[2] = text,
-                _ => {}
-            },
-            (None, None) => {}
-        }
-        if let Some(value) = metrics_line(event) {
-            self.metric(&value);
-        }
-        if let Some(events) = &mut self.events
-            && let Err(error) = events.show(event)
-        {
-            self.bar.suspend(|| notice(&format!("{error:#}; training goes on without them")));
-            self.events = None;
-        }
-        let word = match event {
-            Event::SaveFailed { error } => {
-                Some(format!("warning: {error}; training goes on, the earlier checkpoints are kept"))
-            }
-            Event::Notice { text } => Some(text.clone()),
-            _ => None,
-        };
-        if let Some(text) = word {
-            self.bar.suspend(|| notice(&text));
-        }
-    }
-
-    /// The run is over: takes the progress bar away; if quiet, prints the final perplexities.
-    pub fn finish(self) {
-        self.bar.line.finish_and_clear();
-        self.quiet.into_iter().flatten().flatten().for_each(|text| line(&text));
-    }
-}
-
 /// The progress bar of a whole run, in one line of 80 columns:
 /// `epoch 3/13  step 1200/2323  ppl 103.4  10362 wps  [====>        ]  1h02m left`.
-struct Bar {
-    line: ProgressBar,
+pub(super) struct Bar {
+    pub(super) line: ProgressBar,
     epochs: i64,
     max_steps: i64,
     /// Of the epoch being trained.
@@ -196,7 +40,7 @@ struct Bar {
 }
 
 impl Bar {
-    fn new(epochs: i64, max_steps: Option<i64>) -> Self {
+    pub(super) fn new(epochs: i64, max_steps: Option<i64>) -> Self {
         let now = Instant::now();
         Bar {
             line: ProgressBar::hidden(),
@@ -211,11 +55,11 @@ impl Bar {
     }
 
     /// Takes the bar away while something else is written.
-    fn suspend(&self, write: impl FnOnce()) {
+    pub(super) fn suspend(&self, write: impl FnOnce()) {
         self.line.suspend(write);
     }
 
-    fn show(&mut self, event: &Event) {
+    pub(super) fn show(&mut self, event: &Event) {
         match event {
             Event::Epoch { epoch, done, epoch_size, .. } => {
                 (self.epoch, self.epoch_size) = (*epoch, *epoch_size);
@@ -302,6 +146,7 @@ fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Evaluation;
 
     #[test]
     fn durations_are_short() {

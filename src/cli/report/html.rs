@@ -5,8 +5,8 @@ use std::fmt::Write;
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::plots;
-use crate::results::{Comparison, Group, Row, SPLITS, figure};
+use super::plots;
+use super::results::{Comparison, Group, Row, SPLITS, figure};
 
 const STYLE: &str = "\
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 940px; margin: 2em auto; padding: 0 1em }

@@ -12,8 +12,8 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, register_font};
 
+use super::results::{Comparison, Group, figure};
 use crate::files::write_atomically;
-use crate::results::{Comparison, Group, figure};
 
 /// One colour per run, which people with any colour vision tell apart (Okabe and Ito, without the yellow).
 const COLORS: [RGBColor; 6] = [

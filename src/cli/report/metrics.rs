@@ -1,0 +1,71 @@
+//! The metrics file: a run as JSON lines.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::event::{Evaluation, Event};
+
+/// An event as a line of the metrics file, if it has one.
+pub fn metrics_line(event: &Event) -> Option<Value> {
+    let figures = |name: &str, split: &str, r: &Evaluation| json!({"event": name, "split": split, "perplexity": r.perplexity, "tokens": r.tokens, "seconds": r.seconds});
+    match event {
+        Event::Step { epoch, step, global_step, cost, global_norm, lr, perplexity, wps } => Some(json!({
+            "event": "step", "epoch": epoch, "step": step, "global_step": global_step, "cost": cost,
+            "global_norm": global_norm, "lr": lr, "perplexity": perplexity, "wps": wps,
+        })),
+        Event::EpochEnd { epoch, split, result, complete } => {
+            let mut line = figures("epoch", split, result);
+            line["epoch"] = json!(epoch);
+            line["complete"] = json!(complete);
+            Some(line)
+        }
+        Event::Final(result) => Some(figures("final", "test", result)),
+        _ => None,
+    }
+}
+
+/// A metrics file being written: JSON lines.
+pub struct Metrics {
+    path: PathBuf,
+    file: File,
+}
+
+impl Metrics {
+    /// Starts a new file, or goes on at the end of an old one when a run is resumed.
+    ///
+    /// # Errors
+    /// A place that cannot be written.
+    pub fn create(path: &Path, append: bool) -> Result<Self> {
+        let cannot = || format!("--metrics {}: cannot be written", path.display());
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).with_context(cannot)?;
+        }
+        let mut options = File::options();
+        let file = if append { options.append(true) } else { options.write(true).truncate(true) }
+            .create(true)
+            .open(path)
+            .with_context(cannot)?;
+        let mut metrics = Metrics { path: path.to_owned(), file };
+        if append && fs::read(path).with_context(cannot)?.last().is_some_and(|&byte| byte != b'\n') {
+            // A process that was killed left half a line: the next one starts on its own.
+            metrics.file.write_all(b"\n").with_context(cannot)?;
+        }
+        Ok(metrics)
+    }
+
+    /// Writes one line, whole.
+    ///
+    /// # Errors
+    /// A disk that is full or gone.
+    pub fn write(&mut self, value: &Value) -> Result<()> {
+        let mut line = value.to_string();
+        line.push('\n');
+        self.file
+            .write_all(line.as_bytes())
+            .with_context(|| format!("{}: the metrics could not be written", self.path.display()))
+    }
+}

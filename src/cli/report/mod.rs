@@ -1,0 +1,108 @@
+//! What people and other programs see of a run: a file per format.
+
+pub mod html;
+mod metrics;
+pub mod plots;
+pub mod results;
+pub mod tensorboard;
+mod terminal;
+
+use std::io::{self, Write};
+
+use serde_json::Value;
+
+use crate::event::Event;
+pub use metrics::Metrics;
+use metrics::metrics_line;
+use tensorboard::EventFile;
+use terminal::{Bar, tensorflow_line};
+
+/// Writes a line of standard output. A reader that has gone away (`| head`) is no reason to lose a run, so errors are passed over.
+pub fn line(text: &str) {
+    let _ = writeln!(io::stdout().lock(), "{text}");
+}
+
+/// Writes a notice on standard error.
+pub fn notice(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Shows a run as it goes: the original's lines on standard output, a progress bar on standard error if that is a terminal, the metrics file,
+/// TensorBoard's events.
+pub struct Reporter {
+    metrics: Option<Metrics>,
+    events: Option<EventFile>,
+    bar: Bar,
+    /// If quiet: the last lines for the training, validation and test texts, for the end.
+    quiet: Option<[Option<String>; 3]>,
+}
+
+impl Reporter {
+    /// A reporter for a run of `max_max_epoch` epochs, or of `max_steps` steps if that is less.
+    pub fn new(
+        metrics: Option<Metrics>,
+        events: Option<EventFile>,
+        max_max_epoch: i64,
+        max_steps: Option<i64>,
+    ) -> Self {
+        Reporter { metrics, events, bar: Bar::new(max_max_epoch, max_steps), quiet: None }
+    }
+
+    /// If `quiet`, nothing is shown but warnings, and at the end the final perplexities.
+    pub fn quiet(mut self, quiet: bool) -> Self {
+        self.quiet = quiet.then(Default::default);
+        self
+    }
+
+    /// Writes a metrics line of its own, such as the `start` event. A full disk ends the metrics, not the run.
+    pub fn metric(&mut self, value: &Value) {
+        if let Some(metrics) = &mut self.metrics
+            && let Err(error) = metrics.write(value)
+        {
+            self.bar.suspend(|| notice(&format!("{error:#}; training goes on without them")));
+            self.metrics = None;
+        }
+    }
+
+    /// Shows one event.
+    pub fn show(&mut self, event: &Event) {
+        if self.quiet.is_none() {
+            self.bar.show(event);
+        }
+        match (&mut self.quiet, tensorflow_line(event)) {
+            (None, Some(text)) => self.bar.suspend(|| line(&text)),
+            (Some(held), text) => match event {
+                Event::EpochEnd { split: "train", .. } => held[0] = text,
+                Event::EpochEnd { .. } => held[1] = text,
+                Event::Final(_) => held[2] = text,
+                _ => {}
+            },
+            (None, None) => {}
+        }
+        if let Some(value) = metrics_line(event) {
+            self.metric(&value);
+        }
+        if let Some(events) = &mut self.events
+            && let Err(error) = events.show(event)
+        {
+            self.bar.suspend(|| notice(&format!("{error:#}; training goes on without them")));
+            self.events = None;
+        }
+        let word = match event {
+            Event::SaveFailed { error } => {
+                Some(format!("warning: {error}; training goes on, the earlier checkpoints are kept"))
+            }
+            Event::Notice { text } => Some(text.clone()),
+            _ => None,
+        };
+        if let Some(text) = word {
+            self.bar.suspend(|| notice(&text));
+        }
+    }
+
+    /// The run is over: takes the progress bar away; if quiet, prints the final perplexities.
+    pub fn finish(self) {
+        self.bar.line.finish_and_clear();
+        self.quiet.into_iter().flatten().flatten().for_each(|text| line(&text));
+    }
+}
