@@ -7,7 +7,8 @@ use std::sync::OnceLock;
 use ptb_word_lm::checkpoint::{Checkpoint, RunConfig};
 use ptb_word_lm::model::PtbVariables;
 use ptb_word_lm::reader::RawData;
-use ptb_word_lm::{cli, results, tf};
+use ptb_word_lm::cli::report::results;
+use ptb_word_lm::{cli, tf};
 use tch::{Device, Kind};
 
 use super::within;
