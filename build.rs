@@ -5,9 +5,7 @@ use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    for file in ["simd.h", "softmax.cpp", "product.cpp", "cuda_graph.cpp", "foreach.cpp", "libtorch.cpp"] {
-        println!("cargo:rerun-if-changed=src/kernels/{file}");
-    }
+    println!("cargo:rerun-if-changed=src/kernels");
     println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
     // torch-sys tells where it found libtorch: its `links` key makes this variable for those who depend on it directly.
     let lib =
@@ -15,20 +13,11 @@ fn main() {
     // libtorch's folder goes into the rpath, so that the programs run without LD_LIBRARY_PATH.
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
 
-    // torch-sys links the OpenMP runtime that libtorch brings, so these loops run on libtorch's own threads.
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .opt_level(3)
-        .flags(["-fopenmp", "-fno-math-errno", "-fno-trapping-math"])
-        .files(["src/kernels/softmax.cpp", "src/lstm.cpp"])
-        .compile("ptb_pointwise");
+    softmax();
 
     // The headers are beside the libraries, unless LIBTORCH_INCLUDE says otherwise, as for torch-sys.
     let root = std::env::var_os("LIBTORCH_INCLUDE").map_or(lib.with_file_name(""), PathBuf::from);
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
+    kernel_compiler()
         .warnings(false)
         .include(root.join("include"))
         .file("src/kernels/product.cpp")
@@ -40,6 +29,42 @@ fn main() {
     if std::env::var_os("CARGO_FEATURE_DISTRIBUTED").is_some() {
         distributed(&root.join("include"));
     }
+}
+
+/// The softmax layer's pointwise part, once per instruction set. Any compiler from GCC 9 and clang 11 on makes the same fast loops: the
+/// program chooses between them when it runs, and their threads are those of the OpenMP runtime that libtorch brings.
+fn softmax() {
+    let baseline: (&str, &[&str]) = ("baseline", &[]);
+    let avx2: (&str, &[&str]) = ("avx2", &["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mlzcnt", "-mf16c"]);
+    let avx512_flags =
+        [avx2.1, &["-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl"]].concat();
+    let x86_64 = std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
+    let sets = if x86_64 { vec![baseline, avx2, ("avx512", &avx512_flags)] } else { vec![baseline] };
+    for (name, flags) in sets {
+        kernel_compiler()
+            .opt_level(3)
+            .flags(["-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"])
+            .flags(flags)
+            .define("PTB_SOFTMAX_ROWS", format!("ptb_softmax_rows_{name}").as_str())
+            .file("src/kernels/softmax_rows.cpp")
+            .compile(&format!("ptb_softmax_rows_{name}"));
+    }
+    let mut softmax = kernel_compiler();
+    if x86_64 {
+        softmax.define("PTB_X86_64", None);
+    }
+    softmax.file("src/kernels/softmax.cpp").compile("ptb_softmax");
+}
+
+/// The compiler of this package's own C++: PTB_CXX names another than torch-sys's (`make compilers`).
+fn kernel_compiler() -> cc::Build {
+    println!("cargo:rerun-if-env-changed=PTB_CXX");
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17");
+    if let Some(compiler) = std::env::var_os("PTB_CXX") {
+        build.compiler(compiler);
+    }
+    build
 }
 
 /// c10d's part (src/distributed): Gloo's always, NCCL's where NVIDIA's headers are.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -17,17 +17,14 @@ use thiserror::Error;
 use crate::checkpoint::{Checkpoint, Progress, Provenance, RunConfig, SaveFolder};
 use crate::config::{ConfigError, Precision, RnnMode};
 use crate::device;
-use crate::evaluation;
+pub use crate::evaluate::evaluate;
+use crate::evaluate::evaluate_until;
 pub use crate::event::{Evaluation, Event};
 use crate::model::{PtbModel, PtbVariables};
 use crate::reader::{Producer, RawData, Vocabulary};
 use crate::rnn::State;
 use crate::team::{Pending, Solo, Team};
 use crate::train_step::TrainStep;
-
-/// Rows that an evaluation step pushes through the softmax layer at once: enough for the products to run at full speed, few enough for the
-/// logits to stay in a cache.
-const EVAL_ROWS: i64 = 400;
 
 /// Every so many steps the workers' variables are compared.
 const COMPARE_EVERY: i64 = 100;
@@ -59,57 +56,6 @@ impl Input {
             md5: [&data.train, &data.valid, &data.test].map(|split| split.md5.clone()),
         })
     }
-}
-
-/// Evaluates a whole split without training: the original's `run_epoch(session, mvalid)` and `run_epoch(session, mtest)`.
-///
-/// The words are the original's, each given all before it, the state carried from the first to the last. Since nothing changes between steps, they need not
-/// be read one step at a time, nor, on the CPU, in one place at a time (src/evaluation.rs): the same number, to float32's rounding, far faster.
-///
-/// One of several workers evaluates its rows, and the result is that of all rows. A text of a single row is not shared out: its words
-/// follow each other, so it takes a model without workers.
-pub fn evaluate(model: &PtbModel, producer: &Producer) -> Result<Evaluation> {
-    evaluate_until(model, producer, &|| false)?.context("the evaluation was stopped")
-}
-
-/// [`evaluate`], or `None` as soon as `stopped`.
-fn evaluate_until(
-    model: &PtbModel,
-    producer: &Producer,
-    stopped: &dyn Fn() -> bool,
-) -> Result<Option<Evaluation>> {
-    let start = Instant::now();
-    let batch_size = producer.batch_size();
-    let team = model.team();
-    let tokens = producer.epoch_size() * producer.num_steps() * batch_size;
-    if model.team().size() == 1
-        && let Some(rows) = producer.host_rows()
-        && let Some(reader) = model.text_reader(tokens)
-    {
-        let iters = rows.words as i64;
-        let total = evaluation::total_cost(&reader, rows, &model.zero_state(1), stopped)?;
-        return Ok(total.map(|total| Evaluation::new(total / batch_size as f64, iters, batch_size, start)));
-    }
-    let (_, own_rows) = team.share(batch_size);
-    let mut state = model.zero_state(own_rows);
-    let (mut costs, mut iters) = (Vec::new(), 0);
-    // A GPU waits for the host unless a call has much to do.
-    let rows = if model.device().is_cuda() { 20 * EVAL_ROWS } else { EVAL_ROWS };
-    for (x, y) in producer.chunks(rows / own_rows) {
-        if stopped() {
-            return Ok(None);
-        }
-        iters += x.size()[1];
-        let cost;
-        (cost, state) = model.evaluate(&team.rows(&x), &team.rows(&y), &state)?;
-        costs.push(cost);
-    }
-    // Read at the end, so that a GPU need not wait.
-    let mut costs: f64 =
-        Vec::<f64>::try_from(Tensor::f_stack(&costs, 0)?.to_kind(Kind::Double))?.iter().sum();
-    // Each is divided by the rows of its worker.
-    costs = team.sum(costs)? / team.size() as f64;
-    Ok(Some(Evaluation::new(costs, iters, batch_size, start)))
 }
 
 /// How often a run is saved, besides at the end of every epoch.

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use ptb_word_lm::checkpoint::{Checkpoint, RunConfig};
+use ptb_word_lm::cli::report::results;
 use ptb_word_lm::model::PtbVariables;
 use ptb_word_lm::reader::RawData;
-use ptb_word_lm::cli::report::results;
 use ptb_word_lm::{cli, tf};
 use tch::{Device, Kind};
 

@@ -6,7 +6,6 @@ use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
 use super::Split;
-use crate::evaluation::TextRows;
 
 /// The original's `ptb_producer`: cuts a text into `batch_size` rows, and the rows into steps of
 /// `num_steps` words.
@@ -93,14 +92,6 @@ impl Producer {
         self.cut(i * self.num_steps, self.num_steps + 1)
     }
 
-    /// The words of an epoch, in the same order, in chunks of up to `max_len` words a row. Evaluation
-    /// uses them, as it need not stop at each step.
-    pub fn chunks(&self, max_len: i64) -> impl Iterator<Item = (Tensor, Tensor)> + '_ {
-        let total = self.epoch_size * self.num_steps;
-        let len = max_len.max(1);
-        (0..total).step_by(len as usize).map(move |start| self.slice(start, len.min(total - start)))
-    }
-
     fn slice(&self, start: i64, len: i64) -> (Tensor, Tensor) {
         let columns = self.cut(start, len + 1);
         let ids = |start| columns.narrow(1, start, len).to_kind(Kind::Int64);
@@ -119,11 +110,21 @@ impl Producer {
         }
     }
 
-    /// The words of an epoch where they lie, if that is in the host's memory.
-    pub(crate) fn host_rows(&self) -> Option<TextRows<'_>> {
-        let Rows::Shared(tokens) = &self.rows else { return None };
-        let starts = (0..self.batch_size).map(|row| (row * self.batch_len) as usize).collect();
-        Some(TextRows { tokens, starts, words: (self.epoch_size * self.num_steps) as usize })
+    /// The `len` words that start at each of these columns of these rows, `[places, len]`, int64.
+    pub(crate) fn words_at(&self, places: &[(i64, i64)], len: i64) -> Result<Tensor> {
+        let words = match &self.rows {
+            Rows::Shared(tokens) => {
+                let words =
+                    |&(row, column)| &tokens[(row * self.batch_len + column) as usize..][..len as usize];
+                let words: Vec<&[i32]> = places.iter().map(words).collect();
+                Tensor::f_from_slice(&words.concat())?.f_view([places.len() as i64, len])?
+            }
+            Rows::Device(rows) => {
+                let words = |&(row, column)| rows.f_get(row)?.f_narrow(0, column, len);
+                Tensor::f_stack(&places.iter().map(words).collect::<Result<Vec<_>, _>>()?, 0)?
+            }
+        };
+        Ok(words.to_kind(Kind::Int64))
     }
 }
 
@@ -151,19 +152,13 @@ mod tests {
     }
 
     #[test]
-    fn chunks_cover_the_same_words() {
+    fn words_are_found_at_their_places() {
         let split = split_of((0..103).collect());
         let producer = Producer::new(&split, 2, 7, Device::Cpu).unwrap();
-        let cat = |pairs: Vec<(Tensor, Tensor)>| {
-            let (x, y): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-            (Tensor::cat(&x, 1), Tensor::cat(&y, 1))
-        };
-        let (x, y) = cat((0..producer.epoch_size()).map(|i| producer.batch(i)).collect());
-        for len in [1, 7, 10, 1000] {
-            let (cx, cy) = cat(producer.chunks(len).collect());
-            assert_eq!(x, cx);
-            assert_eq!(y, cy);
-        }
+        // The second row begins with word 51.
+        let words = producer.words_at(&[(0, 0), (1, 3), (0, 40)], 4).unwrap();
+        let expected = [[0i64, 1, 2, 3], [54, 55, 56, 57], [40, 41, 42, 43]];
+        assert_eq!(Vec::<Vec<i64>>::try_from(words).unwrap(), expected);
     }
 
     #[test]

@@ -1,0 +1,319 @@
+//! The original's `PTBModel`: the variables, and the graph over them.
+//!
+//! As in the original there is one set of variables ([`PtbVariables`]) and several views of it ([`PtbModel`]): one that is training, with
+//! dropout and gradients, and one that is not, for validation and test.
+
+mod lstm;
+mod softmax;
+mod variables;
+
+use anyhow::{Result, ensure};
+use tch::{Device, Kind, Tensor};
+
+use crate::config::{Config, Precision, RnnMode};
+use crate::optimizer::{self, Gradient};
+use crate::rnn::{
+    CellType, DropoutWrapper, MultiRNNCell, RnnCell, State, dropout_mask, dynamic_rnn, masks_in_order,
+};
+use crate::team::{Solo, Team};
+use lstm::HalfStack;
+pub use softmax::{SoftmaxGradients, SoftmaxLayer};
+pub use variables::PtbVariables;
+use variables::Recurrent;
+
+/// Factor that keeps the LSTM's small float16 gradients above that type's least number (6e-8); they are divided by it again in float32.
+///
+/// The gradient with respect to an output is about `softmax_w / batch_size`, 2e-3 in the published models, and shrinks on its way back
+/// through time; float16's normal numbers begin at 6e-5. At the other end there is room too: a bias's gradient is a sum over 700 rows
+/// (medium's and large's batches) of such numbers, far below float16's 65,504 / 256. A constant needs no state, so a resumed run is
+/// the uninterrupted one.
+const FP16_LOSS_SCALE: f64 = 256.0;
+
+/// A view of the variables: the graph that the original builds once per split.
+pub struct PtbModel<'a> {
+    variables: &'a PtbVariables,
+    is_training: bool,
+    rnn_mode: RnnMode,
+    precision: Precision,
+    team: &'a dyn Team,
+}
+
+/// Result of a training step: scalars on the model's device, not yet read.
+pub struct Step {
+    /// Total cross entropy of the batch divided by its size, in nats: the original's `cost`.
+    pub cost: Tensor,
+    /// TensorFlow's global norm before clipping.
+    pub global_norm: Tensor,
+    /// The final state, detached: the next step's initial state.
+    pub state: State,
+}
+
+impl<'a> PtbModel<'a> {
+    /// A view that is training (dropout, gradients) or not.
+    pub fn new(variables: &'a PtbVariables, is_training: bool, rnn_mode: RnnMode) -> Self {
+        PtbModel { variables, is_training, rnn_mode, precision: Precision::Fp32, team: &Solo }
+    }
+
+    /// The configuration of its variables.
+    pub fn config(&self) -> &Config {
+        &self.variables.config
+    }
+
+    /// Where its variables are.
+    pub(crate) fn device(&self) -> Device {
+        self.variables.device
+    }
+
+    /// The same view with its softmax layer's products, most of the model's arithmetic, in another precision.
+    pub fn precision(self, precision: Precision) -> Self {
+        PtbModel { precision, ..self }
+    }
+
+    /// The same view for one of a team's workers: of every batch it computes its own rows; cost and gradients are summed over all
+    /// workers.
+    pub fn with_team(self, team: &'a dyn Team) -> Self {
+        PtbModel { team, ..self }
+    }
+
+    /// Its team.
+    pub fn team(&self) -> &'a dyn Team {
+        self.team
+    }
+
+    /// The state before the first word: zeros; per layer c, then h, each `[batch_size, hidden]`.
+    pub fn zero_state(&self, batch_size: i64) -> State {
+        let v = self.variables;
+        let per_layer = if matches!(v.cell, CellType::BasicLstm | CellType::Lstm) { 2 } else { 1 };
+        let zeros = || Tensor::zeros([batch_size, v.width], (v.kind, v.device));
+        (0..per_layer * v.config.num_layers).map(|_| zeros()).collect()
+    }
+
+    /// The dropout masks of one step, drawn in this order: on the embedded input, then after every layer; none if the view is not
+    /// training or `keep_prob` is 1. Each is `[batch, steps, hidden]`, 0 or `1 / keep_prob`.
+    pub fn dropout_masks(&self, batch: i64, steps: i64) -> Result<Vec<Tensor>> {
+        let v = self.variables;
+        if !self.is_training || v.config.keep_prob == 1.0 {
+            return Ok(Vec::new());
+        }
+        let size = [batch, steps, v.width];
+        (0..=v.config.num_layers).map(|_| dropout_mask(&size, v.config.keep_prob, v.kind, v.device)).collect()
+    }
+
+    /// The recurrent part: embedded words `[batch, steps, hidden]` and an initial state to the outputs
+    /// `[batch * steps, hidden]`, in batch-major order, and the final state.
+    ///
+    /// `masks` are the L+1 of [`Self::dropout_masks`], or none. Information meets dropout L+1 times on its way up and never on the
+    /// recurrent path.
+    pub fn outputs(&self, inputs: &Tensor, state: &[Tensor], masks: &[Tensor]) -> Result<(Tensor, State)> {
+        self.outputs_of(self.half_stacks().as_deref(), inputs, state, masks)
+    }
+
+    /// The type that the recurrent layers run in where it is not the variables' own: half precision, in cuDNN.
+    fn half_kind(&self) -> Option<Kind> {
+        let kind = match self.precision {
+            Precision::Bf16 => Kind::BFloat16,
+            Precision::Fp16 => Kind::Half,
+            Precision::Fp32 | Precision::Tf32Cudnn | Precision::Tf32 => return None,
+        };
+        let v = self.variables;
+        // (float16 on the CPU too: slow, but it shows that the numbers are right. The command line does not offer it.)
+        let here = v.device.is_cuda() || kind == Kind::Half;
+        (here && v.kind == Kind::Float && self.rnn_mode == RnnMode::Cudnn).then_some(kind)
+    }
+
+    /// Copies of the LSTM's weights in that type, made in every step: the float32 ones are trained.
+    fn half_stacks(&self) -> Option<Vec<HalfStack>> {
+        let (Recurrent::Lstm(stacks), Some(kind)) = (&self.variables.recurrent, self.half_kind()) else {
+            return None;
+        };
+        Some(stacks.iter().map(|stack| stack.half(kind)).collect())
+    }
+
+    fn outputs_of(
+        &self,
+        half: Option<&[HalfStack]>,
+        inputs: &Tensor,
+        state: &[Tensor],
+        masks: &[Tensor],
+    ) -> Result<(Tensor, State)> {
+        let v = self.variables;
+        let drop = |x: Tensor, place: usize| match masks.get(place) {
+            Some(mask) => x * mask,
+            None => x,
+        };
+        let mut x = drop(inputs.shallow_clone(), 0);
+        let mut final_state = State::with_capacity(state.len());
+        match (&v.recurrent, self.rnn_mode) {
+            (Recurrent::Lstm(stacks), RnnMode::Cudnn) => {
+                ensure!(
+                    masks.is_empty() || stacks.len() as i64 == v.config.num_layers,
+                    "there is no place between the layers for dropout in a model that was made with keep_prob 1"
+                );
+                let mut done = 0;
+                for (k, stack) in stacks.iter().enumerate() {
+                    let layers = done..done + stack.num_layers();
+                    let own = &state[2 * layers.start..2 * layers.end];
+                    let last;
+                    (x, last) = match half {
+                        Some(half) => half[k].seq_init(&x, own)?,
+                        None => stack.seq_init(&x, own),
+                    };
+                    final_state.extend(last);
+                    done = layers.end;
+                    x = drop(x, done);
+                }
+                x = x.to_kind(v.kind);
+            }
+            _ => {
+                // The walkthrough's way: wrap every cell in its dropout, stack the cells, unroll the stack over time.
+                let cells =
+                    v.cells(self.rnn_mode)?.into_iter().enumerate().map(|(k, cell)| match masks.get(k + 1) {
+                        Some(mask) => {
+                            let per_step = masks_in_order(mask.unbind(1));
+                            Box::new(DropoutWrapper::with_masks(cell, None, Some(per_step)))
+                                as Box<dyn RnnCell>
+                        }
+                        None => cell,
+                    });
+                let stack = MultiRNNCell::new(cells.collect(), true)?;
+                (x, final_state) = dynamic_rnn(&stack, &x, None, Some(state), false)?;
+            }
+        }
+        Ok((x.reshape([-1, v.width]), final_state))
+    }
+
+    /// `tf.nn.embedding_lookup`: ids `[batch, steps]` -> rows `[batch, steps, hidden]`.
+    fn lookup(&self, ids: &Tensor) -> Tensor {
+        let size = ids.size();
+        self.variables.embedding.index_select(0, &ids.flatten(0, -1)).view([size[0], size[1], -1])
+    }
+
+    fn softmax(&self) -> SoftmaxLayer<'_> {
+        SoftmaxLayer { w: &self.variables.softmax_w, b: &self.variables.softmax_b, precision: self.precision }
+    }
+
+    /// Cost of a batch by its plain definition, differentiable with respect to all variables: the specification that
+    /// [`Self::gradients`] is tested against.
+    pub fn cost(&self, x: &Tensor, y: &Tensor, state: &[Tensor], masks: &[Tensor]) -> Result<Tensor> {
+        let (output, _) = self.outputs(&self.lookup(x), state, masks)?;
+        self.softmax().cost(&output, &y.flatten(0, -1), x.size()[0])
+    }
+
+    /// Cost of a batch and the final state, without gradients. `x` and `y` are ids `[batch, steps]`, int64.
+    pub fn evaluate(&self, x: &Tensor, y: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
+        tch::no_grad(|| {
+            let size = x.size();
+            let masks = self.dropout_masks(size[0], size[1])?;
+            let (output, state) = self.outputs(&self.lookup(x), state, &masks)?;
+            let costs = self.costs(&output, &y.flatten(0, -1))?;
+            Ok((costs.sum(Kind::Double) / size[0] as f64, state))
+        })
+    }
+
+    /// Reads the words `x`, ids `[batch, steps]`, without dropout and gradients. Returns the outputs `[batch * steps, hidden]`, in
+    /// batch-major order, and the final state.
+    pub(crate) fn read(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
+        tch::no_grad(|| self.outputs(&self.lookup(x), state, &[]))
+    }
+
+    /// Cross entropy in nats of each target `[n]` after its output `[n, hidden]`: `[n]`, float64.
+    pub(crate) fn costs(&self, output: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        self.softmax().costs(output, targets)
+    }
+
+    /// The difference of two states, relative to 1 + |value|, that counts as rounding where both have read the same words for long.
+    pub(crate) fn state_rounding(&self) -> f64 {
+        match (self.half_kind(), self.precision) {
+            (Some(Kind::BFloat16), _) => 3e-2,
+            (Some(_), _) => 4e-3,
+            (None, Precision::Tf32 | Precision::Tf32Cudnn) => 1e-3,
+            (None, _) => 1e-5,
+        }
+    }
+
+    /// The logits of the word after each of the words `x`, ids `[batch, steps]`, int64: `[batch * steps, vocab]` in batch-major order, and
+    /// the final state; without dropout and gradients.
+    pub fn logits(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
+        tch::no_grad(|| {
+            let (output, state) = self.read(&x.f_to_device(self.variables.device)?, state)?;
+            Ok((self.softmax().logits(&output), state))
+        })
+    }
+
+    /// Cost of a batch, the gradient of every trainable variable, and the final state, with the masks given.
+    ///
+    /// The looked-up rows are the leaf that is differentiated, not the table: that is TensorFlow's `IndexedSlices`.
+    ///
+    /// One of several workers ([`Self::with_team`]) is given the whole batch and its masks, and the state of its own rows; cost and gradients are
+    /// the whole batch's.
+    pub fn gradients(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        state: &[Tensor],
+        masks: &[Tensor],
+    ) -> Result<(Tensor, Vec<Gradient>, State)> {
+        let v = self.variables;
+        ensure!(self.is_training, "this view of the model is not training: it has no gradients");
+        let expected = if v.config.keep_prob < 1.0 { v.config.num_layers as usize + 1 } else { 0 };
+        ensure!(masks.len() == expected, "{} dropout masks for {expected} places", masks.len());
+        let masks: Vec<Tensor> = masks.iter().map(|mask| self.team.rows(mask)).collect();
+        let rows = tch::no_grad(|| self.lookup(&self.team.rows(x))).set_requires_grad(true);
+        let half = self.half_stacks();
+        let (output, state) = self.outputs_of(half.as_deref(), &rows, state, &masks)?;
+        let mut softmax =
+            self.softmax().cost_and_gradients(&output, &self.team.rows(y).flatten(0, -1), x.size()[0]);
+        // The softmax layer's gradient is the largest of all and the first to be there: it travels while the layers below compute theirs.
+        softmax.w = softmax.w.contiguous();
+        let travelling = self.team.all_reduce(&softmax.w)?;
+        let trainable = v.trainable();
+        let leaves: Vec<&Tensor> = match &half {
+            Some(stacks) => stacks.iter().flat_map(HalfStack::leaves).collect(),
+            None => trainable[1..trainable.len() - 2].to_vec(),
+        };
+        let leaves = [vec![&rows], leaves].concat();
+        let loss_scale = if self.half_kind() == Some(Kind::Half) { FP16_LOSS_SCALE } else { 1.0 };
+        let above = if loss_scale == 1.0 { softmax.output } else { softmax.output * loss_scale };
+        // tch starts a backward pass from a scalar: this one's gradient with respect to `output` is the softmax layer's.
+        let mut below = Tensor::f_run_backward(&[(output * above).sum(v.kind)], &leaves, false, false)?;
+        for gradient in &mut below {
+            *gradient = gradient.to_kind(v.kind);
+            if loss_scale != 1.0 {
+                let _ = gradient.g_mul_scalar_(1.0 / loss_scale);
+            }
+        }
+        let mut recurrent = below.split_off(1);
+        let values = below.remove(0).reshape([-1, v.width]);
+        let rest = recurrent.iter_mut().chain([&mut softmax.b, &mut softmax.cost]).collect();
+        let values = self.team.sum_gradients(travelling, rest, values)?;
+        // Every worker has the whole text, so the rows' indices need not travel.
+        let embedding = Gradient::IndexedSlices { values, indices: x.flatten(0, -1) };
+        let dense = recurrent.into_iter().chain([softmax.w, softmax.b]).map(Gradient::Dense);
+        let gradients = std::iter::once(embedding).chain(dense).collect();
+        Ok((softmax.cost, gradients, state.iter().map(Tensor::detach).collect()))
+    }
+
+    /// The original's `train_op`: gradients, clipping by global norm, one step of the optimizer.
+    pub fn train_step(&self, x: &Tensor, y: &Tensor, state: &[Tensor], learning_rate: f64) -> Result<Step> {
+        let v = self.variables;
+        self.train_op(x, y, state, &Tensor::from(learning_rate).f_to_kind(v.kind)?.f_to_device(v.device)?)
+    }
+
+    /// [`Self::train_step`] with the learning rate as the original has it: a scalar on the model's device.
+    pub(crate) fn train_op(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        state: &[Tensor],
+        learning_rate: &Tensor,
+    ) -> Result<Step> {
+        let v = self.variables;
+        let size = x.size();
+        let masks = self.dropout_masks(size[0], size[1])?;
+        let (cost, gradients, state) = self.gradients(x, y, state, &masks)?;
+        let global_norm = optimizer::global_norm(&gradients);
+        let scale = optimizer::clip_scale(&global_norm, v.config.max_grad_norm);
+        v.optimizer.apply_gradients(&v.trainable(), &gradients, &scale, learning_rate);
+        Ok(Step { cost, global_norm, state })
+    }
+}
