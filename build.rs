@@ -5,7 +5,7 @@ use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    for file in ["simd.h", "softmax.cpp", "lstm.cpp", "product.cpp", "cuda.cpp", "libtorch.cpp"] {
+    for file in ["simd.h", "softmax.cpp", "product.cpp", "cuda.cpp", "libtorch.cpp"] {
         println!("cargo:rerun-if-changed=src/{file}");
     }
     println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
@@ -21,7 +21,7 @@ fn main() {
         .std("c++17")
         .opt_level(3)
         .flags(["-fopenmp", "-fno-math-errno", "-fno-trapping-math"])
-        .files(["src/softmax.cpp", "src/lstm.cpp"])
+        .file("src/softmax.cpp")
         .compile("ptb_pointwise");
 
     // The headers are beside the libraries, unless LIBTORCH_INCLUDE says otherwise, as for torch-sys.

@@ -10,7 +10,7 @@
 //! | `PTBModel`, its variables and its graph | [`model::PtbVariables`], [`model::PtbModel`] |
 //! | `sequence_loss_by_example`, `sequence_loss` | [`loss`] |
 //! | `tf.clip_by_global_norm`, `tf.train.GradientDescentOptimizer` | [`optimizer`] |
-//! | `run_epoch`, `main` | [`session`] |
+//! | `run_epoch`, `main` | [`session`]; without `eval_op`: [`evaluate`] |
 //! | `AutoParallel` (`--num_gpus`) | [`distributed`] |
 //! | `tf.train.Supervisor`'s checkpoints | [`checkpoint`] |
 //! | `tf.summary.scalar`, the Supervisor's event files | [`events`] |
@@ -26,7 +26,7 @@ pub mod cli;
 pub mod config;
 pub mod device;
 pub mod distributed;
-mod evaluation;
+pub mod evaluate;
 pub mod events;
 pub mod files;
 pub mod generate;
@@ -34,7 +34,6 @@ pub mod graph;
 pub mod html;
 pub mod libtorch;
 pub mod loss;
-mod lstm;
 pub mod model;
 pub mod optimizer;
 pub mod plots;

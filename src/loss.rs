@@ -75,8 +75,11 @@ fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     Ok(logits.f_logsumexp(1, false)? - target_logits)
 }
 
-/// Logits that are worked on at once where they are only looked at.
-const CACHED_LOGITS: i64 = 1 << 19;
+/// Logits that are computed at once for text that is only scored. On the CPU they stay in a cache
+/// from the product that makes them to the pass that reads them. On a GPU they are many enough for
+/// the launches of the kernels not to matter: 8,000 words of PTB's vocabulary, 320 MB.
+const CPU_LOGITS: i64 = 4_000_000;
+const GPU_LOGITS: i64 = 80_000_000;
 
 /// The softmax layer's variables: `Model/softmax_w` `[hidden, vocab]` and `Model/softmax_b` `[vocab]`.
 pub struct SoftmaxLayer<'a> {
@@ -103,9 +106,13 @@ pub struct SoftmaxGradients {
 impl SoftmaxLayer<'_> {
     /// `output @ softmax_w + softmax_b`: `[n, hidden]` -> `[n, vocab]`.
     pub fn logits(&self, output: &Tensor) -> Tensor {
-        let (output, w) = (self.narrow(output), self.narrow(self.w));
+        self.logits_of(&self.narrow(output), &self.narrow(self.w))
+    }
+
+    /// [`Self::logits`] of factors that are in the product's precision already.
+    fn logits_of(&self, output: &Tensor, w: &Tensor) -> Tensor {
         // In half the width the bias is added in float32.
-        if w.kind() == self.b.kind() { self.b.addmm(&output, &w) } else { self.b + output.mm(&w) }
+        if w.kind() == self.b.kind() { self.b.addmm(output, w) } else { self.b + output.mm(w) }
     }
 
     /// Whether the pointwise part runs in src/softmax.cpp instead of op by op.
@@ -122,25 +129,27 @@ impl SoftmaxLayer<'_> {
         }
     }
 
-    /// [`Self::cost`] without a gradient to come.
-    pub fn evaluate(&self, output: &Tensor, targets: &Tensor, batch_size: i64) -> Result<Tensor> {
-        tch::no_grad(|| match self.scorer() {
-            Some(scorer) => {
-                let total: f64 = scorer.costs(output, targets)?.iter().sum();
-                Ok(Tensor::from((total / batch_size as f64) as f32))
+    /// Cross entropy in nats of each target `[n]` after its output `[n, hidden]`: `[n]`, float64,
+    /// without a gradient. Its memory does not grow with `n`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit each other.
+    pub fn costs(&self, output: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        tch::no_grad(|| {
+            let at_once = if self.w.device() == Device::Cpu { CPU_LOGITS } else { GPU_LOGITS };
+            let rows = (at_once / self.b.numel() as i64).max(1);
+            let (output, w) = (self.narrow(output), self.narrow(self.w));
+            let mut costs = Vec::new();
+            for (output, targets) in output.f_split(rows, 0)?.iter().zip(targets.f_split(rows, 0)?) {
+                costs.push(if self.fast() {
+                    let mut logits = product(output, &w);
+                    let (costs, _) = softmax_cross_entropy(&mut logits, self.b, &targets, 0.0, false);
+                    Tensor::f_from_slice(&costs)?
+                } else {
+                    cross_entropy(&self.logits_of(output, &w), &targets)?.to_kind(Kind::Double)
+                });
             }
-            None => self.cost(output, targets, batch_size),
-        })
-    }
-
-    /// The layer as a thread of its own can have it, where src/softmax.cpp runs.
-    pub(crate) fn scorer(&self) -> Option<SoftmaxScorer> {
-        self.fast().then(|| {
-            tch::no_grad(|| SoftmaxScorer {
-                w: self.narrow(self.w).detach(),
-                b: self.b.detach(),
-                panels: None,
-            })
+            Ok(Tensor::f_cat(&costs, 0)?)
         })
     }
 
@@ -185,92 +194,6 @@ impl SoftmaxLayer<'_> {
     }
 }
 
-/// The softmax layer for text that is only scored, on the CPU.
-pub(crate) struct SoftmaxScorer {
-    /// In the precision of the product.
-    w: Tensor,
-    b: Tensor,
-    /// Where src/softmax.cpp has the whole layer: w and b as it reads them.
-    panels: Option<[Tensor; 2]>,
-}
-
-impl SoftmaxScorer {
-    /// Made ready for much text, which pays only for that, where the processor has AVX-512: holds another copy of w.
-    pub(crate) fn for_much_text(mut self) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        let wide = self.w.kind() == Kind::Float && std::arch::is_x86_feature_detected!("avx512f");
-        #[cfg(not(target_arch = "x86_64"))]
-        let wide = false;
-        self.panels = wide.then(|| {
-            let [_, columns] = tile();
-            let missing = [0, (columns - self.b.numel() as i64 % columns) % columns];
-            let w = self.w.constant_pad_nd(missing).view([self.w.size()[0], -1, columns]);
-            [w.permute([1, 0, 2]).contiguous(), self.b.pad(missing, "constant", -80.0)]
-        });
-        self
-    }
-
-    /// The same for another thread.
-    pub(crate) fn share(&self) -> Self {
-        let share = |panels: &[Tensor; 2]| panels.each_ref().map(Tensor::shallow_clone);
-        SoftmaxScorer {
-            w: self.w.shallow_clone(),
-            b: self.b.shallow_clone(),
-            panels: self.panels.as_ref().map(share),
-        }
-    }
-
-    /// Cross entropies in nats, one for each of the outputs `[n, hidden]` and their targets `[n]`.
-    pub(crate) fn costs(&self, output: &Tensor, targets: &Tensor) -> Result<Vec<f64>> {
-        tch::no_grad(|| {
-            if let Some(costs) = self.costs_wide(output, targets) {
-                return Ok(costs);
-            }
-            // Their logits, 2 MB, stay in the cores' own caches from the product that makes them to the pass that reads them.
-            let rows = (CACHED_LOGITS / self.b.numel() as i64).max(1);
-            let pieces = |t: &Tensor| t.f_split(rows, 0);
-            let (output, targets) = (output.f_to_kind(self.w.kind())?, pieces(targets)?);
-            let logits = pieces(&output)?.into_iter().map(|output| product(&output, &self.w));
-            Ok(logits
-                .zip(&targets)
-                .flat_map(|(mut l, t)| softmax_cross_entropy(&mut l, &self.b, t, 0.0, false).0)
-                .collect())
-        })
-    }
-
-    /// The fast door to src/softmax.cpp's whole layer: [`Self::costs`], on one thread. `None` without `panels`, or if a row's exponentials leave
-    /// float32's range.
-    fn costs_wide(&self, output: &Tensor, targets: &Tensor) -> Option<Vec<f64>> {
-        let [w, b] = self.panels.as_ref()?;
-        let (rows, depth) = output.size2().ok()?;
-        let (panels, vocab) = (w.size()[0], self.b.numel() as i64);
-        let [tile_rows, columns] = tile();
-        let missing = [0, 0, 0, (tile_rows - rows % tile_rows) % tile_rows];
-        let x = output.constant_pad_nd(missing).view([-1, tile_rows, depth]).transpose(1, 2).contiguous();
-        let targets = targets.contiguous();
-        let float = |t: &Tensor| t.kind() == Kind::Float && t.device() == Device::Cpu && t.is_contiguous();
-        assert!([&x, w, b].into_iter().all(float) && w.size() == [panels, depth, columns]);
-        assert_eq!(b.size(), [panels * columns]);
-        check_targets(&targets, rows, vocab);
-        let mut costs = vec![0.0; rows as usize];
-        // SAFETY: contiguous CPU tensors of the types and sizes that the function takes (just checked), room for `rows` costs, and
-        // `panels` are there only where the processor has AVX-512.
-        unsafe {
-            ptb_score(
-                x.data_ptr().cast(),
-                w.data_ptr().cast(),
-                b.data_ptr().cast(),
-                targets.data_ptr().cast(),
-                rows,
-                depth,
-                panels,
-                costs.as_mut_ptr(),
-            )
-        }
-        .then_some(costs)
-    }
-}
-
 /// `a @ b`, without a gradient to come; float32 on the CPU through oneDNN.
 pub(crate) fn product(a: &Tensor, b: &Tensor) -> Tensor {
     let plain =
@@ -300,23 +223,6 @@ unsafe extern "C" {
         costs: *mut f64,
         threads: i32,
     );
-    fn ptb_score(
-        x: *const f32,
-        w: *const f32,
-        bias: *const f32,
-        targets: *const i64,
-        rows: i64,
-        depth: i64,
-        panels: i64,
-        costs: *mut f64,
-    ) -> bool;
-    /// Rows of the output, and words, that `ptb_score` works on at once.
-    static ptb_score_tile: [i64; 2];
-}
-
-fn tile() -> [i64; 2] {
-    // SAFETY: a constant of src/softmax.cpp.
-    unsafe { ptb_score_tile }
 }
 
 fn check_targets(targets: &Tensor, rows: i64, vocab: i64) {
@@ -415,10 +321,8 @@ mod tests {
                 (g.cost.double_value(&[]), [g.output, g.w, g.b])
             };
             let ours = fast.cost_and_gradients(&output, &targets, 3);
-            let evaluated = fast.evaluate(&output, &targets, 3).unwrap().double_value(&[]);
-            for cost in [ours.cost.double_value(&[]), evaluated] {
-                assert!((cost / plain_cost - 1.0).abs() < 1e-6, "{vocab}: {cost} instead of {plain_cost}");
-            }
+            let cost = ours.cost.double_value(&[]);
+            assert!((cost / plain_cost - 1.0).abs() < 1e-6, "{vocab}: {cost} instead of {plain_cost}");
             for (ours, expected) in [ours.output, ours.w, ours.b].iter().zip(&expected) {
                 let scale = expected.abs().max().double_value(&[]);
                 let difference = (ours.to_kind(Kind::Double) - expected).abs().max().double_value(&[]);
@@ -427,35 +331,42 @@ mod tests {
         }
     }
 
-    /// The layer as a whole against the plain definition in double precision: sizes that no tile divides; logits that no float32 holds the
-    /// exponentials of; none that are not finite hidden.
+    /// Costs without a gradient against the plain definition in double precision, in all precisions
+    /// of the CPU: sizes that no vector width divides, more logits than are computed at once, logits
+    /// whose exponentials no float32 holds.
     #[test]
-    fn scoring_much_text_is_the_plain_definition() {
+    fn costs_are_the_plain_definition() {
         tch::manual_seed(12);
-        let sizes =
-            [(1, 3, 2, 1.0), (7, 5, 33, 1.0), (40, 16, 1001, 3.0), (19, 4, 10_000, 5.0), (9, 4, 48, 60.0)];
+        let sizes = [
+            (1, 3, 2, 1.0),
+            (7, 5, 33, 1.0),
+            (40, 16, 1001, 3.0),
+            (2 * CPU_LOGITS / 10_000 + 3, 4, 10_000, 5.0),
+            (9, 4, 48, 60.0),
+        ];
         for (n, hidden, vocab, size) in sizes {
             let [w, b, output] = [random(&[hidden, vocab]) * size, random(&[vocab]), random(&[n, hidden])]
                 .map(|t| t.to_kind(Kind::Float));
-            let double = [&w, &b, &output].map(|t| t.to_kind(Kind::Double));
             let targets = Tensor::randint(vocab, [n], (Kind::Int64, Device::Cpu));
+            let double = [&w, &b, &output].map(|t| t.to_kind(Kind::Double));
             let plain = SoftmaxLayer { w: &double[0], b: &double[1], precision: Precision::Fp32 };
             let expected = cross_entropy(&plain.logits(&double[2]), &targets).unwrap();
-            let layer = SoftmaxLayer { w: &w, b: &b, precision: Precision::Fp32 };
-            let scorer = layer.scorer().unwrap().for_much_text();
-            #[cfg(target_arch = "x86_64")]
-            if std::arch::is_x86_feature_detected!("avx512f") {
-                assert_eq!(scorer.costs_wide(&output, &targets).is_some(), size < 60.0);
-            }
-            let costs = scorer.costs(&output, &targets).unwrap();
-            for (found, expected) in costs.iter().zip(Vec::<f64>::try_from(expected).unwrap()) {
-                assert!(
-                    (found - expected).abs() < 2e-6 * (1.0 + size * 4.0),
-                    "{vocab}: {found} instead of {expected}"
-                );
+            let largest_difference = |costs: Tensor| {
+                assert_eq!((costs.kind(), costs.size()), (Kind::Double, vec![n]));
+                (costs - &expected).abs().max().double_value(&[])
+            };
+            assert_eq!(largest_difference(plain.costs(&double[2], &targets).unwrap()), 0.0);
+            // The errors of the products, which are relative to the logits' size.
+            for (precision, rounding) in
+                [(Precision::Fp32, 2e-6), (Precision::Bf16, 1e-1), (Precision::Fp16, 1e-2)]
+            {
+                let layer = SoftmaxLayer { w: &w, b: &b, precision };
+                let difference = largest_difference(layer.costs(&output, &targets).unwrap());
+                assert!(difference < rounding * (1.0 + size * 4.0), "{precision} {vocab}: {difference}");
             }
             let _ = output.get(0).fill_(f64::NAN);
-            assert!(scorer.costs(&output, &targets).unwrap()[0].is_nan());
+            let layer = SoftmaxLayer { w: &w, b: &b, precision: Precision::Fp32 };
+            assert!(layer.costs(&output, &targets).unwrap().double_value(&[0]).is_nan());
         }
     }
 
@@ -488,7 +399,7 @@ mod tests {
             let output = Tensor::from_slice(&[1.0, bad, 2.0]).view([3, 1]);
             let targets = Tensor::from_slice(&[0i64, 1, 39]);
             assert!(layer.cost_and_gradients(&output, &targets, 1).cost.double_value(&[]).is_nan());
-            assert!(layer.evaluate(&output, &targets, 1).unwrap().double_value(&[]).is_nan());
+            assert!(layer.costs(&output, &targets).unwrap().sum(Kind::Double).double_value(&[]).is_nan());
         }
     }
 

@@ -8,8 +8,7 @@ use tch::{Device, Kind, Tensor, nn};
 
 use crate::config::{Config, Precision, RnnMode};
 use crate::distributed::{Pending, Workers};
-use crate::loss::{SoftmaxLayer, SoftmaxScorer, product};
-use crate::lstm;
+use crate::loss::SoftmaxLayer;
 use crate::optimizer::{self, Gradient};
 use crate::rnn::{
     BasicLSTMCell, CellType, DropoutWrapper, LSTMBlockCell, MultiRNNCell, RnnCell, State, dropout_mask,
@@ -330,12 +329,6 @@ fn layers(stacks: &[LstmStack]) -> impl Iterator<Item = &LstmWeights> {
     stacks.iter().flat_map(|stack| &stack.layers)
 }
 
-/// `tf.nn.embedding_lookup`: ids `[batch, steps]` -> rows `[batch, steps, hidden]`.
-fn lookup(embedding: &Tensor, ids: &Tensor) -> Tensor {
-    let size = ids.size();
-    embedding.index_select(0, &ids.flatten(0, -1)).view([size[0], size[1], -1])
-}
-
 fn names(variables: &tf::Variables) -> String {
     let names: Vec<&str> = variables.keys().map(String::as_str).collect();
     if names.is_empty() { "none".into() } else { names.join(", ") }
@@ -381,6 +374,11 @@ impl<'a> PtbModel<'a> {
         PtbModel { workers, ..self }
     }
 
+    /// Where its variables are.
+    pub(crate) fn device(&self) -> Device {
+        self.variables.device
+    }
+
     /// The workers that it is one of, if there are several.
     pub fn workers(&self) -> Option<&'a dyn Workers> {
         self.workers
@@ -415,7 +413,7 @@ impl<'a> PtbModel<'a> {
     }
 
     /// The type that the recurrent layers run in where it is not the variables' own: half width, in cuDNN.
-    fn narrow_kind(&self) -> Option<Kind> {
+    pub(crate) fn narrow_kind(&self) -> Option<Kind> {
         let kind = match self.precision {
             Precision::Bf16 => Kind::BFloat16,
             Precision::Fp16 => Kind::Half,
@@ -425,6 +423,17 @@ impl<'a> PtbModel<'a> {
         // (float16 on the CPU too: slow, but it shows that the numbers are right. The command line does not offer it.)
         let here = v.device.is_cuda() || kind == Kind::Half;
         (here && v.kind == Kind::Float && self.rnn_mode == RnnMode::Cudnn).then_some(kind)
+    }
+
+    /// The difference of two states, relative to 1 + |value|, that counts as rounding where both have
+    /// read the same words for long.
+    pub(crate) fn state_rounding(&self) -> f64 {
+        match (self.narrow_kind(), self.precision) {
+            (Some(Kind::BFloat16), _) => 3e-2,
+            (Some(_), _) => 4e-3,
+            (None, Precision::Tf32) => 1e-3,
+            (None, _) => 1e-5,
+        }
     }
 
     /// Copies of the LSTM's weights in that type, made anew for every step: what is trained are the float32 ones.
@@ -483,8 +492,10 @@ impl<'a> PtbModel<'a> {
         Ok((x.reshape([-1, v.config.hidden_size]), final_state))
     }
 
+    /// `tf.nn.embedding_lookup`: ids `[batch, steps]` -> rows `[batch, steps, hidden]`.
     fn lookup(&self, ids: &Tensor) -> Tensor {
-        lookup(&self.variables.embedding, ids)
+        let size = ids.size();
+        self.variables.embedding.index_select(0, &ids.flatten(0, -1)).view([size[0], size[1], -1])
     }
 
     fn softmax(&self) -> SoftmaxLayer<'_> {
@@ -504,40 +515,29 @@ impl<'a> PtbModel<'a> {
             let size = x.size();
             let masks = self.dropout_masks(size[0], size[1])?;
             let (output, state) = self.outputs(&self.lookup(x), state, &masks)?;
-            Ok((self.softmax().evaluate(&output, &y.flatten(0, -1), size[0])?, state))
+            let costs = self.costs(&output, &y.flatten(0, -1))?;
+            Ok((costs.sum(Kind::Double) / size[0] as f64, state))
         })
+    }
+
+    /// Reads the words `x`, ids `[batch, steps]`, without dropout and gradients. Returns the outputs
+    /// `[batch * steps, hidden]`, in batch-major order, and the final state.
+    pub(crate) fn read(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
+        tch::no_grad(|| self.outputs(&self.lookup(x), state, &[]))
+    }
+
+    /// Cross entropy in nats of each target `[n]` after its output `[n, hidden]`: `[n]`, float64.
+    pub(crate) fn costs(&self, output: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        self.softmax().costs(output, targets)
     }
 
     /// The logits of the word after each of the words `x`, ids `[batch, steps]`, int64: `[batch * steps, vocab]` in batch-major order, and
     /// the final state; without dropout and gradients.
     pub fn logits(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
         tch::no_grad(|| {
-            let x = x.f_to_device(self.variables.device)?;
-            let (output, state) = self.outputs(&self.lookup(&x), state, &[])?;
+            let (output, state) = self.read(&x.f_to_device(self.variables.device)?, state)?;
             Ok((self.softmax().logits(&output), state))
         })
-    }
-
-    /// What reads `words` words of text faster than [`Self::evaluate`], if this model is of the kind that has one: LSTM layers, float32 variables, on
-    /// the CPU, without dropout.
-    pub(crate) fn text_reader(&self, words: i64) -> Option<TextReader> {
-        let v = self.variables;
-        let dropout = self.is_training && v.config.keep_prob < 1.0;
-        let Recurrent::Lstm(stacks) = &v.recurrent else { return None };
-        if self.rnn_mode != RnnMode::Cudnn || dropout {
-            return None;
-        }
-        let mut scorer = self.softmax().scorer()?;
-        let embedding = v.embedding.detach();
-        let layers: Vec<[Tensor; 3]> =
-            layers(stacks).map(|[w_ih, w_hh, bias, _]| [w_ih, w_hh, bias].map(Tensor::detach)).collect();
-        let (vocab, hidden) = (v.config.vocab_size, v.config.hidden_size);
-        let pays = |width: i64| words > 2 * vocab && vocab.saturating_mul(width) <= LARGEST_TABLE;
-        if pays(hidden) {
-            scorer = scorer.for_much_text();
-        }
-        let table = pays(4 * hidden).then(|| tch::no_grad(|| product(&embedding, &layers[0][0].tr())));
-        Some(TextReader { embedding, table, layers, scorer })
     }
 
     /// Cost of a batch, the gradient of every trainable variable, and the final state, with the masks given.
@@ -637,50 +637,4 @@ fn sum_over_workers(
         *tensor = sum.view_as(tensor);
     }
     Ok(all_rows)
-}
-
-/// The most numbers that are worth keeping a second time, in another form, to read much text with.
-const LARGEST_TABLE: i64 = 1 << 24;
-
-/// A model that reads text without gradients, its recurrent part (on one thread) and its softmax layer apart; shareable among threads.
-pub(crate) struct TextReader {
-    embedding: Tensor,
-    /// For much text: what each word gives to the first layer's gates, `[vocab, 4 * hidden]`.
-    table: Option<Tensor>,
-    /// `weight_ih`, `weight_hh`, `bias_ih`
-    layers: Vec<[Tensor; 3]>,
-    /// The softmax layer.
-    pub(crate) scorer: SoftmaxScorer,
-}
-
-impl TextReader {
-    /// The same for another thread.
-    pub(crate) fn share(&self) -> Self {
-        let share = |layer: &[Tensor; 3]| layer.each_ref().map(Tensor::shallow_clone);
-        TextReader {
-            embedding: self.embedding.shallow_clone(),
-            table: self.table.as_ref().map(Tensor::shallow_clone),
-            layers: self.layers.iter().map(share).collect(),
-            scorer: self.scorer.share(),
-        }
-    }
-
-    /// The recurrent part: ids `[rows, steps]` and an initial state to the outputs `[rows, steps, hidden]` and the final state.
-    pub(crate) fn outputs(&self, ids: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
-        tch::no_grad(|| {
-            let mut x = None;
-            let mut final_state = State::with_capacity(state.len());
-            for ([w_ih, w_hh, bias], state) in self.layers.iter().zip(state.chunks(2)) {
-                let gates = match (x, &self.table) {
-                    (Some(below), _) => lstm::gates(&below, w_ih)?,
-                    (None, Some(table)) => lookup(table, ids),
-                    (None, None) => lstm::gates(&lookup(&self.embedding, ids), w_ih)?,
-                };
-                let (output, c, h) = lstm::layer(&gates, [w_hh, bias], &state[0], &state[1])?;
-                x = Some(output);
-                final_state.extend([c, h]);
-            }
-            Ok((x.context("a model without layers")?, final_state))
-        })
-    }
 }

@@ -16,7 +16,6 @@ use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::evaluation::TextRows;
 use crate::sample;
 
 /// The token that stands for every line's end.
@@ -509,8 +508,9 @@ impl TextReader {
                 other => break other,
             }
         };
+        // After an error, such as `WouldBlock`, the reading can go on.
+        self.buffer.truncate(had + *read.as_ref().unwrap_or(&0));
         let read = read.with_context(|| format!("{}: reading", self.name))?;
-        self.buffer.truncate(had + read);
         self.md5.update(&self.buffer[had..]);
         self.at_end = read == 0;
         Ok(())
@@ -604,18 +604,21 @@ impl Producer {
         self.cut(i * self.num_steps, self.num_steps + 1)
     }
 
-    /// The words of an epoch where they lie, if that is in the host's memory.
-    pub(crate) fn host_rows(&self) -> Option<TextRows<'_>> {
-        let Rows::Shared(tokens) = &self.rows else { return None };
-        let starts = (0..self.batch_size).map(|row| (row * self.batch_len) as usize).collect();
-        Some(TextRows { tokens, starts, words: (self.epoch_size * self.num_steps) as usize })
-    }
-
-    /// All steps of an epoch in longer pieces of at most `max_len` words: the same words in the same order, for evaluation.
-    pub fn chunks(&self, max_len: i64) -> impl Iterator<Item = (Tensor, Tensor)> + '_ {
-        let total = self.epoch_size * self.num_steps;
-        let len = max_len.max(1);
-        (0..total).step_by(len as usize).map(move |start| self.slice(start, len.min(total - start)))
+    /// The `len` words that start at each of these columns of these rows, `[places, len]`, int64.
+    pub(crate) fn words_at(&self, places: &[(i64, i64)], len: i64) -> Result<Tensor> {
+        let words = match &self.rows {
+            Rows::Shared(tokens) => {
+                let words =
+                    |&(row, column)| &tokens[(row * self.batch_len + column) as usize..][..len as usize];
+                let words: Vec<&[i32]> = places.iter().map(words).collect();
+                Tensor::f_from_slice(&words.concat())?.f_view([places.len() as i64, len])?
+            }
+            Rows::Device(rows) => {
+                let words = |&(row, column)| rows.f_get(row)?.f_narrow(0, column, len);
+                Tensor::f_stack(&places.iter().map(words).collect::<Result<Vec<_>, _>>()?, 0)?
+            }
+        };
+        Ok(words.to_kind(Kind::Int64))
     }
 
     fn slice(&self, start: i64, len: i64) -> (Tensor, Tensor) {
@@ -890,18 +893,19 @@ mod tests {
     }
 
     #[test]
-    fn chunks_cover_the_same_words() {
+    fn words_at_a_place_are_those_of_the_batches() {
         let split = split_of((0..103).collect());
-        let producer = Producer::new(&split, 2, 7, Device::Cpu).unwrap();
-        let cat = |pairs: Vec<(Tensor, Tensor)>| {
-            let (x, y): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-            (Tensor::cat(&x, 1), Tensor::cat(&y, 1))
-        };
-        let (x, y) = cat((0..producer.epoch_size()).map(|i| producer.batch(i)).collect());
-        for len in [1, 7, 10, 1000] {
-            let (cx, cy) = cat(producer.chunks(len).collect());
-            assert_eq!(x, cx);
-            assert_eq!(y, cy);
+        let shared = Producer::new(&split, 2, 7, Device::Cpu).unwrap();
+        // As it is on a GPU.
+        let rows = Tensor::from_slice(&split.tokens[..102]).view([2, 51]);
+        let device =
+            Producer { rows: Rows::Device(rows), ..Producer::new(&split, 2, 7, Device::Cpu).unwrap() };
+        let (x, y) = shared.batch(3);
+        for producer in [shared, device] {
+            let words = |column| producer.words_at(&[(0, column), (1, column)], 7).unwrap();
+            assert_eq!((words(21), words(22)), (x.copy(), y.copy()));
+            let words = producer.words_at(&[(1, 48), (0, 0), (1, 5)], 3).unwrap();
+            assert_eq!(Vec::<Vec<i64>>::try_from(words).unwrap(), [[99, 100, 101], [0, 1, 2], [56, 57, 58]]);
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -17,15 +17,13 @@ use crate::checkpoint::{Checkpoint, Made, Progress, RunConfig, SaveFolder};
 use crate::config::{ConfigError, Precision, RnnMode};
 use crate::device;
 use crate::distributed::{Pending, Workers, digest};
-use crate::evaluation;
+use crate::evaluate::evaluate_until;
 use crate::graph::FixedStep;
 use crate::model::{PtbModel, PtbVariables};
 use crate::reader::{Producer, RawData, Vocabulary};
 use crate::rnn::State;
 
-/// Rows that an evaluation step pushes through the softmax layer at once: enough for the products to run at full speed, few enough for the
-/// logits to stay in a cache.
-const EVAL_ROWS: i64 = 400;
+pub use crate::evaluate::{Evaluation, evaluate};
 
 /// Every so many steps the workers' variables are compared.
 const COMPARE_EVERY: i64 = 100;
@@ -107,28 +105,6 @@ pub enum Event {
     },
 }
 
-/// Figures of one pass over a split.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Evaluation {
-    /// `exp(costs / iters)`: per word, as the original computes it.
-    pub perplexity: f64,
-    /// Words predicted.
-    pub tokens: i64,
-    /// Wall-clock time.
-    pub seconds: f64,
-}
-
-impl Evaluation {
-    /// The original's arithmetic: `costs` are totals divided by the batch size, `iters` time steps.
-    fn new(costs: f64, iters: i64, batch_size: i64, start: Instant) -> Self {
-        Evaluation {
-            perplexity: (costs / iters as f64).exp(),
-            tokens: iters * batch_size,
-            seconds: start.elapsed().as_secs_f64(),
-        }
-    }
-}
-
 /// The three texts, laid out as batches on the model's device.
 pub struct Input {
     /// Batches of the training text.
@@ -156,57 +132,6 @@ impl Input {
             md5: [&data.train, &data.valid, &data.test].map(|split| split.md5.clone()),
         })
     }
-}
-
-/// Evaluates a whole split without training: the original's `run_epoch(session, mvalid)` and `run_epoch(session, mtest)`.
-///
-/// The words are the original's, each given all before it, the state carried from the first to the last. Since nothing changes between steps, they need not
-/// be read one step at a time, nor, on the CPU, in one place at a time (src/evaluation.rs): the same number, to float32's rounding, far faster.
-///
-/// One of several workers evaluates its rows, and the result is that of all rows. A text of a single row is not shared out: its words
-/// follow each other, so it takes a model without workers.
-pub fn evaluate(model: &PtbModel, producer: &Producer) -> Result<Evaluation> {
-    evaluate_unless(model, producer, &|| false)?.context("the evaluation was stopped")
-}
-
-/// [`evaluate`], or `None` as soon as `stopped`.
-fn evaluate_unless(
-    model: &PtbModel,
-    producer: &Producer,
-    stopped: &dyn Fn() -> bool,
-) -> Result<Option<Evaluation>> {
-    let start = Instant::now();
-    let batch_size = producer.batch_size();
-    let workers = model.workers();
-    let tokens = producer.epoch_size() * producer.num_steps() * batch_size;
-    if workers.is_none()
-        && let Some(rows) = producer.host_rows()
-        && let Some(reader) = model.text_reader(tokens)
-    {
-        let iters = rows.words as i64;
-        let total = evaluation::total_cost(&reader, rows, &model.zero_state(1), stopped)?;
-        return Ok(total.map(|total| Evaluation::new(total / batch_size as f64, iters, batch_size, start)));
-    }
-    let own_rows = workers.map_or(batch_size, |workers| workers.share(batch_size).1);
-    let share = |t: Tensor| workers.map_or(t.shallow_clone(), |workers| workers.rows(&t));
-    let mut state = model.zero_state(own_rows);
-    let (mut costs, mut iters) = (Vec::new(), 0);
-    for (x, y) in producer.chunks(EVAL_ROWS / own_rows) {
-        if stopped() {
-            return Ok(None);
-        }
-        iters += x.size()[1];
-        let cost;
-        (cost, state) = model.evaluate(&share(x), &share(y), &state)?;
-        costs.push(cost);
-    }
-    // Read at the end, so that a GPU need not wait.
-    let mut costs = Vec::<f64>::try_from(Tensor::f_stack(&costs, 0)?.to_kind(Kind::Double))?.iter().sum();
-    if let Some(workers) = workers {
-        // Each is divided by the rows of its worker.
-        costs = workers.sum(costs)? / workers.size() as f64;
-    }
-    Ok(Some(Evaluation::new(costs, iters, batch_size, start)))
 }
 
 /// How often a run is saved, besides at the end of every epoch.
@@ -479,7 +404,7 @@ impl<'a> Session<'a> {
             if self.workers.is_none_or(|workers| workers.rank() == 0) {
                 // One text, one worker: the others are done.
                 let model = self.model(false).among(None);
-                if let Some(result) = evaluate_unless(&model, &self.input.test, &|| !self.evaluates())? {
+                if let Some(result) = evaluate_until(&model, &self.input.test, &|| !self.evaluates())? {
                     listen(Event::Final(result));
                 }
             }
@@ -518,7 +443,7 @@ impl<'a> Session<'a> {
 
     fn validate(&self, listen: &mut dyn FnMut(Event)) -> Result<()> {
         let model = self.model(false);
-        if let Some(result) = evaluate_unless(&model, &self.input.valid, &|| !self.evaluates())? {
+        if let Some(result) = evaluate_until(&model, &self.input.valid, &|| !self.evaluates())? {
             listen(Event::EpochEnd {
                 epoch: self.progress.epoch + 1,
                 split: "valid",

@@ -1,4 +1,4 @@
-// What the vectorized loops of softmax.cpp and lstm.cpp share.
+// What the vectorized loops of softmax.cpp are made of.
 
 #pragma once
 

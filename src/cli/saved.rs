@@ -9,7 +9,8 @@ use tch::{Device, Kind};
 use super::rnn_mode;
 use super::train::DeviceFlags;
 use crate::checkpoint::Checkpoint;
-use crate::config::{Config, RnnMode};
+use crate::config::{Config, Precision, RnnMode};
+use crate::device;
 use crate::model::PtbVariables;
 use crate::reader::Vocabulary;
 use crate::report::notice;
@@ -21,6 +22,31 @@ pub struct SavedFlags {
     checkpoint: PathBuf,
     #[command(flatten)]
     device: DeviceFlags,
+}
+
+/// `--precision` for a model that is only evaluated.
+#[derive(Args)]
+pub struct PrecisionFlag {
+    /// Precision of the large products, as for `train`: fp32, bf16, or on a GPU also tf32 and fp16.
+    /// With a run's own precision its own perplexity comes out
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_default_value = true,
+        hide_possible_values = true,
+        help_heading = "Running"
+    )]
+    precision: Precision,
+}
+
+impl PrecisionFlag {
+    /// Checks it against the device and sets libtorch up for it.
+    pub fn select(&self, device: Device) -> Result<Precision> {
+        self.precision.check(device.is_cuda())?;
+        device::allow_tf32(self.precision == Precision::Tf32);
+        Ok(self.precision)
+    }
 }
 
 /// A model to use: its words and its variables.

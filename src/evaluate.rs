@@ -1,0 +1,506 @@
+//! Evaluation: what each word of a text costs, and the text's perplexity.
+//!
+//! Each word is predicted from all words before it, so the original reads a row of text from left
+//! to right; its test text is a single row. A batch of one row leaves most of the machine idle. But
+//! a trained LSTM forgets: after some hundred words its state no longer depends on where it began,
+//! beyond float32's rounding. So a row is cut into pieces, which are read side by side as one
+//! batch. Each piece but the first begins with zeros, some words early:
+//!
+//! ```text
+//! the row    |-------- piece 0 --------|-------- piece 1 --------|-------- piece 2 --------|
+//! one batch  begin ---------------> end
+//!                         0 ~~~~~~> begin ---------------> end
+//!                                                   0 ~~~~~~> begin ---------------> end
+//! ```
+//!
+//! Whether that was early enough is checked at every seam: a piece must begin in the state in which
+//! the piece before it ended. A piece that does not is read again from that state. So every model
+//! gets its exact number, and a model that forgets gets it soon.
+
+use std::cmp::Reverse;
+use std::ops::Range;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use tch::{Device, Kind, Tensor};
+
+use crate::model::PtbModel;
+use crate::reader::{Producer, Split};
+use crate::rnn::State;
+
+/// Words that a piece is read early. The state of a trained `small` that began with zeros differs
+/// from the true one by 2e-3 after 500 words, 1e-5 after 1000, and by rounding (2e-6) after 1500.
+const WARM_UP: i64 = 1500;
+/// A piece of fewer words is not worth its warm-up.
+const SHORTEST: i64 = 2000;
+/// A piece of more words is not needed: its warm-up is a small part of it. Longer texts are read in
+/// several windows, one after the other, so that the memory does not grow with the text.
+const LONGEST: i64 = 1 << 14;
+
+/// Pieces that are read side by side, of all rows together. More pieces make a word cheaper, until
+/// the matrix products are at their full speed, but each needs a warm-up.
+fn pieces_at_once(device: Device) -> i64 {
+    if device == Device::Cpu { 16 } else { 64 }
+}
+
+/// Words that go through the model in one call, of all pieces together. On a GPU the kernels of a
+/// call must be long enough to hide their launches. On the CPU a call should be short, so that an
+/// evaluation can be stopped.
+fn words_at_once(device: Device) -> i64 {
+    if device == Device::Cpu { 1600 } else { 8000 }
+}
+
+/// Figures of one pass over a split.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Evaluation {
+    /// `exp(costs / iters)`: per word, as the original computes it.
+    pub perplexity: f64,
+    /// Words predicted.
+    pub tokens: i64,
+    /// Wall-clock time.
+    pub seconds: f64,
+}
+
+impl Evaluation {
+    /// The original's arithmetic: `costs` are totals divided by the batch size, `iters` time steps.
+    pub(crate) fn new(costs: f64, iters: i64, batch_size: i64, start: Instant) -> Self {
+        Evaluation {
+            perplexity: (costs / iters as f64).exp(),
+            tokens: iters * batch_size,
+            seconds: start.elapsed().as_secs_f64(),
+        }
+    }
+}
+
+/// Evaluates a whole split without training: the original's `run_epoch(session, mvalid)` and
+/// `run_epoch(session, mtest)`.
+///
+/// The words are the original's, each given all before it in its row. Since nothing changes between
+/// steps, they need not be read one step at a time, nor in one place at a time: the number is the
+/// same to float32's rounding.
+///
+/// One of several workers evaluates its rows, and the result is that of all rows. A text of a single
+/// row cannot be shared out: it needs a model without workers.
+///
+/// # Errors
+/// Errors of libtorch, such as too little memory; a worker is lost.
+pub fn evaluate(model: &PtbModel, producer: &Producer) -> Result<Evaluation> {
+    evaluate_until(model, producer, &|| false)?.context("the evaluation was stopped")
+}
+
+/// [`evaluate`], or `None` as soon as `stopped`.
+pub(crate) fn evaluate_until(
+    model: &PtbModel,
+    producer: &Producer,
+    stopped: &dyn Fn() -> bool,
+) -> Result<Option<Evaluation>> {
+    let start = Instant::now();
+    let batch_size = producer.batch_size();
+    let (first, rows) = model.workers().map_or((0, batch_size), |workers| workers.share(batch_size));
+    let reader = RowReader { model, text: producer, rows: first..first + rows, longest: LONGEST, stopped };
+    let mut total = 0.0;
+    let read = reader.read_all(model.zero_state(rows), &mut |costs| {
+        total += costs.f_sum(Kind::Double)?.f_double_value(&[])?;
+        Ok(())
+    });
+    match read {
+        Err(error) if error.is::<Stopped>() => return Ok(None),
+        read => drop(read?),
+    }
+    if let Some(workers) = model.workers() {
+        total = workers.sum(total)?;
+    }
+    let iters = producer.epoch_size() * producer.num_steps();
+    Ok(Some(Evaluation::new(total / batch_size as f64, iters, batch_size, start)))
+}
+
+/// Costs in nats of all words of a text but the first, which is only context, and the state after
+/// the last but one word. Reading begins in `state`, of one row.
+pub(crate) fn text_costs(model: &PtbModel, text: Vec<i32>, state: State) -> Result<(Vec<f64>, State)> {
+    let split = Split { tokens: text.into(), ..Split::default() };
+    let producer = Producer::new(&split, 1, 1, model.device())?;
+    let reader = RowReader { model, text: &producer, rows: 0..1, longest: LONGEST, stopped: &|| false };
+    let mut all = Vec::with_capacity(split.tokens.len() - 1);
+    let state = reader.read_all(state, &mut |costs| {
+        all.extend(Vec::<f64>::try_from(costs.f_flatten(0, -1)?)?);
+        Ok(())
+    })?;
+    Ok((all, state))
+}
+
+/// [`text_costs`] of lines that are texts of their own, each read from zeros. Lines of similar length
+/// are one batch.
+pub(crate) fn line_costs(model: &PtbModel, lines: &[Vec<i32>]) -> Result<Vec<Vec<f64>>> {
+    let mut costs = vec![Vec::new(); lines.len()];
+    let steps = |line: usize| lines[line].len().saturating_sub(1);
+    let mut order: Vec<usize> = (0..lines.len()).filter(|&line| steps(line) > 0).collect();
+    order.sort_by_key(|&line| Reverse(steps(line)));
+    let mut rest = &order[..];
+    while let Some(&longest) = rest.first() {
+        let words = words_at_once(model.device()) as usize;
+        if steps(longest) > words {
+            (costs[longest], _) = text_costs(model, lines[longest].clone(), model.zero_state(1))?;
+            rest = &rest[1..];
+            continue;
+        }
+        let (batch, others) = rest.split_at(rest.len().min(words / steps(longest)));
+        rest = others;
+        let batch_lines: Vec<&[i32]> = batch.iter().map(|&line| &lines[line][..]).collect();
+        let mut found = batch_costs(model, &batch_lines)?.into_iter();
+        for &line in batch {
+            costs[line] = found.by_ref().take(steps(line)).collect();
+        }
+    }
+    Ok(costs)
+}
+
+/// Costs of the words of some lines, one line after the other. The first line is the longest.
+fn batch_costs(model: &PtbModel, lines: &[&[i32]]) -> Result<Vec<f64>> {
+    let steps = lines[0].len() - 1;
+    let (mut inputs, mut targets, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    for (row, line) in lines.iter().enumerate() {
+        let (x, y) = (&line[..line.len() - 1], &line[1..]);
+        places.extend((row * steps..).take(y.len()).map(|place| place as i64));
+        targets.extend_from_slice(y);
+        inputs.extend_from_slice(x);
+        // Shorter lines are filled up with any word. As with dynamic_rnn's sequence_length, what
+        // stands after a line's end does not count: it changes nothing before it, its outputs are
+        // left out below, and its state is not used.
+        inputs.resize((row + 1) * steps, 0);
+    }
+    let on_device = |ids: Tensor| ids.f_to_device(model.device());
+    let inputs = Tensor::f_from_slice(&inputs)?.f_view([lines.len() as i64, steps as i64])?;
+    let inputs = on_device(inputs.to_kind(Kind::Int64))?;
+    let (output, _) = model.read(&inputs, &model.zero_state(lines.len() as i64))?;
+    let output = output.f_index_select(0, &on_device(Tensor::f_from_slice(&places)?)?)?;
+    let targets = on_device(Tensor::f_from_slice(&targets)?.to_kind(Kind::Int64))?;
+    Ok(Vec::try_from(model.costs(&output, &targets)?)?)
+}
+
+/// The error of a reading that was stopped.
+#[derive(Debug, thiserror::Error)]
+#[error("the evaluation was stopped")]
+struct Stopped;
+
+/// Reads some rows of a text.
+struct RowReader<'a> {
+    model: &'a PtbModel<'a>,
+    text: &'a Producer,
+    rows: Range<i64>,
+    /// Most words in a piece; at least twice [`WARM_UP`], as the pieces of a window are alike.
+    longest: i64,
+    stopped: &'a dyn Fn() -> bool,
+}
+
+/// Row and column of the text where a piece begins.
+type Place = (i64, i64);
+
+impl RowReader<'_> {
+    /// Reads the rows from `state` on, window by window. `take` is given the costs of each,
+    /// `[rows, words]`, in nats. Returns the final state.
+    fn read_all(&self, mut state: State, take: &mut dyn FnMut(Tensor) -> Result<()>) -> Result<State> {
+        let words = self.text.epoch_size() * self.text.num_steps();
+        let rows = self.rows.end - self.rows.start;
+        let at_most = (pieces_at_once(self.model.device()) + rows - 1) / rows;
+        let mut column = 0;
+        while column < words {
+            let left = words - column;
+            let pieces = (left / SHORTEST).clamp(1, at_most);
+            let windows = left / (pieces * self.longest) + 1;
+            let length = left / (windows * pieces);
+            let costs;
+            (costs, state) = self.read_window(column, pieces, length, state)?;
+            take(costs)?;
+            column += pieces * length;
+        }
+        Ok(state)
+    }
+
+    /// Reads the words from `column` on in so many pieces a row, each of `length` words, side by
+    /// side. Returns their costs, `[rows, pieces * length]`, and the final state of each row.
+    fn read_window(&self, column: i64, pieces: i64, length: i64, state: State) -> Result<(Tensor, State)> {
+        let rows = self.rows.end - self.rows.start;
+        // The first piece of every row, then the second of every row, and so on.
+        let in_order = |piece| self.rows.clone().map(move |row| (row, column + piece * length));
+        let places: Vec<Place> = (0..pieces).flat_map(in_order).collect();
+        let mut begin = state;
+        if pieces > 1 {
+            let early: Vec<Place> =
+                places[rows as usize..].iter().map(|&(row, column)| (row, column - WARM_UP)).collect();
+            let zeros = self.model.zero_state(early.len() as i64);
+            let (_, warm) = self.read(&early, WARM_UP, &zeros, false)?;
+            let both = begin.iter().zip(&warm).map(|(first, others)| Tensor::f_cat(&[first, others], 0));
+            begin = both.collect::<Result<_, _>>()?;
+        }
+        let (mut costs, mut end) = self.read(&places, length, &begin, true)?;
+
+        let mut unfit_before = usize::MAX;
+        loop {
+            let mut unfit = self.unfit(&begin, &end)?;
+            let Some(&first) = unfit.first() else { break };
+            // To read all of them again gives each a warm-up of another `length` words. If that did
+            // not help, the model hardly forgets: then each piece has to wait for the one before.
+            let helped = unfit.len() <= unfit_before / 2;
+            unfit_before = unfit.len();
+            if !helped {
+                unfit.retain(|piece| piece / rows == first / rows);
+            }
+            let places: Vec<Place> = unfit.iter().map(|&piece| places[piece as usize]).collect();
+            let index = Tensor::f_from_slice(&unfit)?.f_to_device(self.model.device())?;
+            let before = &index - rows;
+            let from: State = end.iter().map(|t| t.f_index_select(0, &before)).collect::<Result<_, _>>()?;
+            let (new_costs, new_end) = self.read(&places, length, &from, true)?;
+            costs = costs.f_index_copy(0, &index, &new_costs)?;
+            let put = |old: &State, new: &State| -> Result<State> {
+                old.iter().zip(new).map(|(old, new)| Ok(old.f_index_copy(0, &index, new)?)).collect()
+            };
+            (begin, end) = (put(&begin, &from)?, put(&end, &new_end)?);
+        }
+        let costs = costs.f_view([pieces, rows, length])?.transpose(0, 1).f_reshape([rows, -1])?;
+        Ok((costs, end.iter().map(|t| t.narrow(0, (pieces - 1) * rows, rows)).collect()))
+    }
+
+    /// The pieces that did not begin as the piece before them in their row ended.
+    fn unfit(&self, begin: &State, end: &State) -> Result<Vec<i64>> {
+        let rows = self.rows.end - self.rows.start;
+        let seams = begin[0].size()[0] - rows;
+        let mut unfit = Vec::new();
+        if seams == 0 {
+            return Ok(unfit);
+        }
+        let mut differences = Vec::new();
+        for (begin, end) in begin.iter().zip(end) {
+            let (begin, end) = (begin.narrow(0, rows, seams), end.narrow(0, 0, seams));
+            differences.push(((begin - &end).abs() / (end.abs() + 1.0)).f_amax(1, false)?);
+        }
+        let largest = Tensor::f_stack(&differences, 0)?.f_amax(0, false)?.to_kind(Kind::Double);
+        let rounding = self.model.state_rounding();
+        for (seam, difference) in Vec::<f64>::try_from(largest)?.into_iter().enumerate() {
+            // A NaN is not read again: it would stay one.
+            if difference > rounding {
+                unfit.push(seam as i64 + rows);
+            }
+        }
+        Ok(unfit)
+    }
+
+    /// Reads `length` words from each of the places on, side by side, from `state` on. Returns their
+    /// costs, `[places, length]`, if they are to `score`, and the final state.
+    fn read(&self, places: &[Place], length: i64, state: &State, score: bool) -> Result<(Tensor, State)> {
+        let steps = (words_at_once(self.model.device()) / places.len() as i64).max(1);
+        let mut state: State = state.iter().map(Tensor::shallow_clone).collect();
+        let mut costs = vec![Tensor::f_empty([places.len() as i64, 0], (Kind::Double, self.model.device()))?];
+        for start in (0..length).step_by(steps as usize) {
+            ensure!(!(self.stopped)(), Stopped);
+            let len = steps.min(length - start);
+            let places: Vec<Place> = places.iter().map(|&(row, column)| (row, column + start)).collect();
+            let words = self.text.words_at(&places, len + 1)?;
+            let output;
+            (output, state) = self.model.read(&words.narrow(1, 0, len), &state)?;
+            if score {
+                let targets = words.narrow(1, 1, len).f_flatten(0, -1)?;
+                costs.push(self.model.costs(&output, &targets)?.f_view([-1, len])?);
+            }
+        }
+        Ok((Tensor::f_cat(&costs, 1)?, state))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::config::{Config, RnnMode};
+    use crate::model::PtbVariables;
+    use crate::rnn::CellType;
+
+    const CONFIG: Config =
+        Config { vocab_size: 23, hidden_size: 7, num_layers: 2, init_scale: 0.5, ..Config::SMALL };
+    /// Biases of the forget gate with which a model forgets within some hundred words, within some
+    /// thousand, and never.
+    const FORGETS: [f64; 3] = [0.0, 4.0, 30.0];
+
+    fn variables(forget_bias: f64) -> PtbVariables {
+        let v = PtbVariables::new(&CONFIG, CellType::BasicLstm, Device::Cpu, Kind::Double, 2).unwrap();
+        let mut named = v.to_tensorflow().unwrap();
+        for (_, bias) in named.iter_mut().filter(|(name, _)| name.ends_with("cell/bias")) {
+            // (input, j, forget, output)
+            let _ = bias.narrow(0, 2 * CONFIG.hidden_size, CONFIG.hidden_size).fill_(forget_bias);
+        }
+        v.assign(&named).unwrap();
+        v
+    }
+
+    fn tokens(words: i64) -> Vec<i32> {
+        tch::manual_seed(5);
+        Tensor::randint(CONFIG.vocab_size, [words], (Kind::Int, Device::Cpu)).try_into().unwrap()
+    }
+
+    fn producer(tokens: &[i32], batch_size: i64) -> Producer {
+        let split = Split { tokens: tokens.to_vec().into(), ..Split::default() };
+        Producer::new(&split, batch_size, 1, Device::Cpu).unwrap()
+    }
+
+    /// Costs of all words of a single row but the first, read from zeros in one place.
+    fn in_one_place(model: &PtbModel, tokens: &[i32]) -> Vec<f64> {
+        let (mut costs, mut state) = (Vec::new(), model.zero_state(1));
+        for words in (0..tokens.len() - 1).collect::<Vec<_>>().chunks(5000) {
+            let ids = |shift: usize| {
+                let ids = &tokens[words[0] + shift..=words[words.len() - 1] + shift];
+                Tensor::from_slice(ids).to_kind(Kind::Int64).unsqueeze(0)
+            };
+            let output;
+            (output, state) = model.read(&ids(0), &state).unwrap();
+            let found = model.costs(&output, &ids(1).flatten(0, -1)).unwrap();
+            costs.extend(Vec::<f64>::try_from(found).unwrap());
+        }
+        costs
+    }
+
+    /// What is read of a text of one row: all costs, how many there are in each window, and the calls
+    /// of the model.
+    fn read_all(model: &PtbModel, text: &Producer, longest: i64) -> (Vec<f64>, Vec<usize>, usize) {
+        let (mut costs, mut windows, calls) = (Vec::new(), Vec::new(), Cell::new(0));
+        let stopped = || {
+            calls.set(calls.get() + 1);
+            false
+        };
+        let reader = RowReader { model, text, rows: 0..1, longest, stopped: &stopped };
+        let mut take = |found: Tensor| {
+            windows.push(found.numel());
+            costs.extend(Vec::<f64>::try_from(found.flatten(0, -1))?);
+            Ok(())
+        };
+        reader.read_all(model.zero_state(1), &mut take).unwrap();
+        (costs, windows, calls.get())
+    }
+
+    fn assert_close(found: &[f64], expected: &[f64]) {
+        assert_eq!(found.len(), expected.len());
+        for (word, (found, expected)) in found.iter().zip(expected).enumerate() {
+            assert!((found - expected).abs() < 1e-4, "word {word}: {found} instead of {expected}");
+        }
+        let [found, expected] = [found, expected].map(|costs| costs.iter().sum::<f64>());
+        assert!((found / expected - 1.0).abs() < 1e-8, "{found} instead of {expected}");
+    }
+
+    fn calls(pieces: i64, words: i64) -> usize {
+        let steps = words_at_once(Device::Cpu) / pieces;
+        ((words + steps - 1) / steps) as usize
+    }
+
+    /// Every word of a row that is cut costs what it costs in one place. A model that forgets is read
+    /// once; one that forgets slowly is read a second time; one that never does, piece after piece.
+    #[test]
+    fn a_row_in_pieces_is_the_row_in_one_place() {
+        let (pieces, length) = (13, 2000);
+        let tokens = tokens(pieces * length + 6);
+        for forget_bias in FORGETS {
+            let v = variables(forget_bias);
+            let model = PtbModel::new(&v, false, RnnMode::Cudnn);
+            let (costs, windows, read) = read_all(&model, &producer(&tokens, 1), LONGEST);
+            assert_close(&costs, &in_one_place(&model, &tokens));
+            assert_eq!(windows, [26_000, 5]);
+            // All pieces and their warm-up, and the words that fill no piece.
+            let once = calls(pieces - 1, WARM_UP) + calls(pieces, length) + 1;
+            let again = calls(pieces - 1, length);
+            let one_by_one = (pieces - 2) as usize * calls(1, length);
+            match forget_bias {
+                0.0 => assert_eq!(read, once),
+                4.0 => assert!((once + again..once + 2 * again).contains(&read), "{read}"),
+                _ => assert_eq!(read, once + again + one_by_one),
+            }
+        }
+    }
+
+    /// A short row is not cut, and many rows are not: their numbers are those of a plain reading.
+    #[test]
+    fn rows_that_are_not_cut_are_read_once() {
+        let v = variables(30.0);
+        let model = PtbModel::new(&v, false, RnnMode::Cudnn);
+        let tokens = tokens(20 * 3000);
+        let (costs, _, read) = read_all(&model, &producer(&tokens[..2 * SHORTEST as usize], 1), LONGEST);
+        assert_close(&costs, &in_one_place(&model, &tokens[..2 * SHORTEST as usize]));
+        assert_eq!(read, calls(1, 2 * SHORTEST - 1));
+        let calls_made = Cell::new(0);
+        let stopped = || {
+            calls_made.set(calls_made.get() + 1);
+            false
+        };
+        let found = evaluate_until(&model, &producer(&tokens, 20), &stopped).unwrap().unwrap();
+        assert_eq!(calls_made.get(), calls(20, 2999));
+        let expected: f64 = tokens.chunks(3000).flat_map(|row| in_one_place(&model, row)).sum();
+        assert_eq!(found.tokens, 20 * 2999);
+        assert!((found.perplexity.ln() / (expected / found.tokens as f64) - 1.0).abs() < 1e-10);
+    }
+
+    /// A long text goes through in windows, each from the state in which the one before it ended: no
+    /// more costs are there at once, and they are the right ones.
+    #[test]
+    fn a_text_of_any_length_is_read_in_windows() {
+        let v = variables(4.0);
+        let model = PtbModel::new(&v, false, RnnMode::Cudnn);
+        let longest = 2 * WARM_UP;
+        let largest = (pieces_at_once(Device::Cpu) * longest) as usize;
+        let tokens = tokens(largest as i64 * 3 / 2);
+        let (costs, windows, _) = read_all(&model, &producer(&tokens, 1), longest);
+        assert!(windows.len() > 1 && windows.iter().all(|&words| words <= largest), "{windows:?}");
+        assert_close(&costs, &in_one_place(&model, &tokens));
+    }
+
+    /// It is stopped within a call of the model, in the warm-up, in the pieces, where a piece is read
+    /// again, and in the rest.
+    #[test]
+    fn evaluation_stops_within_a_window() {
+        let v = variables(30.0);
+        let model = PtbModel::new(&v, false, RnnMode::Cudnn);
+        let text = producer(&tokens(8_003), 1);
+        let (_, _, all) = read_all(&model, &text, LONGEST);
+        assert!(all > 15, "{all}");
+        for stop_at in 1..=all + 1 {
+            let calls = Cell::new(0);
+            let stopped = || {
+                calls.set(calls.get() + 1);
+                calls.get() >= stop_at
+            };
+            let found = evaluate_until(&model, &text, &stopped).unwrap();
+            assert_eq!((found.is_some(), calls.get()), (stop_at > all, stop_at.min(all)));
+        }
+    }
+
+    #[test]
+    fn a_model_that_is_not_finite_has_no_perplexity() {
+        let v = variables(0.0);
+        let _ = tch::no_grad(|| v.trainable()[1].get(0).fill_(f64::NAN));
+        let model = PtbModel::new(&v, false, RnnMode::Cudnn);
+        let (costs, _, read) = read_all(&model, &producer(&tokens(8_001), 1), LONGEST);
+        assert!(costs.iter().all(|cost| cost.is_nan()));
+        assert_eq!(read, calls(3, WARM_UP) + calls(4, 2000));
+    }
+
+    /// Lines of their own, in any order, of any length: each as if it were alone.
+    #[test]
+    fn lines_are_texts_of_their_own() {
+        let tokens = tokens(9_000);
+        for mode in [RnnMode::Cudnn, RnnMode::Basic] {
+            let v = variables(4.0);
+            let model = PtbModel::new(&v, false, mode);
+            let at_once = words_at_once(Device::Cpu) as usize;
+            let long = if mode == RnnMode::Cudnn { 6001 } else { at_once + 2 };
+            let lengths = [5, 2, 0, 7, 1, 400, long, 5, 3, at_once + 1, 30, 2];
+            let lines: Vec<Vec<i32>> =
+                lengths.iter().enumerate().map(|(k, &length)| tokens[k * 11..][..length].to_vec()).collect();
+            let costs = line_costs(&model, &lines).unwrap();
+            assert_eq!(costs.len(), lines.len());
+            for (line, costs) in lines.iter().zip(&costs) {
+                if line.len() < 2 {
+                    assert!(costs.is_empty());
+                } else {
+                    assert_close(costs, &in_one_place(&model, line));
+                }
+            }
+            assert!(line_costs(&model, &[]).unwrap().is_empty());
+        }
+    }
+}
