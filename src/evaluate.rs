@@ -164,6 +164,7 @@ struct RowReader<'a> {
     model: &'a PtbModel<'a>,
     text: &'a Producer,
     rows: Range<i64>,
+    /// Most words in a piece; at least twice [`WARM_UP`], as the pieces of a window are alike.
     longest: i64,
     stopped: &'a dyn Fn() -> bool,
 }

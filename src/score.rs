@@ -1,16 +1,16 @@
 //! How likely a text is to a model: the log-probability of every word after all words before it.
 
-use std::io::Read;
+use std::io::{self, ErrorKind, Read};
 
-use anyhow::{Context, Result, ensure};
-use tch::{Kind, Tensor};
+use anyhow::{Context, Error, Result, ensure};
 
+use crate::evaluate::{line_costs, text_costs};
 use crate::model::PtbModel;
 use crate::reader::{EOS, TextReader, UNK, Vocabulary, words};
 use crate::rnn::State;
 
-/// Words that go through the model at once.
-const PIECE: usize = 400;
+/// Words that are scored together, so that the memory does not grow with the text.
+const WINDOW: usize = 1 << 17;
 
 /// A word of a scored text.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,19 +68,16 @@ pub struct Scorer<'a> {
     pub independent: bool,
 }
 
-/// Words of the current line that wait for the model.
-#[derive(Default)]
-struct Pending {
-    words: Vec<Word>,
-    /// Ids of those that the model reads; `None` in place of one that is left out.
-    ids: Vec<Option<i32>>,
-}
-
 impl Scorer<'_> {
-    /// Scores a text as it comes, telling `listen` every word and every line; in memory that does not grow with the text. `name` is for messages.
+    /// Scores a text, telling `listen` every word and every line in order; in memory that does not
+    /// grow with the text. `name` is for messages.
+    ///
+    /// Many words are scored together. Where somebody waits for an answer, `text` should fail with
+    /// [`ErrorKind::WouldBlock`] at a pause: all words before it are then scored, and reading goes on.
     ///
     /// # Errors
-    /// An empty text, one that is not UTF-8 (with line and byte), one without a word to score; or what `listen` returns.
+    /// An empty text, one that is not UTF-8 (with line and byte), one without a word to score; or
+    /// what `listen` returns.
     pub fn score(
         &self,
         text: impl Read + 'static,
@@ -88,89 +85,171 @@ impl Scorer<'_> {
         listen: &mut dyn FnMut(Scored) -> Result<()>,
     ) -> Result<Totals> {
         let mut text = TextReader::new(Box::new(text), name.to_owned());
-        let eos = self.vocabulary.id(EOS);
-        let start =
-            if self.independent {
-                Some(eos.with_context(|| {
-                    format!("the model has no {EOS}, after which an independent line begins")
-                })?)
-            } else {
-                None
-            };
-        let mut state = self.model.zero_state(1);
-        // The word before the next one.
-        let mut last = start;
-        let (mut total, mut line) = (Totals::default(), Totals::default());
-        let mut pending = Pending::default();
-        let (mut lines, mut open) = (0u64, false);
-        while let Some(piece) = text.next_piece()? {
-            for word in words(piece) {
-                open = word.is_some();
-                self.put(word.unwrap_or(EOS), &mut pending);
-                if open && pending.words.len() < PIECE {
+        let mut scoring = Scoring::new(self, listen)?;
+        loop {
+            let piece = match text.next_piece() {
+                Err(error) if is_pause(&error) => {
+                    scoring.flush()?;
                     continue;
                 }
-                self.flush(&mut pending, &mut last, &mut state, &mut line, &mut total, listen)?;
-                if !open {
-                    lines += 1;
-                    listen(Scored::Line(std::mem::take(&mut line)))?;
-                    if self.independent {
-                        (last, state) = (start, self.model.zero_state(1));
-                    }
-                }
-            }
+                piece => piece?,
+            };
+            let Some(piece) = piece else { break };
+            words(piece).try_for_each(|word| scoring.put(word))?;
         }
-        if open {
-            // The last line has no newline.
-            if self.independent {
-                self.put(EOS, &mut pending);
-            }
-            self.flush(&mut pending, &mut last, &mut state, &mut line, &mut total, listen)?;
-            lines += 1;
-            listen(Scored::Line(line))?;
-        }
-        ensure!(lines > 0, "{name}: there is nothing to score: the text is empty");
-        Ok(total)
+        let total = scoring.finish()?;
+        total.with_context(|| format!("{name}: there is nothing to score: the text is empty"))
+    }
+}
+
+fn is_pause(error: &Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::WouldBlock)
+}
+
+/// A word that waits for its score.
+struct Waiting {
+    word: Word,
+    /// What the model reads; none for a word that is left out.
+    id: Option<i32>,
+    ends_line: bool,
+}
+
+/// A text that is being scored.
+struct Scoring<'a> {
+    scorer: &'a Scorer<'a>,
+    listen: &'a mut dyn FnMut(Scored) -> Result<()>,
+    /// The word that an independent line follows.
+    start: Option<i32>,
+    waiting: Vec<Waiting>,
+    /// Whether the last word that came did not end its line.
+    is_open: bool,
+    /// The word before those that wait, and the state before that word.
+    last: Option<i32>,
+    state: State,
+    /// Whether these two stand within a line that goes on with the words that wait.
+    within_line: bool,
+    line: Totals,
+    total: Totals,
+    lines: u64,
+}
+
+impl<'a> Scoring<'a> {
+    fn new(scorer: &'a Scorer, listen: &'a mut dyn FnMut(Scored) -> Result<()>) -> Result<Self> {
+        let eos = scorer.vocabulary.id(EOS);
+        ensure!(
+            eos.is_some() || !scorer.independent,
+            "the model has no {EOS}, after which an independent line begins"
+        );
+        let start = eos.filter(|_| scorer.independent);
+        Ok(Scoring {
+            scorer,
+            listen,
+            start,
+            waiting: Vec::new(),
+            is_open: false,
+            last: start,
+            state: scorer.model.zero_state(1),
+            within_line: false,
+            line: Totals::default(),
+            total: Totals::default(),
+            lines: 0,
+        })
     }
 
-    fn put(&self, word: &str, pending: &mut Pending) {
-        let id = self.vocabulary.id(word);
-        pending.words.push(Word { word: word.to_owned(), unknown: id.is_none(), log_probability: None });
-        pending.ids.push(id.or_else(|| self.vocabulary.id(UNK)));
+    /// Adds the next word; none is a line's end.
+    fn put(&mut self, word: Option<&str>) -> Result<()> {
+        let (text, vocabulary) = (word.unwrap_or(EOS), self.scorer.vocabulary);
+        let id = vocabulary.id(text);
+        self.waiting.push(Waiting {
+            word: Word { word: text.to_owned(), unknown: id.is_none(), log_probability: None },
+            id: id.or_else(|| vocabulary.id(UNK)),
+            ends_line: word.is_none(),
+        });
+        self.is_open = word.is_some();
+        if self.waiting.len() >= WINDOW { self.flush() } else { Ok(()) }
     }
 
-    /// Runs the model over the words that wait.
-    fn flush(
-        &self,
-        pending: &mut Pending,
-        last: &mut Option<i32>,
-        state: &mut State,
-        line: &mut Totals,
-        total: &mut Totals,
-        listen: &mut dyn FnMut(Scored) -> Result<()>,
-    ) -> Result<()> {
-        let Pending { words, ids } = std::mem::take(pending);
-        let known: Vec<i64> =
-            last.iter().copied().chain(ids.iter().copied().flatten()).map(i64::from).collect();
-        let mut log_probs = Vec::new().into_iter();
-        if known.len() > 1 {
-            let (x, y) = (&known[..known.len() - 1], &known[1..]);
-            let (logits, next) = self.model.logits(&Tensor::f_from_slice(x)?.f_unsqueeze(0)?, state)?;
-            *state = next;
-            let y = Tensor::f_from_slice(y)?.f_unsqueeze(1)?.f_to_device(logits.device())?;
-            let scores = logits.f_log_softmax(1, Kind::Float)?.f_gather(1, &y, false)?.f_squeeze_dim(1)?;
-            log_probs = Vec::<f64>::try_from(scores.f_to_kind(Kind::Double)?)?.into_iter();
+    /// Scores the rest. Returns the sums, or none if there was no line at all.
+    fn finish(mut self) -> Result<Option<Totals>> {
+        let is_open = self.is_open;
+        if is_open && self.scorer.independent {
+            // The last line has no newline, but its end is scored.
+            self.put(None)?;
         }
-        let mut is_context = last.is_none();
-        for (mut word, id) in words.into_iter().zip(ids) {
+        self.flush()?;
+        if is_open && !self.scorer.independent {
+            self.end_line()?;
+        }
+        Ok((self.lines > 0).then_some(self.total))
+    }
+
+    /// Scores the words that wait.
+    fn flush(&mut self) -> Result<()> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let mut is_context = self.last.is_none();
+        let mut costs = self.costs(&waiting)?.into_iter();
+        for Waiting { mut word, id, ends_line } in waiting {
             if id.is_some() && !std::mem::take(&mut is_context) {
-                word.log_probability = log_probs.next();
+                word.log_probability = costs.next().map(|cost| -cost);
             }
-            line.add(&word);
-            total.add(&word);
-            listen(Scored::Word(&word))?;
+            self.line.add(&word);
+            self.total.add(&word);
+            (self.listen)(Scored::Word(&word))?;
+            if ends_line {
+                self.end_line()?;
+            }
         }
-        *last = known.last().map(|&id| id as i32);
         Ok(())
     }
+
+    fn end_line(&mut self) -> Result<()> {
+        self.lines += 1;
+        (self.listen)(Scored::Line(std::mem::take(&mut self.line)))
+    }
+
+    /// The costs, in nats, of the words that the model reads.
+    fn costs(&mut self, words: &[Waiting]) -> Result<Vec<f64>> {
+        if !self.scorer.independent {
+            return self.read_on(words);
+        }
+        let is_whole = |line: &&[Waiting]| line.last().is_some_and(|word| word.ends_line);
+        let mut costs = Vec::new();
+        let mut lines = words.split_inclusive(|word| word.ends_line);
+        if self.within_line
+            && let Some(line) = lines.next()
+        {
+            costs = self.read_on(line)?;
+            if is_whole(&line) {
+                (self.last, self.state) = (self.start, self.scorer.model.zero_state(1));
+                self.within_line = false;
+            }
+        }
+        // Only the last line can lack its end.
+        let (whole, open): (Vec<_>, Vec<_>) = lines.partition(is_whole);
+        let whole: Vec<Vec<i32>> = whole.into_iter().map(|line| after(self.start, line)).collect();
+        costs.extend(line_costs(self.scorer.model, &whole)?.concat());
+        for line in open {
+            costs.extend(self.read_on(line)?);
+            self.within_line = true;
+        }
+        Ok(costs)
+    }
+
+    /// Reads words from the current state on. Returns their costs, except that of the very first
+    /// word of a text, which is only context.
+    fn read_on(&mut self, words: &[Waiting]) -> Result<Vec<f64>> {
+        let text = after(self.last, words);
+        self.last = text.last().copied();
+        if text.len() < 2 {
+            return Ok(Vec::new());
+        }
+        let (costs, state) = text_costs(self.scorer.model, text, std::mem::take(&mut self.state))?;
+        self.state = state;
+        Ok(costs)
+    }
+}
+
+/// The word before some words, and those of them that the model reads.
+fn after(last: Option<i32>, words: &[Waiting]) -> Vec<i32> {
+    last.into_iter().chain(words.iter().filter_map(|word| word.id)).collect()
 }

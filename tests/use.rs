@@ -2,15 +2,20 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use ptb_word_lm::checkpoint::Checkpoint;
-use ptb_word_lm::config::RnnMode;
+use ptb_word_lm::config::{Config, RnnMode};
 use ptb_word_lm::generate::{Generator, Sampling};
 use ptb_word_lm::model::{PtbModel, PtbVariables};
 use ptb_word_lm::reader::{EOS, RawData, Vocabulary};
+use ptb_word_lm::rnn::CellType;
+use ptb_word_lm::score::Scorer;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde_json::Value;
@@ -326,9 +331,12 @@ fn scores_are_the_model_s_log_probabilities() {
     assert_eq!((&total["words"], &total["unknown"]), (&(tokens - 1).into(), &0.into()));
     let sum: f64 = lines.iter().map(|line| line["log_probability"].as_f64().unwrap()).sum();
     close(&total["log_probability"], sum, 1e-12);
-    // Standard input is the same text.
-    assert_eq!(score(save, &[], &fs::read(&sample).unwrap()).1, total);
-    assert_eq!(score(save, &["-"], &fs::read(&sample).unwrap()).1, total);
+    // Standard input is the same text. (Where it pauses, other words are scored together.)
+    for flags in [&[][..], &["-"]] {
+        let (_, read) = score(save, flags, &fs::read(&sample).unwrap());
+        close(&read["log_probability"], total["log_probability"].as_f64().unwrap(), 1e-7);
+        assert_eq!((&read["words"], &read["unknown"]), (&total["words"], &total["unknown"]));
+    }
 
     // Word by word, against a computation from the beginning for each.
     let (variables, vocabulary) = load(save);
@@ -369,13 +377,18 @@ fn scores_are_the_model_s_log_probabilities() {
     close(&lines[2]["perplexity"], (-sum / 3.0).exp(), 1e-5);
     assert_eq!((&lines[2]["words"], &total["words"]), (&3.into(), &11.into()));
 
-    // A line longer than what goes through the model at once goes on where the piece before it ended.
-    let long = "the company said it ".repeat(300);
-    assert_eq!(score(save, &[], long.as_bytes()).1["words"], 1199);
-    let (lines, _) = score(save, &["--per-word"], long.as_bytes());
-    let at_700: Vec<i64> = (0..701).map(|i| ids[i % 4]).collect();
-    let expected = log_probs_after(&model, &at_700[..700])[at_700[700] as usize];
-    close(&lines[0]["per_word"][700]["log_probability"], expected, 1e-4);
+    // A line longer than what goes through the model at once goes on where the part before it ended.
+    let long = "the company said it ".repeat(3000);
+    let at_9000: Vec<i64> = (0..9001).map(|i| ids[i % 4]).collect();
+    for (flags, words, before) in
+        [(&["--per-word"][..], 11_999, vec![]), (&["--per-word", "--independent"], 12_001, vec![eos])]
+    {
+        let (lines, total) = score(save, flags, long.as_bytes());
+        assert_eq!(total["words"], words);
+        let context = [&before[..], &at_9000[..9000]].concat();
+        let expected = log_probs_after(&model, &context)[at_9000[9000] as usize];
+        close(&lines[0]["per_word"][9000]["log_probability"], expected, 1e-4);
+    }
 
     // For people.
     let base = ["score", "--checkpoint", text(save), "--device", "cpu"];
@@ -392,6 +405,129 @@ fn scores_are_the_model_s_log_probabilities() {
     fails(1, &[&base[..], &[text(&latin)]].concat(), b"", &["latin.txt: not UTF-8", "line 1, byte 3"]);
     fails(1, &[&base[..], &[text(save)]].concat(), b"", &["is a folder"]);
     fails(1, &[&base[..], &["nowhere.txt"]].concat(), b"", &["nowhere.txt: cannot be read"]);
+}
+
+/// Somebody who writes a line and waits gets its score, though words are scored many at a time.
+#[test]
+fn a_line_is_answered_before_the_next_one_comes() {
+    let (folder, _) = sample_run();
+    let lines = ["the company said", "it has", "the xyzzy"];
+    for flags in [&[][..], &["--independent"]] {
+        let args =
+            [&["score", "--checkpoint", text(folder.path()), "--device", "cpu", "--json"], flags].concat();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
+            .args(&args)
+            .env("OMP_NUM_THREADS", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (answers, output) = (mpsc::channel(), BufReader::new(child.stdout.take().unwrap()));
+        let (send, receive) = answers;
+        thread::spawn(move || output.lines().try_for_each(|line| send.send(line.unwrap())));
+        let mut input = child.stdin.take().unwrap();
+        let mut answers: Vec<Value> = Vec::new();
+        for line in lines {
+            // A part of the line alone is not answered.
+            let (begin, end) = line.split_once(' ').unwrap();
+            write!(input, "{begin} ").unwrap();
+            assert!(receive.recv_timeout(Duration::from_millis(200)).is_err());
+            writeln!(input, "{end}").unwrap();
+            let answer = receive.recv_timeout(Duration::from_secs(60)).expect("an answer");
+            answers.push(serde_json::from_str(&answer).unwrap());
+        }
+        drop(input);
+        assert!(child.wait().unwrap().success());
+        // The same numbers as of the whole text.
+        let (expected, _) = score(folder.path(), flags, format!("{}\n", lines.join("\n")).as_bytes());
+        for (answer, expected) in answers.iter().zip(&expected) {
+            close(&answer["log_probability"], expected["log_probability"].as_f64().unwrap(), 1e-6);
+            assert_eq!((&answer["line"], &answer["words"]), (&expected["line"], &expected["words"]));
+        }
+    }
+}
+
+/// A text of so many words, in lines or in a single one.
+struct Words {
+    left: usize,
+    in_lines: bool,
+}
+
+impl Read for Words {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let mut written = 0;
+        while self.left > 0 && written + 3 <= buffer.len() {
+            self.left -= 1;
+            let end = if self.in_lines && self.left.is_multiple_of(20) { b'\n' } else { b' ' };
+            buffer[written..written + 3].copy_from_slice(&[b'w', b'0' + (self.left % 7) as u8, end]);
+            written += 3;
+        }
+        Ok(written)
+    }
+}
+
+/// Scoring takes the same memory for a text of any length, in a process of its own, since its peak is
+/// measured.
+#[test]
+fn scoring_takes_no_memory_for_the_text() {
+    const IN_LINES: &str = "SCORE_AND_TELL_THE_PEAK";
+    const NAME: &str = "scoring_takes_no_memory_for_the_text";
+    if let Ok(in_lines) = env::var(IN_LINES) {
+        let words = ["w0", "w1", "w2", "w3", "w4", "w5", "w6", EOS];
+        let config = Config { vocab_size: 8, hidden_size: 8, num_layers: 1, ..Config::SMALL };
+        let variables = PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 0).unwrap();
+        let model = PtbModel::new(&variables, false, RnnMode::Cudnn);
+        let vocabulary = Vocabulary::from_words(words);
+        for independent in [false, true] {
+            let scorer = Scorer { model: &model, vocabulary: &vocabulary, independent };
+            let peak_of = |words| {
+                let text = Words { left: words, in_lines: in_lines == "true" };
+                let mut told = 0;
+                let total = scorer.score(text, "words", &mut |_| {
+                    told += 1;
+                    Ok(())
+                });
+                assert!(total.unwrap().words as usize >= words - 1 && told >= words);
+                peak_memory()
+            };
+            let before = peak_of(300_000);
+            println!("\nPEAK {}", peak_of(700_000) - before);
+        }
+        return;
+    }
+    for in_lines in ["true", "false"] {
+        let mut test = Command::new(env::current_exe().unwrap());
+        test.args(["--exact", NAME, "--nocapture"]).env(IN_LINES, in_lines).env("OMP_NUM_THREADS", "1");
+        let output = test.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let peaks: Vec<u64> =
+            text.lines().filter_map(|l| l.strip_prefix("PEAK ")).map(|n| n.parse().unwrap()).collect();
+        assert_eq!(peaks.len(), 2, "{text} {}", String::from_utf8_lossy(&output.stderr));
+        // 400,000 words more are 1.2 MB of text, and 30 MB as words with their scores.
+        assert!(peaks.iter().all(|&more| more < 8_000_000), "in lines: {in_lines}: {peaks:?}");
+    }
+}
+
+/// `eval` and `score` find a run's own perplexity if they compute in its precision.
+#[test]
+fn the_perplexity_of_a_bf16_run_is_reproduced_in_bf16() {
+    let folder = tempfile::tempdir().unwrap();
+    let save = folder.path();
+    let flags = ["--data-path", "sample", "--num-layers", "2", "--max-steps", "150"];
+    let perplexity = train(save, &[&flags[..], &["--precision", "bf16"]].concat());
+    let eval = ["eval", "--checkpoint", text(save), "--data-path", "sample", "--device", "cpu"];
+    let line = format!("Test Perplexity: {perplexity:.3}\n");
+    assert!(run(&[&eval[..], &["--precision", "bf16"]].concat(), b"").0.ends_with(&line));
+    assert!(!run(&eval, b"").0.ends_with(&line), "float32 has the same perplexity: {line}");
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/sample/ptb.test.txt");
+    let (_, total) = score(save, &["--precision", "bf16", text(&sample)], b"");
+    close(&total["perplexity"], perplexity, 1e-6);
+    for precision in ["tf32", "fp16"] {
+        for command in [&eval[..], &["score", "--checkpoint", text(save), "--device", "cpu"]] {
+            fails(2, &[command, &["--precision", precision]].concat(), b"a\n", &[precision, "needs a GPU"]);
+        }
+    }
 }
 
 #[test]

@@ -6,11 +6,12 @@ use clap::Args;
 use super::data::read_data;
 use super::report::line;
 use super::rnn_mode;
-use super::saved::SavedFlags;
+use super::saved::{PrecisionFlag, SavedFlags};
 use crate::checkpoint::ensure_same_vocabulary;
 use crate::config::RnnMode;
+use crate::evaluate::evaluate;
 use crate::model::PtbModel;
-use crate::session::{Input, evaluate};
+use crate::session::Input;
 
 #[derive(Args)]
 pub struct EvalArgs {
@@ -22,11 +23,14 @@ pub struct EvalArgs {
     /// How the recurrent layers are run: basic, block or cudnn
     #[arg(long, value_enum, value_name = "MODE", hide_possible_values = true)]
     rnn_mode: Option<RnnMode>,
+    #[command(flatten)]
+    precision: PrecisionFlag,
 }
 
 impl EvalArgs {
     pub fn run(self) -> Result<()> {
         let (checkpoint, device) = self.saved.open()?;
+        let precision = self.precision.select(device)?;
         let data = read_data(&self.data_path, checkpoint.run.limits)?;
         let mut config = checkpoint.run.config;
         let mode = rnn_mode(checkpoint.cell()?, self.rnn_mode)?;
@@ -38,7 +42,7 @@ impl EvalArgs {
         }
         let variables = self.saved.variables(&checkpoint, &config, device)?;
         let input = Input::new(&data, &variables)?;
-        let model = PtbModel::new(&variables, false, mode);
+        let model = PtbModel::new(&variables, false, mode).precision(precision);
         line(&format!("Valid Perplexity: {:.3}", evaluate(&model, &input.valid)?.perplexity));
         line(&format!("Test Perplexity: {:.3}", evaluate(&model, &input.test)?.perplexity));
         Ok(())

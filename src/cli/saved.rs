@@ -10,7 +10,8 @@ use super::report::notice;
 use super::rnn_mode;
 use super::train::DeviceFlags;
 use crate::checkpoint::Checkpoint;
-use crate::config::{Config, RnnMode};
+use crate::config::{Config, Precision, RnnMode};
+use crate::device;
 use crate::model::PtbVariables;
 use crate::reader::Vocabulary;
 
@@ -21,6 +22,25 @@ pub struct SavedFlags {
     checkpoint: PathBuf,
     #[command(flatten)]
     device: DeviceFlags,
+}
+
+/// `--precision` for a model that is only evaluated.
+#[derive(Args)]
+pub struct PrecisionFlag {
+    /// Precision of the large products, as for `train`. A run's own precision gives its own
+    /// perplexity [default: fp32; on a GPU tf32-cudnn, as for `train`]
+    #[arg(long, value_enum, hide_possible_values = true, help_heading = "Running")]
+    precision: Option<Precision>,
+}
+
+impl PrecisionFlag {
+    /// Checks it against the device and sets libtorch up for it.
+    pub fn select(&self, device: Device) -> Result<Precision> {
+        let precision = self.precision.unwrap_or(Precision::default_on(device.is_cuda()));
+        precision.check(device.is_cuda())?;
+        device::set_precision(precision);
+        Ok(precision)
+    }
 }
 
 /// A model to use: its words and its variables.

@@ -1,15 +1,17 @@
 //! `score`
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use nix::poll::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 
 use super::report::notice;
-use super::saved::{Saved, SavedFlags};
+use super::saved::{PrecisionFlag, Saved, SavedFlags};
 use crate::model::PtbModel;
 use crate::reader::{EOS, UNK};
 use crate::score::{Scored, Scorer, Totals, Word};
@@ -59,6 +61,8 @@ pub struct ScoreArgs {
     /// Score every line on its own, after `<eos>` and with an empty memory
     #[arg(long)]
     independent: bool,
+    #[command(flatten)]
+    precision: PrecisionFlag,
 }
 
 impl ScoreArgs {
@@ -71,10 +75,11 @@ impl ScoreArgs {
                 ensure!(!file.metadata()?.is_dir(), "{name}: is a folder; score takes a file");
                 (name, Box::new(file))
             }
-            _ => ("standard input".into(), Box::new(io::stdin())),
+            _ => ("standard input".into(), Box::new(StandardInput::new()?)),
         };
         let Saved { vocabulary, variables, mode } = self.saved.load()?;
-        let model = PtbModel::new(&variables, false, mode);
+        let precision = self.precision.select(variables.device())?;
+        let model = PtbModel::new(&variables, false, mode).precision(precision);
         let scorer = Scorer { model: &model, vocabulary: &vocabulary, independent: self.independent };
         let mut out = io::stdout().lock();
         let mut lines = 0;
@@ -147,6 +152,34 @@ impl ScoreArgs {
             writeln!(out, "Perplexity: {}", perplexity(&total))?;
         }
         Ok(())
+    }
+}
+
+/// Milliseconds without input after which somebody may be waiting for an answer.
+const PAUSE: u8 = 50;
+
+/// Standard input. A pause in it is an error of kind `WouldBlock`, once: a line that a person types,
+/// or another program writes, is then scored before the next one comes.
+struct StandardInput {
+    file: File,
+    paused: bool,
+}
+
+impl StandardInput {
+    fn new() -> io::Result<Self> {
+        // Without std's buffer, in which `poll` does not see what has been read already.
+        Ok(StandardInput { file: io::stdin().as_fd().try_clone_to_owned()?.into(), paused: true })
+    }
+}
+
+impl Read for StandardInput {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.paused && poll(&mut [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)], PAUSE)? == 0 {
+            self.paused = true;
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        self.paused = false;
+        self.file.read(buffer)
     }
 }
 

@@ -152,13 +152,20 @@ mod tests {
     }
 
     #[test]
-    fn words_are_found_at_their_places() {
+    fn words_at_a_place_are_those_of_the_batches() {
         let split = split_of((0..103).collect());
-        let producer = Producer::new(&split, 2, 7, Device::Cpu).unwrap();
-        // The second row begins with word 51.
-        let words = producer.words_at(&[(0, 0), (1, 3), (0, 40)], 4).unwrap();
-        let expected = [[0i64, 1, 2, 3], [54, 55, 56, 57], [40, 41, 42, 43]];
-        assert_eq!(Vec::<Vec<i64>>::try_from(words).unwrap(), expected);
+        let shared = Producer::new(&split, 2, 7, Device::Cpu).unwrap();
+        // As it is on a GPU.
+        let rows = Tensor::from_slice(&split.tokens[..102]).view([2, 51]);
+        let device =
+            Producer { rows: Rows::Device(rows), ..Producer::new(&split, 2, 7, Device::Cpu).unwrap() };
+        let (x, y) = shared.batch(3);
+        for producer in [shared, device] {
+            let words = |column| producer.words_at(&[(0, column), (1, column)], 7).unwrap();
+            assert_eq!((words(21), words(22)), (x.copy(), y.copy()));
+            let words = producer.words_at(&[(1, 48), (0, 0), (1, 5)], 3).unwrap();
+            assert_eq!(Vec::<Vec<i64>>::try_from(words).unwrap(), [[99, 100, 101], [0, 1, 2], [56, 57, 58]]);
+        }
     }
 
     #[test]
