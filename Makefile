@@ -29,7 +29,7 @@ data=$$(DATA='$(DATA)' data/fetch.sh) || { \
 endef
 
 # The tests, benches and the binary share the release profile, so that torch-sys, which takes minutes, is compiled once.
-.PHONY: help train-cpu train-cuda build data libtorch distributed test test-distributed test-tensorflow compare bench gpu-kit golden torture fuzz audit doc lint clean
+.PHONY: help train-cpu train-cuda build data libtorch distributed test test-distributed test-tensorflow compare bench gpu-kit golden torture fuzz audit compilers doc lint clean
 .DEFAULT_GOAL := help
 
 help: ## This menu
@@ -105,6 +105,9 @@ fuzz: build ## Fuzz every reader of files, FUZZ_SECONDS each
 
 audit: ## Licences, sources and advisories of what Cargo.lock holds (ADVISORIES=FOLDER: offline)
 	scripts/audit.sh
+
+compilers: $(CPU_LIBTORCH) ## Compile the C++ with every compiler that is installed, and run its tests
+	scripts/compilers.sh
 
 doc: $(CPU_LIBTORCH) ## The library's documentation
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --no-deps
