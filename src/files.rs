@@ -6,6 +6,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+/// Makes the folder of `file`, and those above it, if they are not there.
+///
+/// # Errors
+/// A place where none can be made. The error names the file.
+pub fn make_folder_of(file: &Path) -> Result<()> {
+    let folder = file.parent().map_or(Ok(()), fs::create_dir_all);
+    folder.with_context(|| format!("{}: its folder could not be made", file.display()))
+}
+
 /// Writes `path` through a file beside it that is flushed to the disk and then renamed into place.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -12,9 +13,26 @@ use serde_json::{Value, json};
 use crate::events::EventFile;
 use crate::session::{Evaluation, Event};
 
-/// Writes a line of standard output. A reader that has gone away (`| head`) is no reason to lose a run, so errors are passed over.
+/// The first error of [`line()`].
+static LINE_FAILED: OnceLock<io::Error> = OnceLock::new();
+
+/// Writes a line of standard output. A full disk there, or a reader that has gone away (`| head`),
+/// is no reason to lose a run: the error is kept for [`ensure_written`].
 pub fn line(text: &str) {
-    let _ = writeln!(io::stdout().lock(), "{text}");
+    if let Err(error) = writeln!(io::stdout().lock(), "{text}") {
+        let _ = LINE_FAILED.set(error);
+    }
+}
+
+/// Errors if some [`line()`] could not be written.
+///
+/// # Errors
+/// The first error of a `line`, such as a full disk.
+pub fn ensure_written() -> io::Result<()> {
+    match LINE_FAILED.get() {
+        Some(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        None => io::stdout().flush(),
+    }
 }
 
 /// Writes a notice on standard error.

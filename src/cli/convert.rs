@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::data::read_data;
 use crate::checkpoint::{Checkpoint, Made, Progress, RunConfig, SaveFolder, to_safetensors};
 use crate::config::{Config, Model};
-use crate::files::write_atomically;
+use crate::files::{make_folder_of, write_atomically};
 use crate::reader::Limits;
 use crate::report::{line, notice};
 use crate::tf;
@@ -130,6 +130,7 @@ impl ExportArgs {
         let epoch = progress.epoch.min(run.config.max_max_epoch - 1);
         let learning_rate = run.config.learning_rate_at(epoch) as f32;
         let all = tf::for_original(&variables, self.block, learning_rate, progress.global_step);
+        make_folder_of(&self.output).context("--output")?;
         match self.format {
             Format::TfCheckpoint => tf::write_checkpoint(&self.output, &all, true)?,
             Format::TfNpz => tf::write_npz(&self.output, &variables)?,
