@@ -9,6 +9,7 @@ fn main() {
         println!("cargo:rerun-if-changed=src/{file}");
     }
     println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
+    println!("cargo:rustc-check-cfg=cfg(ptb_nccl)");
     // The documentation alone, without libtorch and without C++ (docs.rs).
     if std::env::var_os("CARGO_FEATURE_DOC_ONLY").is_some() {
         return;
@@ -101,7 +102,6 @@ fn distributed(libtorch: &Path) {
     if Path::new(".libtorch/headers.stamp").exists() {
         println!("cargo:rerun-if-changed=.libtorch/headers.stamp");
     }
-    println!("cargo:rustc-check-cfg=cfg(ptb_nccl)");
     let ours =
         PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join(".libtorch");
     let gloo = [

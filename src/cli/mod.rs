@@ -204,8 +204,8 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Train(args) => return args.run(),
         Eval(args) => args.run(),
-        Generate(args) => ignore_broken_pipe(args.run()),
-        Score(args) => ignore_broken_pipe(args.run()),
+        Generate(args) => unless_nobody_reads(args.run()),
+        Score(args) => unless_nobody_reads(args.run()),
         Import(args) => args.run(),
         Export(args) => args.run(),
         Compare(args) => args.run(),
@@ -217,10 +217,12 @@ fn run(command: Command) -> Result<ExitCode> {
 }
 
 /// A reader of standard output that has gone away has enough (`generate | head`): that is no failure.
-fn ignore_broken_pipe(result: Result<()>) -> Result<()> {
-    let broken_pipe = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+fn unless_nobody_reads(result: Result<()>) -> Result<()> {
+    let gone = |error: &anyhow::Error| {
+        error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    };
     match result {
-        Err(error) if error.downcast_ref().is_some_and(broken_pipe) => Ok(()),
+        Err(error) if gone(&error) => Ok(()),
         other => other,
     }
 }
