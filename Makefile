@@ -36,7 +36,7 @@ endef
 
 # The tests, benches and the binary share the release profile, so that torch-sys, which takes minutes, is compiled once.
 .PHONY: help train-cpu train-cuda build data libtorch check-libtorch install distributed test test-distributed \
-	test-tensorflow compare bench gpu-kit golden torture fuzz audit package doc lint clean
+	test-tensorflow compare bench gpu-kit golden torture fuzz audit package portable doc lint clean
 .DEFAULT_GOAL := help
 
 help: ## This menu
@@ -121,6 +121,9 @@ audit: ## Licences, sources and advisories of what Cargo.lock holds (ADVISORIES=
 
 package: $(CPU_LIBTORCH) ## The crate: packed, its documentation without libtorch, a program that uses it
 	cargo test --release --test crate -- --include-ignored
+
+portable: $(CPU_LIBTORCH) ## Whether it compiles for aarch64, and the Rust for macOS
+	scripts/portable.sh
 
 doc: $(CPU_LIBTORCH) ## The library's documentation
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --no-deps

@@ -189,6 +189,7 @@ mod processes {
                 .stdin(Stdio::null())
                 // A group of its own, so that Ctrl-C comes to it once: from here.
                 .process_group(0);
+            #[cfg(target_os = "linux")]
             // SAFETY: prctl only sets a property of the new process. It gets SIGTERM if this one dies, and saves.
             unsafe {
                 command.pre_exec(|| {
