@@ -7,16 +7,22 @@ ARGS  ?=
 FUZZ_SECONDS ?= 60
 
 PYTHON   ?= python3
-BIN      := target/release/ptb-word-lm
+# The program, in the folder that cargo builds in: CARGO_TARGET_DIR or cargo's own configuration may
+# name another than target.
+BUILT     = $(or $(shell cargo metadata --no-deps --format-version 1 2>/dev/null | \
+	sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p' | sed 's|^$(CURDIR)/||'),target)
+BIN       = $(BUILT)/$(CARGO_BUILD_TARGET:%=%/)release/ptb-word-lm
 # PTB's folder as the programs need it: absolute, since cargo runs tests and benches elsewhere.
 PTB_DATA := $(if $(DATA),$(abspath $(DATA)))
 
-# An existing libtorch comes first: LIBTORCH, or LIBTORCH_USE_PYTORCH=1. Otherwise ours, by the same path that .cargo/config.toml gives to
-# plain cargo, so that nothing is built twice.
+# An existing libtorch comes first: LIBTORCH, or LIBTORCH_USE_PYTORCH=1. Otherwise ours, by the same
+# path that .cargo/config.toml gives to plain cargo, so that nothing is built twice.
 ifeq ($(LIBTORCH)$(LIBTORCH_USE_PYTORCH),)
 export LIBTORCH := $(CURDIR)/.libtorch/torch
 CPU_LIBTORCH  := .libtorch/cpu.stamp
 CUDA_LIBTORCH := .libtorch/cuda.stamp
+else
+CPU_LIBTORCH  := check-libtorch
 endif
 
 # Without PTB the sample corpus inside the program is trained; a wrong DATA is an error.
@@ -29,7 +35,8 @@ data=$$(DATA='$(DATA)' data/fetch.sh) || { \
 endef
 
 # The tests, benches and the binary share the release profile, so that torch-sys, which takes minutes, is compiled once.
-.PHONY: help train-cpu train-cuda build data libtorch distributed test test-distributed test-tensorflow compare bench gpu-kit golden torture fuzz audit compilers doc lint clean
+.PHONY: help train-cpu train-cuda build data libtorch check-libtorch install distributed test test-distributed \
+	test-tensorflow compare bench gpu-kit golden torture fuzz audit compilers package portable doc lint clean
 .DEFAULT_GOAL := help
 
 help: ## This menu
@@ -44,11 +51,11 @@ help: ## This menu
 
 train-cpu: build ## Train on the CPU: fetches libtorch and the data, builds, trains
 	@$(FIND_DATA); \
-	$(BIN) train --device cpu --model $(MODEL) --data-path "$$data" $(if $(SAVE),--save-path '$(SAVE)') $(ARGS)
+	'$(BIN)' train --device cpu --model $(MODEL) --data-path "$$data" $(if $(SAVE),--save-path '$(SAVE)') $(ARGS)
 
 train-cuda: $(CUDA_LIBTORCH) build ## Train on a GPU (fetches NVIDIA's libraries too)
 	@$(FIND_DATA); \
-	$(BIN) train --device cuda --model $(MODEL) --data-path "$$data" $(if $(SAVE),--save-path '$(SAVE)') $(ARGS)
+	'$(BIN)' train --device cuda --model $(MODEL) --data-path "$$data" $(if $(SAVE),--save-path '$(SAVE)') $(ARGS)
 
 build: $(CPU_LIBTORCH) ## Build target/release/ptb-word-lm
 	@cargo build --release
@@ -63,6 +70,12 @@ libtorch: $(CPU_LIBTORCH) ## Fetch libtorch 2.11.0 into .libtorch (unless LIBTOR
 
 .libtorch/cuda.stamp: $(CPU_LIBTORCH)
 	@PYTHON='$(PYTHON)' scripts/libtorch.sh cuda
+
+check-libtorch:
+	@scripts/libtorch.sh check
+
+install: build ## Install under PREFIX: program, libtorch, manual pages, completions (docs/quick-start.md)
+	@scripts/install.sh '$(or $(PREFIX),$(error PREFIX=FOLDER says where to install))' '$(BIN)'
 
 distributed: $(CPU_LIBTORCH) ## Build with data parallelism: --workers, --num-gpus (docs/distributed.md)
 	@PYTHON='$(PYTHON)' scripts/headers.sh
@@ -86,10 +99,10 @@ test-tensorflow: $(CPU_LIBTORCH) ## Read our files in TensorFlow 1.15 and Tensor
 	TF_PYTHON='$(CURDIR)/.venv-tf/bin/python' cargo test --release --test tf_files --test watch -- --include-ignored
 
 compare: build ## Runs (results/, or ARGS) beside TensorFlow's published numbers
-	@$(BIN) compare $(ARGS)
+	@'$(BIN)' compare $(ARGS)
 
 bench: build ## Ours against PyTorch and TensorFlow, side by side
-	@DATA='$(PTB_DATA)' bench/run.sh $(ARGS)
+	@DATA='$(PTB_DATA)' PTB_WORD_LM='$(BIN)' bench/run.sh $(ARGS)
 
 gpu-kit: $(CPU_LIBTORCH) ## Build all that a machine with a GPU needs: docs/cuda.md
 	@DATA='$(PTB_DATA)' bench/gpu-kit.sh
@@ -108,6 +121,12 @@ audit: ## Licences, sources and advisories of what Cargo.lock holds (ADVISORIES=
 
 compilers: $(CPU_LIBTORCH) ## Compile the C++ with every compiler that is installed, and run its tests
 	scripts/compilers.sh
+
+package: $(CPU_LIBTORCH) ## The crate: packed, its documentation without libtorch, a program that uses it
+	cargo test --release --test crate -- --include-ignored
+
+portable: $(CPU_LIBTORCH) ## Whether it compiles for aarch64, and the Rust for macOS
+	scripts/portable.sh
 
 doc: $(CPU_LIBTORCH) ## The library's documentation
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --no-deps

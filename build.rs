@@ -7,16 +7,22 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/kernels");
     println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
-    // torch-sys tells where it found libtorch: its `links` key makes this variable for those who depend on it directly.
+    println!("cargo:rustc-check-cfg=cfg(ptb_nccl)");
+    // The documentation alone, without libtorch and without C++ (docs.rs).
+    if std::env::var_os("CARGO_FEATURE_DOC_ONLY").is_some() {
+        return;
+    }
+    // torch-sys reports where it found libtorch; its `links` key passes this variable to the
+    // packages that depend on it directly.
     let lib =
         PathBuf::from(std::env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys says where libtorch is"));
-    // libtorch's folder goes into the rpath, so that the programs run without LD_LIBRARY_PATH.
-    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+    // The headers are beside the libraries, unless LIBTORCH_INCLUDE says otherwise, as for torch-sys.
+    let root = std::env::var_os("LIBTORCH_INCLUDE").map_or(lib.with_file_name(""), PathBuf::from);
+    ensure_version(&root.join("include"));
+    link(&lib);
 
     softmax();
 
-    // The headers are beside the libraries, unless LIBTORCH_INCLUDE says otherwise, as for torch-sys.
-    let root = std::env::var_os("LIBTORCH_INCLUDE").map_or(lib.with_file_name(""), PathBuf::from);
     kernel_compiler()
         .warnings(false)
         .include(root.join("include"))
@@ -67,6 +73,51 @@ fn kernel_compiler() -> cc::Build {
     build
 }
 
+/// The libtorch that tch 0.24 is written for.
+const LIBTORCH: &str = "2.11.0";
+
+/// Refuses another libtorch with a message, where the compiler would print pages.
+fn ensure_version(include: &Path) {
+    println!("cargo:rerun-if-env-changed=LIBTORCH_BYPASS_VERSION_CHECK");
+    // Where releases since 2.9 have it, and those before.
+    let files = ["torch/headeronly/version.h", "torch/csrc/api/include/torch/version.h"];
+    let found = files.iter().find_map(|file| {
+        let header = std::fs::read_to_string(include.join(file)).ok()?;
+        let mut lines = header.lines().map(str::trim);
+        lines.find_map(|line| Some(line.strip_prefix('"')?.strip_suffix('"')?.to_owned()))
+    });
+    if found.as_deref() != Some(LIBTORCH) && std::env::var_os("LIBTORCH_BYPASS_VERSION_CHECK").is_none() {
+        println!(
+            "cargo::error={}: this is libtorch {}, and tch 0.24 needs libtorch {LIBTORCH}. \
+             `make libtorch` fetches it; LIBTORCH=FOLDER names another",
+            include.display(),
+            found.as_deref().unwrap_or("of an unknown version"),
+        );
+        std::process::exit(1);
+    }
+}
+
+/// Passes the linker the folders in which programs look for libtorch when they start: first the
+/// one that `make install` fills, then the one that this build uses.
+///
+/// They go into the older DT_RPATH, which is searched before LD_LIBRARY_PATH. DT_RUNPATH is searched
+/// after it, and an activated conda environment would put its own libtorch in our place.
+fn link(lib: &Path) {
+    // Other systems' linkers know neither the option nor the name `$ORIGIN`.
+    let linux = std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux");
+    let arg = match linux {
+        true => format!(
+            "-Wl,--disable-new-dtags,-rpath,$ORIGIN/../lib/ptb-word-lm/torch/lib,-rpath,{}",
+            lib.display()
+        ),
+        false => format!("-Wl,-rpath,{}", lib.display()),
+    };
+    println!("cargo:rustc-link-arg={arg}");
+    // The argument reaches this package's programs only. The build script of a package that depends
+    // on this one finds it in DEP_PTB_WORD_LM_LINK_ARG (the section of README.md on a program of your own).
+    println!("cargo:link_arg={arg}");
+}
+
 /// c10d's part (src/distributed): Gloo's always, NCCL's where NVIDIA's headers are.
 fn distributed(libtorch: &Path) {
     println!("cargo:rerun-if-changed=src/distributed/c10d.cpp");
@@ -77,7 +128,6 @@ fn distributed(libtorch: &Path) {
     if Path::new(".libtorch/headers.stamp").exists() {
         println!("cargo:rerun-if-changed=.libtorch/headers.stamp");
     }
-    println!("cargo:rustc-check-cfg=cfg(ptb_nccl)");
     let ours =
         PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join(".libtorch");
     let gloo = [

@@ -4,7 +4,8 @@ import os
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
-BINARY = os.path.join(ROOT, "target", "release", "ptb-word-lm")
+# The Makefile knows where cargo builds.
+BINARY = os.path.abspath(os.environ.get("PTB_WORD_LM") or os.path.join(ROOT, "target/release/ptb-word-lm"))
 CORES = len(os.sched_getaffinity(0))
 DATA = os.environ.get("DATA", "")
 

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Fuzzes everything that reads a file: fuzz.sh [SECONDS] [TARGET...], so many seconds for each target (fuzz/src/targets.rs), all unless named.
 #
-# What a target finds goes into fuzz/found/TARGET, what breaks it into fuzz/artifacts/TARGET, and the number of
-# executions to standard output. SANITIZER=address (nightly Rust) checks memory too, slowly; KEEP=1 adds to fuzz/corpus, for
-# committing, the files among those found that reach code which no other does.
+# It starts from the seeds in fuzz/corpus and the earlier finds in fuzz/found.tar.gz, which are
+# unpacked into fuzz/found. What a target finds goes there too, what breaks it into
+# fuzz/artifacts/TARGET, and the number of executions to standard output. SANITIZER=address (nightly
+# Rust) checks memory too, slowly. KEEP=1 adds to the archive, for committing, the files among those
+# found that reach code which no other does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -49,6 +51,10 @@ TMPDIR=$(mktemp -d "$([ -w /dev/shm ] && echo /dev/shm || echo /tmp)/ptb-word-lm
 export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT
 cargo "${toolchain[@]}" fuzz build --sanitizer "$sanitizer" >&2
+archive=found.tar.gz
+mkdir -p found "$TMPDIR/kept"
+tar -xzf $archive -C found
+tar -xzf $archive -C "$TMPDIR/kept"
 for target in "${targets[@]}"; do
     log=$TMPDIR/$target.log
     mkdir -p "found/$target"
@@ -61,9 +67,20 @@ for target in "${targets[@]}"; do
         exit 1
     fi
     if [ -n "${KEEP:-}" ]; then
-        cargo "${toolchain[@]}" fuzz run --sanitizer "$sanitizer" "$target" "corpus/$target" "found/$target" -- -merge=1 -use_counters=0 > "$log.merge" 2>&1
+        # The seeds count as kept while the finds are compared with what is there.
+        kept=$TMPDIR/kept/$target
+        mkdir -p "$kept"
+        cp "corpus/$target"/* "$kept/"
+        cargo "${toolchain[@]}" fuzz run --sanitizer "$sanitizer" "$target" "$kept" "found/$target" -- \
+            -merge=1 -use_counters=0 > "$log.merge" 2>&1
+        for seed in "corpus/$target"/*; do rm "$kept/${seed##*/}"; done
     fi
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
     speed=$(sed -n 's/^stat::average_exec_per_sec: *//p' "$log")
     echo "$target: $runs executions, $speed a second, sanitizer $sanitizer"
 done
+if [ -n "${KEEP:-}" ]; then
+    # The same files always make the same archive.
+    (cd "$TMPDIR/kept" && find . -type f -printf '%P\0' | sort -z |
+        tar --null -T - --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=644 -c) | gzip -9n > $archive
+fi

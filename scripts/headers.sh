@@ -1,21 +1,28 @@
 #!/usr/bin/env bash
-# The C++ headers that data parallelism is compiled with and libtorch's package leaves out, put where build.rs looks.
+# Puts the C++ headers that data parallelism is compiled with, and that libtorch's package leaves
+# out, where build.rs looks.
 #
-# Gloo's: the system's if libgloo-dev is installed, else Debian's package unpacked into .libtorch/gloo (no root needed). Only headers: Gloo itself
-# is inside libtorch. Where `make train-cuda` has fetched NVIDIA's libraries, also the headers that nccl.h's company includes.
+# Gloo's: the system's if libgloo-dev is installed, else Debian's package unpacked into .libtorch/gloo
+# (no root needed). Only headers: Gloo itself is inside libtorch. Where `make train-cuda` has fetched
+# NVIDIA's libraries, also the headers that nccl.h includes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/pip.sh
 stamp=.libtorch/headers.stamp # build.rs looks again when it changes
 mkdir -p .libtorch
 
 gloo() {
-    local deb=libgloo-dev_0.0~git20220518.5b14351-3_amd64.deb
-    local sha256=80529c9fd8af452faf489e686b94bf87075965c40673803810c4f41634b1e299
-    local part=.libtorch/gloo.part
+    local version=0.0~git20220518.5b14351-3 part=.libtorch/gloo.part architecture sha256 deb
+    architecture=$(dpkg --print-architecture 2>/dev/null) || true
+    case $architecture in
+    amd64) sha256=80529c9fd8af452faf489e686b94bf87075965c40673803810c4f41634b1e299 ;;
+    arm64) sha256=c2bad5e439aecae860f6b0ccbb6ce45c4edb868887502d6c3ea5a04b661c80c3 ;;
+    esac
+    deb=libgloo-dev_${version}_$architecture.deb
     rm -rf "$part" .libtorch/gloo
     mkdir -p "$part"
-    fetch() { (cd "$part" && apt-get download -q=2 -o APT::Sandbox::User=root libgloo-dev=0.0~git20220518.5b14351-3 >&2); }
-    command -v apt-get >/dev/null && { fetch || { apt-get update -q=2 >&2 && fetch; }; } || {
+    fetch() { (cd "$part" && apt-get download -q=2 -o APT::Sandbox::User=root libgloo-dev=$version >&2); }
+    [ -n "${sha256:-}" ] && { fetch || { apt-get update -q=2 >&2 && fetch; }; } || {
         echo "error: Gloo's headers could not be fetched. Install libgloo-dev (Debian, Ubuntu), or set GLOO_INCLUDE to the folder of gloo/context.h" >&2
         exit 1
     }
@@ -29,12 +36,13 @@ gloo() {
 }
 
 cuda() {
-    local part=.libtorch/cuda.part
+    local part=.libtorch/cuda.part python work
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    python=$(with_pip "${PYTHON:-python3}" "$work/venv")
     rm -rf "$part"
-    # The versions that belong to libtorch's CUDA 13.0.
-    PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 "${PYTHON:-python3}" -m pip install --quiet --no-compile --no-deps --target "$part/crt" nvidia-cuda-crt==13.0.88
-    PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 "${PYTHON:-python3}" -m pip install --quiet --no-compile --no-deps --target "$part/cccl" nvidia-cuda-cccl==13.0.85
-    cp -rn "$part"/crt/nvidia "$part"/cccl/nvidia .libtorch/
+    unpack "$python" scripts/cuda-headers.txt "$part"
+    cp -r --remove-destination "$part/nvidia" .libtorch/
     rm -rf "$part"
     touch "$stamp"
 }

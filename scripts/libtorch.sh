@@ -1,57 +1,79 @@
 #!/usr/bin/env bash
-# Fetches libtorch 2.11.0 into .libtorch: `libtorch.sh cpu`, or `libtorch.sh cuda` for NVIDIA's libraries besides.
+# Fetches libtorch 2.11.0 into .libtorch: `libtorch.sh cpu`, or `libtorch.sh cuda` for NVIDIA's
+# libraries besides. `libtorch.sh check` looks at the libtorch that LIBTORCH names.
 #
-# libtorch comes out of PyTorch's own package, which for Linux on x86-64 is the CUDA build. On the CPU it needs no more than the package
-# itself and the two NVIDIA libraries that libtorch_cpu.so is linked to, so these are fetched alone (1.2 GB on disk); on a GPU the rest of
-# what the package requires (some 4 GB). The stamp is written last: a fetch that was interrupted is begun again.
+# libtorch comes out of PyTorch's own package, which for Linux is the CUDA build. On the CPU it needs
+# no more than the package itself and the two NVIDIA libraries that libtorch_cpu.so is linked to, so
+# these are fetched alone (1.2 GB on disk); on a GPU the rest of what the package requires (some
+# 4 GB). The stamp is written last: an interrupted fetch is started again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/pip.sh
+version=2.11.0
 python=${PYTHON:-python3}
-kind=${1:?cpu or cuda}
+kind=${1:?cpu, cuda or check}
 stamp=.libtorch/$kind.stamp
-[ -e "$stamp" ] && exit 0
+die() {
+    echo "error: $*" >&2
+    exit 1
+}
 
-command -v "$python" >/dev/null || {
-    echo "error: $python was not found. It fetches libtorch with pip; install Python 3 with pip, or set LIBTORCH to a libtorch 2.11.0" >&2
-    exit 1
+# Before torch-sys compiles against it for minutes, and fails with pages of C++.
+check() {
+    [ -n "${LIBTORCH:-}" ] || return 0 # LIBTORCH_USE_PYTORCH: torch-sys looks at the version itself
+    [[ $LIBTORCH = /* ]] || die "LIBTORCH=$LIBTORCH is not an absolute path"
+    [ -e "${LIBTORCH_LIB:-$LIBTORCH}/lib/libtorch_cpu.so" ] ||
+        die "LIBTORCH=$LIBTORCH has no lib/libtorch_cpu.so. Without LIBTORCH, libtorch $version is fetched"
+    [ -z "${LIBTORCH_BYPASS_VERSION_CHECK:-}" ] || return 0
+    local found header include=${LIBTORCH_INCLUDE:-$LIBTORCH}/include
+    # Where releases since 2.9 have it, and those before.
+    for header in torch/headeronly/version.h torch/csrc/api/include/torch/version.h; do
+        found=$(sed -n 's/^ *"\([0-9.]*\)" *$/\1/p' "$include/$header" 2>/dev/null) || true
+        [ -z "$found" ] || break
+    done
+    [ "$found" = $version ] ||
+        die "LIBTORCH=$LIBTORCH is libtorch ${found:-of an unknown version}, not $version. Without LIBTORCH, the right one is fetched"
 }
-"$python" -m pip --version >/dev/null 2>&1 || {
-    echo "error: $python has no pip (Debian: apt-get install python3-pip). Or set LIBTORCH to a libtorch 2.11.0" >&2
-    exit 1
-}
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
-    echo "error: $("$python" --version) is too old for libtorch 2.11.0's package: 3.10 or later, as in make PYTHON=python3.12 libtorch" >&2
-    exit 1
-}
-pip_into() {
-    # Into a folder of our own: neither the system's packages nor its rules for them are touched.
-    # (By variables, since an older pip, as in Ubuntu 22.04, stops at an option that it does not know.)
-    # What comes is compared with the SHA-256 of each package in the list.
-    PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 \
-        "$python" -m pip install --quiet --no-compile --no-deps --only-binary :all: --require-hashes --target "$1" -r "scripts/$2"
-}
+
+if [ "$kind" = check ]; then
+    check
+    exit
+fi
+[ ! -e "$stamp" ] || exit 0
+
+platform=$(uname -s)-$(uname -m)
+case $platform in
+Linux-x86_64 | Linux-aarch64) ;;
+*) die "no libtorch is known for $platform: set LIBTORCH to a libtorch $version" ;;
+esac
+command -v "$python" >/dev/null ||
+    die "$python was not found. It fetches libtorch with pip; install Python 3 with pip, or set LIBTORCH to a libtorch $version"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    die "$("$python" --version) is too old for libtorch $version's package: 3.10 or later, as in make PYTHON=python3.12 libtorch"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+python=$(with_pip "$python" "$work/venv") || die "or set LIBTORCH to a libtorch $version"
 
 case $kind in
 cpu)
-    echo "fetching libtorch 2.11.0 (0.6 GB) into .libtorch" >&2
+    echo "fetching libtorch $version (0.6 GB) into .libtorch" >&2
     rm -rf .libtorch .libtorch.part
-    pip_into .libtorch.part libtorch-cpu.txt
+    unpack "$python" scripts/libtorch-cpu.txt .libtorch.part
     mv .libtorch.part .libtorch
     ;;
 cuda)
     # Before 2 GB are fetched for nothing. (/dev/dxg is the driver's door under WSL.)
-    [ -e /dev/nvidiactl ] || [ -e /dev/dxg ] || command -v nvidia-smi >/dev/null || {
-        echo "error: this machine shows no NVIDIA GPU: neither /dev/nvidiactl nor nvidia-smi is there. \`make train-cpu\` trains on the CPU" >&2
-        exit 1
-    }
-    echo "fetching NVIDIA's libraries for libtorch 2.11.0 (2 GB) into .libtorch" >&2
+    [ -e /dev/nvidiactl ] || [ -e /dev/dxg ] || command -v nvidia-smi >/dev/null ||
+        die "this machine shows no NVIDIA GPU: neither /dev/nvidiactl nor nvidia-smi is there. \`make train-cpu\` trains on the CPU"
+    echo "fetching NVIDIA's libraries for libtorch $version (2 GB) into .libtorch" >&2
     rm -rf .libtorch/cuda.part
-    pip_into .libtorch/cuda.part libtorch-cuda.txt
-    cp -rn .libtorch/cuda.part/nvidia .libtorch/
+    unpack "$python" scripts/libtorch-cuda.txt .libtorch/cuda.part
+    # A file that is replaced is a new one: a program that runs keeps the library that it has loaded.
+    cp -r --remove-destination .libtorch/cuda.part/nvidia .libtorch/
     rm -rf .libtorch/cuda.part
     ;;
 *)
-    echo "error: $kind: cpu or cuda" >&2
+    echo "error: $kind: cpu, cuda or check" >&2
     exit 2
     ;;
 esac

@@ -1,8 +1,12 @@
 #!/usr/bin/env python3
-"""Writes the SHA-256 of every package into a requirements file: pin.py FILE PYTHON...   (as in pin.py bench/requirements-tf.txt 3.11 3.12)
+"""Writes the SHA-256 of every package into a requirements file: pin.py FILE MACHINES PYTHONS
 
-Run it after changing a version. Digests are those that the package index states now, of the Linux x86-64 wheels for these Pythons; from
-then on pip takes these files and no others (--require-hashes). A requirement keeps its place, and comments stay.
+    pin.py scripts/libtorch-cpu.txt x86_64,aarch64 3.10,3.11,3.12,3.13,3.14
+    pin.py bench/requirements-tf.txt x86_64 3.11,3.12,3.13
+
+Run it after changing a version. The digests are those that the package index states now, of the
+Linux wheels for these machines and Pythons; from then on pip takes these files and no others
+(--require-hashes). A requirement keeps its place, and comments stay.
 """
 
 import json
@@ -10,19 +14,21 @@ import re
 import subprocess
 import sys
 
-path, *pythons = sys.argv[1:]
+path, machines, pythons = sys.argv[1:]
 text = re.sub(r" *\\\n *--hash=\S+", "", open(path).read())
 wanted = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-platforms = [f"manylinux_2_{n}_x86_64" for n in range(5, 40)] + ["manylinux1_x86_64", "manylinux2010_x86_64", "manylinux2014_x86_64", "linux_x86_64"]
+tags = [f"manylinux_2_{n}" for n in range(5, 40)] + ["manylinux1", "manylinux2010", "manylinux2014", "linux"]
+pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps"]
+pip += ["--only-binary=:all:", "--report=-", "--target=unused", *wanted]
 found = {}
-for python in pythons:
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps", "--only-binary=:all:", "--report=-"]
-    command += ["--target=unused", f"--python-version={python}", *(f"--platform={p}" for p in platforms), *wanted]
-    report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    for package in report["install"]:
-        name = re.sub(r"[-_.]+", "-", package["metadata"]["name"]).lower()
-        version = package["metadata"]["version"]
-        found.setdefault(name, (version, set()))[1].add(package["download_info"]["archive_info"]["hashes"]["sha256"])
+for machine in machines.split(","):
+    for python in pythons.split(","):
+        command = [*pip, f"--python-version={python}", *(f"--platform={tag}_{machine}" for tag in tags)]
+        report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        for package in report["install"]:
+            name = re.sub(r"[-_.]+", "-", package["metadata"]["name"]).lower()
+            digest = package["download_info"]["archive_info"]["hashes"]["sha256"]
+            found.setdefault(name, (package["metadata"]["version"], set()))[1].add(digest)
 lines = []
 for line in text.splitlines():
     if line in wanted:

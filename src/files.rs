@@ -8,6 +8,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 
+/// Makes the folder of `file`, and those above it, if they are not there.
+///
+/// # Errors
+/// A place where none can be made. The error names the file.
+pub fn make_folder_of(file: &Path) -> Result<()> {
+    let folder = file.parent().map_or(Ok(()), fs::create_dir_all);
+    folder.with_context(|| format!("{}: its folder could not be made", file.display()))
+}
+
 /// Writes `path` through a file beside it, which is flushed to the disk and renamed.
 ///
 /// Where the file system cannot rename, the new file is copied over the old one, and a crash may

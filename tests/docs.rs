@@ -1,5 +1,5 @@
-//! The documents' commands are run: every line of every ```sh block of README.md, data/README.md and docs/*.md, as written, in order, one
-//! shell for each document, in a copy of the repository's layout where
+//! The documents' commands are run: every line of every ```sh block of README.md, data/README.md, CONTRIBUTING.md and docs/*.md, as written,
+//! in order, one shell for each document, in a copy of the repository's layout where
 //!
 //! - training ends after a few steps, since `target/release/ptb-word-lm` there adds `--max-steps` to `train`;
 //! - `ptb` and `my-text` are folders with a small piece of the sample corpus, and DATA names the first, so that nothing is fetched;
@@ -19,6 +19,7 @@ use ptb_word_lm::sample;
 /// Commands that are not run here, by their beginning, and why.
 const NOT_RUN: &[(&str, &str)] = &[
     ("make train-cuda", "it needs a GPU"),
+    ("make install", "the program here is a script; tests/environment.rs installs the real one"),
     ("make gpu-kit", "it builds and copies all tests, for a machine with a GPU"),
     ("gpu-kit/gpu.sh", "it needs a GPU"),
     ("make test", "this test is part of it"),
@@ -48,7 +49,8 @@ fn documents() -> Vec<Document> {
     let folder = fs::read_dir(Path::new(ROOT).join("docs")).unwrap().map(|entry| entry.unwrap().path());
     let mut paths: Vec<PathBuf> = folder.filter(|path| path.extension().is_some_and(|e| e == "md")).collect();
     paths.sort();
-    let fixed = ["README.md", "data/README.md"].map(|name| Path::new(ROOT).join(name));
+    let fixed = ["README.md", "data/README.md", "CONTRIBUTING.md", "CHANGELOG.md"];
+    let fixed = fixed.map(|name| Path::new(ROOT).join(name));
     let read = |path: PathBuf| Document {
         name: path.strip_prefix(ROOT).unwrap().display().to_string(),
         text: fs::read_to_string(&path).unwrap(),
@@ -121,8 +123,11 @@ fn copy() -> tempfile::TempDir {
         "#!/bin/sh\n[ \"$1\" != train ] || set -- \"$@\" --max-steps {STEPS}\nexec '{}' \"$@\"\n",
         env!("CARGO_BIN_EXE_ptb-word-lm")
     );
+    // The program is to be the one above, wherever cargo builds.
     let cargo = format!(
-        "#!/bin/sh\nverb=$1; shift\nexec '{}' \"$verb\" --manifest-path '{ROOT}/Cargo.toml' \"$@\"\n",
+        "#!/bin/sh\n[ \"$1\" != metadata ] || {{ echo '{{\"target_directory\":\"{}\"}}'; exit; }}\n\
+         verb=$1; shift\nexec '{}' \"$verb\" --manifest-path '{ROOT}/Cargo.toml' \"$@\"\n",
+        at("target").display(),
         env!("CARGO")
     );
     for (path, script) in [("target/release/ptb-word-lm", program), ("bin/cargo", cargo)] {
@@ -150,6 +155,7 @@ fn shell(folder: &Path, script: &str) -> Command {
         // Those of the `make test` around it are not meant for the `make` inside.
         .env_remove("MAKEFLAGS")
         .env_remove("MAKELEVEL")
+        .env_remove("CARGO_BUILD_TARGET")
         .env_remove("PTB_DATA");
     command
 }
@@ -208,8 +214,10 @@ fn what_is_not_run_is_checked() {
             }
             let dry = command.replacen("make ", "make -n ", 1);
             let would_do = run(folder.path(), &dry, &what);
-            let train =
-                would_do.lines().map(str::trim).find(|line| line.starts_with("target/release/ptb-word-lm "));
+            let train = would_do
+                .lines()
+                .map(str::trim)
+                .find(|line| line.starts_with("'target/release/ptb-word-lm' "));
             if let Some(train) = train {
                 let words = run(folder.path(), &format!("data=ptb; printf '%s\\n' {train}"), &what);
                 parses(words.lines(), &what);
@@ -252,7 +260,7 @@ fn what_the_text_names_is_there() {
     let makefile = fs::read_to_string(Path::new(ROOT).join("Makefile")).unwrap();
     let mut program = String::new();
     for command in
-        ["train", "eval", "import", "export", "compare", "generate", "score", "doctor", "completions"]
+        ["train", "eval", "import", "export", "compare", "generate", "score", "doctor", "completions", "man"]
     {
         let output =
             Command::new(env!("CARGO_BIN_EXE_ptb-word-lm")).args([command, "--help"]).output().unwrap();

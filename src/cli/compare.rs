@@ -1,8 +1,7 @@
 //! `compare`
 
-use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -11,7 +10,7 @@ use super::report::html;
 use super::report::plots;
 use super::report::results::{self, Comparison, Run};
 use super::report::{line, notice};
-use crate::files::write_atomically;
+use crate::files::{make_folder_of, write_atomically};
 
 #[derive(Args)]
 #[command(after_long_help = "\
@@ -76,19 +75,14 @@ impl CompareArgs {
             .trim_end(),
         );
         for path in &self.plot {
-            make_folder(path).with_context(|| format!("--plot {}", path.display()))?;
+            make_folder_of(path).context("--plot")?;
             plots::write(path, &comparison)?;
         }
         if let Some(path) = &self.html {
-            make_folder(path).with_context(|| format!("--html {}", path.display()))?;
+            make_folder_of(path).context("--html")?;
             let report = html::report(&comparison)?;
             write_atomically(path, |file| Ok(file.write_all(report.as_bytes())?))?;
         }
         Ok(())
     }
-}
-
-/// The folder that a file is to be written in.
-fn make_folder(file: &Path) -> std::io::Result<()> {
-    file.parent().map_or(Ok(()), fs::create_dir_all)
 }

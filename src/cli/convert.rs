@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::data::read_data;
@@ -12,7 +12,7 @@ use super::open_save_path;
 use super::report::{line, notice};
 use crate::checkpoint::{Checkpoint, Progress, Provenance, RunConfig, to_safetensors};
 use crate::config::{Config, Model};
-use crate::files::write_atomically;
+use crate::files::{make_folder_of, write_atomically};
 use crate::optimizer::OptimizerType;
 use crate::reader::Limits;
 use crate::tf;
@@ -134,6 +134,7 @@ impl ExportArgs {
         let epoch = progress.epoch.min(run.config.max_max_epoch - 1);
         let learning_rate = run.config.learning_rate_at(epoch) as f32;
         let all = tf::for_original(&variables, self.block, learning_rate, progress.global_step);
+        make_folder_of(&self.output).context("--output")?;
         match self.format {
             Format::TfCheckpoint => tf::write_checkpoint(&self.output, &all, true)?,
             Format::TfNpz => tf::write_npz(&self.output, &variables)?,

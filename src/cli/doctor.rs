@@ -84,11 +84,11 @@ fn look_at_libtorch(findings: &mut Findings) {
     );
     if version != built_against {
         findings.missing(
-            false,
+            true,
             format!(
                 "the libtorch {built_against} that this program was built against; {folder} has {version}"
             ),
-            "build anew against it: LIBTORCH=FOLDER make build; or fetch the right one: make libtorch build",
+            "build again with this one: LIBTORCH=FOLDER make build; or fetch the right one: make libtorch build",
         );
     }
     try_training_step(
@@ -259,6 +259,8 @@ fn on_the_bus() -> bool {
 }
 
 fn look_at_data(findings: &mut Findings, asked: Option<String>) {
+    // A DATA in the environment may be meant for another program: training works without it.
+    let fatal = asked.is_some();
     let named = asked.or_else(|| std::env::var("DATA").ok().filter(|path| !path.is_empty()));
     let path = named.clone().unwrap_or_else(|| "data/ptb".into());
     let describe = |data: &RawData| {
@@ -273,7 +275,7 @@ fn look_at_data(findings: &mut Findings, asked: Option<String>) {
         Err(error) if named.is_some() || Path::new(&path).exists() => {
             findings.found("data", &format!("{path}: cannot be used"));
             let remedy = "put ptb.train.txt, ptb.valid.txt and ptb.test.txt there, or name their folder: ptb-word-lm doctor --data-path DIR";
-            findings.missing(true, format!("texts in {path}: {error:#}"), remedy);
+            findings.missing(fatal, format!("texts in {path}: {error:#}"), remedy);
         }
         Err(_) => {
             findings.found("data", "no PTB in data/ptb");

@@ -9,6 +9,7 @@ mod doctor;
 mod eval;
 mod generate;
 mod launch;
+mod man;
 pub mod report;
 mod saved;
 mod score;
@@ -29,7 +30,7 @@ use crate::config::{ConfigError, RnnMode};
 use crate::device;
 use crate::kernels::libtorch;
 use crate::rnn::CellType;
-use report::{line, notice};
+use report::{ensure_written, line, notice};
 
 /// Exit code of a command that was understood and failed.
 const FAILED: u8 = 1;
@@ -123,33 +124,47 @@ Examples:
       in ~/.bashrc; for zsh and its ~/.zshrc the same with zsh
   ptb-word-lm completions fish > ~/.config/fish/completions/ptb-word-lm.fish")]
     Completions(completions::CompletionsArgs),
+    /// Write the manual pages, one for each command
+    #[command(after_help = "\
+Example:
+  ptb-word-lm man ~/.local/share/man/man1")]
+    Man(man::ManArgs),
 }
 
-/// Parses the arguments, runs the command, says what went wrong, and returns the exit code.
+/// Parses the arguments, runs the command, reports its error, and returns the exit code.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     device::keep_freed_memory();
-    let cli = match parse(args) {
-        Ok(cli) => cli,
+    let result = match parse(args) {
+        Ok(cli) => run(cli.command),
         Err(error) if error.kind() == ErrorKind::DisplayVersion => {
             line(&version());
-            return ExitCode::SUCCESS;
+            Ok(ExitCode::SUCCESS)
         }
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(error.exit_code() as u8);
-        }
+        // Help goes to standard output, what is wrong with the arguments to standard error.
+        Err(error) => match error.print() {
+            Err(failed) if !error.use_stderr() && failed.kind() != io::ErrorKind::BrokenPipe => {
+                Err(anyhow::Error::new(failed).context("standard output"))
+            }
+            _ => Ok(ExitCode::from(error.exit_code() as u8)),
+        },
     };
-    match run(cli.command) {
-        Ok(code) => code,
-        Err(error) => {
-            // libtorch's own messages go on with a C++ stack trace, which helps nobody here.
-            let text = format!("{error:#}");
-            let trace =
-                ["\nException raised from", "\nframe #"].iter().filter_map(|start| text.find(start)).min();
-            notice(&format!("error: {}", &text[..trace.unwrap_or(text.len())]));
-            ExitCode::from(if error.is::<ConfigError>() { USAGE } else { FAILED })
+    let code = result.unwrap_or_else(|error| fail(&error));
+    // A command that did all but write its result has failed, unless nobody wants to read it.
+    match ensure_written() {
+        Err(error) if code == ExitCode::SUCCESS && error.kind() != io::ErrorKind::BrokenPipe => {
+            fail(&anyhow::Error::new(error).context("standard output"))
         }
+        _ => code,
     }
+}
+
+/// Reports an error and returns its exit code.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    // libtorch's own messages go on with a C++ stack trace, which helps nobody here.
+    let text = format!("{error:#}");
+    let trace = ["\nException raised from", "\nframe #"].iter().filter_map(|start| text.find(start)).min();
+    notice(&format!("error: {}", &text[..trace.unwrap_or(text.len())]));
+    ExitCode::from(if error.is::<ConfigError>() { USAGE } else { FAILED })
 }
 
 /// The command that the arguments, the program's name first, mean; and those in the file of `--config`.
@@ -188,16 +203,21 @@ fn version() -> String {
 }
 
 fn run(command: Command) -> Result<ExitCode> {
+    use Command::*;
+    if matches!(command, Train(_) | Eval(_) | Generate(_) | Score(_) | Import(_) | Export(_)) {
+        libtorch::ensure_version()?;
+    }
     match command {
-        Command::Train(args) => return args.run(),
-        Command::Eval(args) => args.run(),
-        Command::Generate(args) => unless_nobody_reads(args.run()),
-        Command::Score(args) => unless_nobody_reads(args.run()),
-        Command::Import(args) => args.run(),
-        Command::Export(args) => args.run(),
-        Command::Compare(args) => args.run(),
-        Command::Doctor(args) => return args.run(),
-        Command::Completions(args) => args.run(Cli::command()),
+        Train(args) => return args.run(),
+        Eval(args) => args.run(),
+        Generate(args) => unless_nobody_reads(args.run()),
+        Score(args) => unless_nobody_reads(args.run()),
+        Import(args) => args.run(),
+        Export(args) => args.run(),
+        Compare(args) => args.run(),
+        Doctor(args) => return args.run(),
+        Completions(args) => args.run(Cli::command()),
+        Man(args) => args.run(Cli::command()),
     }?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,12 +6,14 @@ use std::ffi::{CStr, c_char};
 use std::fs;
 use std::path::PathBuf;
 
+use anyhow::{Result, ensure};
+
 /// The version of tch that Cargo.toml pins.
 pub const TCH_VERSION: &str = "0.24.0";
 
 unsafe extern "C" {
     fn ptb_libtorch_built_against() -> *const c_char;
-    fn ptb_libtorch_config() -> *const c_char;
+    fn ptb_libtorch_setting(name: *const c_char) -> *const c_char;
     fn ptb_libtorch_cpu_capability() -> *const c_char;
 }
 
@@ -21,17 +23,17 @@ fn text(function: unsafe extern "C" fn() -> *const c_char) -> String {
     unsafe { CStr::from_ptr(function()) }.to_string_lossy().into_owned()
 }
 
-/// A value out of libtorch's build settings, `..., NAME=value, ...`.
-fn setting(name: &str) -> Option<String> {
-    let config = text(ptb_libtorch_config);
-    let at = config.find(&format!(" {name}="))? + name.len() + 2;
-    let value = config[at..].split(',').next()?.trim();
-    (!value.is_empty()).then(|| value.to_owned())
+/// One of libtorch's build settings.
+fn setting(name: &CStr) -> Option<String> {
+    // SAFETY: as in `text`; the name ends in 0 and is only read.
+    let value = unsafe { CStr::from_ptr(ptb_libtorch_setting(name.as_ptr())) };
+    let value = value.to_string_lossy().into_owned();
+    (!value.is_empty()).then_some(value)
 }
 
 /// The release of the libtorch that is loaded, such as `2.11.0`.
 pub fn version() -> String {
-    setting("TORCH_VERSION").unwrap_or_else(|| "unknown".into())
+    setting(c"TORCH_VERSION").unwrap_or_else(|| "unknown".into())
 }
 
 /// The release of the libtorch that this program was compiled with.
@@ -39,9 +41,24 @@ pub fn built_against() -> String {
     text(ptb_libtorch_built_against)
 }
 
+/// Compares the libtorch that is loaded with the one that this program was compiled with. Unlike the
+/// other functions it may come before CUDA is loaded.
+///
+/// # Errors
+/// Another version: it would compute something else, or fail somewhere in the middle.
+pub fn ensure_version() -> Result<()> {
+    let (loaded, wanted) = (version(), built_against());
+    ensure!(
+        loaded == wanted,
+        "this program was built against libtorch {wanted}, but the libtorch that was loaded is {loaded} ({})",
+        folder().map_or("of an unknown folder".into(), |folder| folder.display().to_string())
+    );
+    Ok(())
+}
+
 /// The CUDA release, such as `13.0`, that this libtorch was made for; none if it is a CPU-only one.
 pub fn made_for_cuda() -> Option<String> {
-    setting("CUDA_VERSION")
+    setting(c"CUDA_VERSION")
 }
 
 /// The instruction set that libtorch chose on this processor, such as `AVX512`.

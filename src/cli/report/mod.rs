@@ -8,6 +8,7 @@ pub mod tensorboard;
 mod terminal;
 
 use std::io::{self, Write};
+use std::sync::OnceLock;
 
 use serde_json::Value;
 
@@ -17,9 +18,26 @@ use metrics::metrics_line;
 use tensorboard::EventFile;
 use terminal::{Bar, tensorflow_line};
 
-/// Writes a line of standard output. A reader that has gone away (`| head`) is no reason to lose a run, so errors are passed over.
+/// The first error of [`line()`].
+static LINE_FAILED: OnceLock<io::Error> = OnceLock::new();
+
+/// Writes a line of standard output. A full disk there, or a reader that has gone away (`| head`),
+/// is no reason to lose a run: the error is kept for [`ensure_written`].
 pub fn line(text: &str) {
-    let _ = writeln!(io::stdout().lock(), "{text}");
+    if let Err(error) = writeln!(io::stdout().lock(), "{text}") {
+        let _ = LINE_FAILED.set(error);
+    }
+}
+
+/// Errors if some [`line()`] could not be written.
+///
+/// # Errors
+/// The first error of a `line`, such as a full disk.
+pub fn ensure_written() -> io::Result<()> {
+    match LINE_FAILED.get() {
+        Some(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        None => io::stdout().flush(),
+    }
 }
 
 /// Writes a notice on standard error.

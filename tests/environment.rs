@@ -1,0 +1,519 @@
+//! Other people's machines: what their environment sets for other programs (LD_LIBRARY_PATH, DATA, pip's
+//! and cargo's variables), full disks and closed pipes, and an installed program that is moved.
+
+mod tiny;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use clap::CommandFactory;
+use tiny::TINY;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ptb-word-lm");
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn program(args: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(args).env("OMP_NUM_THREADS", "1").env_remove("DATA").stdin(Stdio::null());
+    command
+}
+
+fn output(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.output().expect("it starts");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// Runs what must succeed, and returns its standard output.
+fn run(command: &mut Command) -> String {
+    let (code, out, errors) = output(command);
+    assert_eq!(code, Some(0), "{command:?}: {out}\n{errors}");
+    out
+}
+
+/// Runs what must fail, and returns its exit code and standard error.
+fn fails(command: &mut Command) -> (i32, String) {
+    let (code, out, errors) = output(command);
+    assert!(code.is_some_and(|code| code > 0), "{command:?} should fail: {out}\n{errors}");
+    assert!(!errors.contains("panicked"), "{errors}");
+    (code.unwrap(), errors)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Compiles a shared library.
+fn library(source: &str, path: &Path) {
+    let file = path.with_extension("cpp");
+    fs::write(&file, source).unwrap();
+    let compiler = std::env::var("CXX").unwrap_or("c++".into());
+    let name = format!("-Wl,-soname,{}", path.file_name().unwrap().to_str().unwrap());
+    run(Command::new(compiler).args(["-shared", "-fPIC", &name, "-o"]).arg(path).arg(file));
+}
+
+/// A stand-in for a program on the search path.
+fn stub(path: &Path, script: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The search path with a folder before all others.
+fn path_with(folder: &Path) -> String {
+    format!("{}:{}", text(folder), std::env::var("PATH").unwrap())
+}
+
+#[test]
+fn our_libtorch_wins_over_another_on_the_search_path() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["libtorch_cpu.so", "libc10.so", "libtorch.so"] {
+        library("", &folder.path().join(name));
+    }
+    let version = run(program(&["--version"]).env("LD_LIBRARY_PATH", folder.path()));
+    assert!(version.contains("libtorch 2.11.0 (built against 2.11.0)"), "{version}");
+    // The empty libraries would be found if they were looked for.
+    let ldd = run(Command::new("ldd").arg(PROGRAM).env("LD_LIBRARY_PATH", folder.path()));
+    assert!(ldd.contains("/libtorch_cpu.so") && !ldd.contains(text(folder.path())), "{ldd}");
+}
+
+#[test]
+fn another_libtorch_is_refused_when_the_program_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("other.so");
+    library(
+        "#include <map>\n#include <string>\n
+         namespace caffe2 {
+         const std::map<std::string, std::string>& GetBuildOptions() {
+             static const std::map<std::string, std::string> options{{\"TORCH_VERSION\", \"2.10.0\"}};
+             return options;
+         }
+         }",
+        &other,
+    );
+    for args in [
+        &["train", "--data-path", "sample", "--device", "cpu"][..],
+        &["eval", "--data-path", "sample", "--checkpoint", "run"],
+        &["generate", "--checkpoint", "run"],
+        &["score", "--checkpoint", "run"],
+        &["import", "model.ckpt", "--save-path", "run"],
+        &["export", "--checkpoint", "run", "--format", "tf-npz", "-o", "run.npz"],
+    ] {
+        let (code, errors) = fails(program(args).current_dir(folder.path()).env("LD_PRELOAD", &other));
+        assert_eq!(code, 1, "{errors}");
+        assert!(errors.contains("libtorch 2.11.0") && errors.contains("2.10.0"), "{args:?}: {errors}");
+    }
+    let (code, out, _) = output(program(&["doctor"]).env("LD_PRELOAD", &other));
+    let says = "libtorch    2.10.0, CPU-only; this program was built against 2.11.0";
+    assert!(code == Some(1) && out.contains(says), "{out}");
+    assert!(!folder.path().join("run").exists(), "nothing was written");
+}
+
+#[test]
+fn an_exported_data_is_no_reason_for_doctor_to_fail() {
+    let doctor =
+        |args: &[&str]| output(program(&[&["doctor"], args].concat()).env("DATA", "/no/such/folder"));
+    let (code, out, errors) = doctor(&[]);
+    assert_eq!(code, Some(0), "{out}{errors}");
+    assert!(out.contains("/no/such/folder: cannot be used") && out.contains("-> "), "{out}");
+    // A folder that was asked for is another matter.
+    assert_eq!(doctor(&["--data-path", "/no/such/folder"]).0, Some(1));
+}
+
+/// Every subcommand with arguments that make it write to standard output.
+fn writing(folder: &Path) -> BTreeMap<&'static str, Vec<Vec<String>>> {
+    let at = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let args = |args: &[&str]| vec![args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>()];
+    let (saved, file, imported, new) = (at("run"), at("run.npz"), at("imported"), at("new/run.npz"));
+    let text = &at("text");
+    let model = ["--device", "cpu", "--checkpoint", &saved];
+    let train = [TINY, &["--max-steps", "2", "--save-path", &saved]].concat();
+    let import = ["import", &file, "--save-path", &imported];
+    let export = ["export", "--checkpoint", &saved, "--format", "tf-npz", "-o", &new];
+    BTreeMap::from([
+        ("train", args(&train)),
+        ("eval", args(&[&["eval", "--data-path", "sample"], &model[..]].concat())),
+        ("generate", args(&[&["generate", "--words", "5"], &model[..]].concat())),
+        (
+            "score",
+            [&[][..], &["--json"], &["--per-word"]]
+                .iter()
+                .flat_map(|flags| args(&[&["score", text], *flags, &model].concat()))
+                .collect(),
+        ),
+        ("import", args(&import)),
+        ("export", args(&export)),
+        (
+            "compare",
+            [&[][..], &["--format", "json"], &["--format", "markdown"]]
+                .iter()
+                .flat_map(|flags| args(&[&["compare", &saved], *flags].concat()))
+                .collect(),
+        ),
+        ("doctor", args(&["doctor"])),
+        ("completions", args(&["completions", "bash"])),
+        ("help", args(&["help", "train"])),
+    ])
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("text"), "the company said\nthe company\n").unwrap();
+    let saved = text(&at("run")).to_owned();
+    run(&mut program(&[TINY, &["--max-steps", "2", "--save-path", &saved]].concat()));
+    let npz = text(&at("run.npz")).to_owned();
+    run(&mut program(&["export", "--checkpoint", &saved, "--format", "tf-npz", "-o", &npz]));
+
+    let commands = writing(folder.path());
+    let parser = ptb_word_lm::cli::Cli::command();
+    let names = parser.get_subcommands().map(|command| command.get_name());
+    // `man` writes files, and nothing to standard output.
+    let writes: Vec<&str> = names.filter(|&name| name != "man").collect();
+    assert!(writes.len() >= 9 && writes.iter().all(|name| commands.contains_key(name)), "{writes:?}");
+    let flags = [vec!["--help".to_owned()], vec!["--version".to_owned()]];
+    for args in commands.values().flatten().chain(&flags) {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let reset = || fs::remove_dir_all(at("imported")).unwrap_or_default();
+        reset();
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let (code, errors) = fails(program(&args).stdout(full));
+        assert_eq!(code, 1, "{args:?}: {errors}");
+        assert!(errors.contains("No space left on device"), "{args:?}: {errors}");
+
+        reset();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let closed = program(&args).stdout(writer).output().unwrap();
+        let errors = String::from_utf8_lossy(&closed.stderr);
+        assert!(closed.status.success(), "{args:?}: {errors}");
+        assert!(!errors.contains("error"), "{args:?}: {errors}");
+    }
+}
+
+#[test]
+fn files_are_written_into_folders_that_are_not_there_yet() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(&folder.path().join(name)).to_owned();
+    run(&mut program(&[TINY, &["--max-steps", "1", "--save-path", &at("run")]].concat()));
+    for (format, name, file) in [
+        ("tf-checkpoint", "a/b/model.ckpt", "a/b/model.ckpt.index"),
+        ("tf-npz", "c/d/model.npz", "c/d/model.npz"),
+        ("safetensors", "e/f/model.safetensors", "e/f/model.safetensors"),
+    ] {
+        run(&mut program(&["export", "--checkpoint", &at("run"), "--format", format, "-o", &at(name)]));
+        assert!(Path::new(&at(file)).exists(), "{file}");
+    }
+    run(&mut program(&["compare", &at("run"), "--plot", &at("g/p.svg"), "--html", &at("h/r.html")]));
+    assert!(Path::new(&at("g/p.svg")).exists() && Path::new(&at("h/r.html")).exists());
+    run(&mut program(&["man", &at("i/man1")]));
+    let page = fs::read_to_string(at("i/man1/ptb-word-lm-train.1")).unwrap();
+    assert!(page.contains("\\-\\-save\\-path") && page.contains("Train a model"));
+    // A file in the way is named.
+    fs::write(at("file"), "").unwrap();
+    let out = at("file/model.npz");
+    let (code, errors) =
+        fails(&mut program(&["export", "--checkpoint", &at("run"), "--format", "tf-npz", "-o", &out]));
+    assert!(code == 1 && errors.contains("file/model.npz"), "{errors}");
+}
+
+/// A copy of scripts/ with lists of packages as small as can be, which pip finds without a network.
+struct Fetch {
+    folder: tempfile::TempDir,
+}
+
+/// Makes wheels `NAME-1.0-py3-none-any.whl` with one file each: `wheels.py FOLDER NAME=FILE=CONTENT...`;
+/// prints a list with their digests.
+const WHEELS: &str = r#"
+import hashlib, sys, zipfile
+for wheel in sys.argv[2:]:
+    name, file, content = wheel.split("=")
+    path = f"{sys.argv[1]}/{name}-1.0-py3-none-any.whl"
+    info = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(file, content)
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    print(f"{name}==1.0 --hash=sha256:{hashlib.sha256(open(path, 'rb').read()).hexdigest()}")
+"#;
+
+impl Fetch {
+    fn new() -> Self {
+        let fetch = Fetch { folder: tempfile::tempdir().unwrap() };
+        run(Command::new("cp").arg("-r").arg(Path::new(ROOT).join("scripts")).arg(fetch.at("")));
+        fs::create_dir(fetch.at("wheels")).unwrap();
+        fetch
+            .list("cpu", &["torch=torch/lib/libtorch_cpu.so=cpu", "cudart=nvidia/cu13/lib/libcudart.so=old"]);
+        fetch.list(
+            "cuda",
+            &["cudnn=nvidia/cudnn/lib/libcudnn.so=new", "cudart2=nvidia/cu13/lib/libcudart.so=new"],
+        );
+        stub(&fetch.at("bin/nvidia-smi"), "exit 0");
+        fetch
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    fn list(&self, kind: &str, wheels: &[&str]) {
+        let mut python = Command::new("python3");
+        let list = run(python.args(["-c", WHEELS]).arg(self.at("wheels")).args(wheels));
+        fs::write(self.at(&format!("scripts/libtorch-{kind}.txt")), list).unwrap();
+    }
+
+    fn libtorch(&self, kind: &str) -> Command {
+        let mut command = Command::new("bash");
+        command
+            .arg(self.at("scripts/libtorch.sh"))
+            .arg(kind)
+            .env("PATH", path_with(&self.at("bin")))
+            .env("PIP_NO_INDEX", "1")
+            .env("PIP_FIND_LINKS", self.at("wheels"))
+            .env_remove("LIBTORCH")
+            .env_remove("PYTHON");
+        command
+    }
+
+    fn fetched(&self, path: &str) -> String {
+        fs::read_to_string(self.at(".libtorch").join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+}
+
+#[test]
+fn libtorch_is_fetched_whatever_pip_is_set_to() {
+    let fetch = Fetch::new();
+    let astray = text(&fetch.at("astray")).to_owned();
+    let settings = format!(
+        "[global]\nuser = true\ntarget = {astray}\nprefix = {astray}\nrequire-virtualenv = true\n\
+         [install]\nuser = true\ntarget = {astray}\n[download]\nrequire-virtualenv = true\n"
+    );
+    fs::write(fetch.at("pip.conf"), settings).unwrap();
+    let variables = [
+        ("PIP_USER", "1"),
+        ("PIP_REQUIRE_VIRTUALENV", "1"),
+        ("PIP_TARGET", &astray),
+        ("PIP_PREFIX", &astray),
+        ("PIP_ROOT", &astray),
+        ("PIP_NO_BINARY", ":all:"),
+        ("PIP_DRY_RUN", "1"),
+        ("PIP_CONSTRAINT", "/no/such/file"),
+        ("PIP_PLATFORM", "win_amd64"),
+        ("PIP_CONFIG_FILE", text(&fetch.at("pip.conf"))),
+    ]
+    .map(|(name, value)| (name, value.to_owned()));
+    run(fetch.libtorch("cpu").envs(variables.clone()));
+    assert_eq!(fetch.fetched("torch/lib/libtorch_cpu.so"), "cpu");
+    assert_eq!(fetch.fetched("nvidia/cu13/lib/libcudart.so"), "old");
+    assert!(fetch.at(".libtorch/cpu.stamp").exists());
+
+    // The other libraries come into the same folders. A program that has the old one open keeps it.
+    let open = fs::File::open(fetch.at(".libtorch/nvidia/cu13/lib/libcudart.so")).unwrap();
+    run(fetch.libtorch("cuda").envs(variables));
+    assert_eq!(fetch.fetched("nvidia/cu13/lib/libcudart.so"), "new");
+    assert_eq!(fetch.fetched("nvidia/cudnn/lib/libcudnn.so"), "new");
+    assert_eq!(std::io::read_to_string(open).unwrap(), "old");
+    assert!(fetch.at(".libtorch/cuda.stamp").exists() && !fetch.at("astray").exists());
+    for entry in fs::read_dir(fetch.at(".libtorch")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(!name.contains("part") && !name.contains("wheels"), "{name} was left behind");
+    }
+    // What is there is not fetched again.
+    fs::remove_dir_all(fetch.at("wheels")).unwrap();
+    run(&mut fetch.libtorch("cpu"));
+    run(&mut fetch.libtorch("cuda"));
+}
+
+#[test]
+fn another_file_than_the_pinned_one_is_not_taken() {
+    let fetch = Fetch::new();
+    let list = fs::read_to_string(fetch.at("scripts/libtorch-cpu.txt")).unwrap();
+    fetch.list("cpu", &["torch=torch/lib/libtorch_cpu.so=another"]);
+    fs::write(fetch.at("scripts/libtorch-cpu.txt"), list).unwrap();
+    fails(&mut fetch.libtorch("cpu"));
+    assert!(!fetch.at(".libtorch").exists(), "nothing of it is taken for a libtorch");
+}
+
+#[test]
+fn a_python_without_pip_helps_itself_or_says_what_to_install() {
+    let fetch = Fetch::new();
+    let python = fetch.at("bin/python");
+    // Debian's: no pip, but environments have it.
+    let real = "exec python3 \"$@\"";
+    let makes = format!(
+        "case \"$1 $2\" in '-m pip') exit 1 ;; '-m venv') mkdir -p \"$3/bin\"; \
+         printf '#!/bin/sh\\nexec python3 \"$@\"\\n' > \"$3/bin/python\"; chmod +x \"$3/bin/python\"; exit ;; esac\n{real}"
+    );
+    stub(&python, &makes);
+    run(fetch.libtorch("cpu").env("PYTHON", &python));
+    assert_eq!(fetch.fetched("torch/lib/libtorch_cpu.so"), "cpu");
+
+    // Debian's without python3-venv: neither.
+    fs::remove_dir_all(fetch.at(".libtorch")).unwrap();
+    stub(&python, &format!("[ \"$1\" != -m ] || exit 1\n{real}"));
+    let (code, errors) = fails(fetch.libtorch("cpu").env("PYTHON", &python));
+    assert!(code == 1 && errors.contains("no pip") && errors.contains("python3-pip"), "{errors}");
+    assert!(errors.contains("LIBTORCH"), "{errors}");
+    let (_, errors) = fails(fetch.libtorch("cpu").env("PYTHON", "/no/such/python"));
+    assert!(errors.contains("/no/such/python was not found"), "{errors}");
+    stub(&python, "[ \"$1\" != -c ] || exit 1\necho Python 3.8.10");
+    let (_, errors) = fails(fetch.libtorch("cpu").env("PYTHON", &python));
+    assert!(errors.contains("Python 3.8.10 is too old"), "{errors}");
+}
+
+#[test]
+fn libtorch_is_fetched_for_linux_on_two_processors_only() {
+    let fetch = Fetch::new();
+    let machine = |system: &str, processor: &str| {
+        let script = format!("[ \"$1\" = -s ] && echo {system} || echo {processor}");
+        stub(&fetch.at("bin/uname"), &script);
+        output(&mut fetch.libtorch("cpu"))
+    };
+    for (system, processor) in [("Darwin", "arm64"), ("Linux", "riscv64"), ("Linux", "armv7l")] {
+        let (code, _, errors) = machine(system, processor);
+        assert!(code == Some(1) && errors.contains(&format!("{system}-{processor}")), "{errors}");
+    }
+    let (code, _, errors) = machine("Linux", "aarch64");
+    assert_eq!(code, Some(0), "{errors}");
+    // NVIDIA's packages are the same for every Python, so each has one digest for each processor.
+    for list in ["libtorch-cpu.txt", "libtorch-cuda.txt", "cuda-headers.txt"] {
+        let list = fs::read_to_string(Path::new(ROOT).join("scripts").join(list)).unwrap();
+        let packages = list.split("\nnvidia-").skip(1);
+        assert!(packages.map(|package| package.matches("sha256:").count()).all(|count| count == 2), "{list}");
+    }
+}
+
+#[test]
+fn another_libtorch_is_refused_before_anything_is_built() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let check = |libtorch: &Path| {
+        let mut make = Command::new("make");
+        make.args(["--no-print-directory", "build"]).current_dir(ROOT).env("LIBTORCH", libtorch);
+        // Cargo is not to be reached.
+        stub(&at("bin/cargo"), "echo cargo was reached >&2; exit 1");
+        for name in ["MAKEFLAGS", "MAKELEVEL", "LIBTORCH_USE_PYTORCH", "LIBTORCH_INCLUDE", "LIBTORCH_LIB"] {
+            make.env_remove(name);
+        }
+        output(make.env("PATH", path_with(&at("bin")))).2
+    };
+    assert!(check(&at("torch")).contains("has no lib/libtorch_cpu.so"));
+    for folder in ["torch/lib", "torch/include/torch/csrc/api/include/torch"] {
+        fs::create_dir_all(at(folder)).unwrap();
+    }
+    fs::write(at("torch/lib/libtorch_cpu.so"), "").unwrap();
+    assert!(check(&at("torch")).contains("of an unknown version, not 2.11.0"));
+    // As old releases have it, and as new ones have it.
+    let version = |version: &str| format!("#pragma once\n#define TORCH_VERSION \\\n  \"{version}\"\n");
+    fs::write(at("torch/include/torch/csrc/api/include/torch/version.h"), version("2.6.0")).unwrap();
+    assert!(check(&at("torch")).contains("libtorch 2.6.0, not 2.11.0"));
+    fs::create_dir_all(at("torch/include/torch/headeronly")).unwrap();
+    let header = at("torch/include/torch/headeronly/version.h");
+    fs::write(&header, version("2.12.0")).unwrap();
+    assert!(check(&at("torch")).contains("libtorch 2.12.0, not 2.11.0"));
+    fs::write(&header, version("2.11.0")).unwrap();
+    assert!(check(&at("torch")).contains("cargo was reached"));
+    assert!(check(Path::new("torch")).contains("not an absolute path"));
+}
+
+#[test]
+fn make_finds_the_program_where_cargo_builds_it() {
+    let would_run = |variables: &[(&str, &str)]| {
+        let mut make = Command::new("make");
+        make.args(["--no-print-directory", "-n", "compare"]).current_dir(ROOT);
+        for name in
+            ["MAKEFLAGS", "MAKELEVEL", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR", "CARGO_BUILD_TARGET"]
+        {
+            make.env_remove(name);
+        }
+        run(make.envs(variables.iter().copied()))
+    };
+    for (variables, program) in [
+        (&[][..], "target/release/ptb-word-lm"),
+        (&[("CARGO_TARGET_DIR", "/some where")], "/some where/release/ptb-word-lm"),
+        (&[("CARGO_TARGET_DIR", "built")], "built/release/ptb-word-lm"),
+        (&[("CARGO_BUILD_TARGET_DIR", "/there")], "/there/release/ptb-word-lm"),
+        (&[("CARGO_BUILD_TARGET", "a-b-c")], "target/a-b-c/release/ptb-word-lm"),
+    ] {
+        let commands = would_run(variables);
+        assert!(commands.contains(&format!("'{program}' compare")), "{variables:?}: {commands}");
+    }
+}
+
+#[test]
+fn an_installed_program_can_be_moved() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let script = Path::new(ROOT).join("scripts/install.sh");
+    let (code, errors) = fails(Command::new(&script).args(["relative", PROGRAM]).current_dir(ROOT));
+    assert!(code == 2 && errors.contains("not an absolute path"), "{errors}");
+    let install = || run(Command::new(&script).arg(at("first place")).arg(PROGRAM));
+    install();
+    install(); // over the one that is there
+    fs::rename(at("first place"), at("moved")).unwrap();
+
+    let moved = at("moved/bin/ptb-word-lm");
+    let ldd = run(Command::new("ldd").arg(&moved).env_remove("LD_LIBRARY_PATH"));
+    let libraries: Vec<&str> = ldd.lines().filter_map(|line| line.split(" => ").nth(1)).collect();
+    // Its own libraries lie beside it, and the rest is the system's.
+    let own = ["libtorch_cpu.so", "libc10.so", "libgomp"];
+    for library in own {
+        let path = libraries.iter().find(|path| path.contains(library)).unwrap_or_else(|| panic!("{ldd}"));
+        assert!(path.starts_with(text(&at("moved"))), "{path}");
+    }
+    for path in libraries {
+        let system = ["/lib", "/usr/lib", "/usr/local/lib"].iter().any(|start| path.starts_with(start));
+        assert!(system || path.starts_with(text(&at("moved"))), "{path}");
+    }
+    let mut command = Command::new(&moved);
+    command.args([TINY, &["--max-steps", "1"]].concat()).env("OMP_NUM_THREADS", "1");
+    let trained = run(command.env_remove("LD_LIBRARY_PATH").current_dir(folder.path()));
+    assert!(trained.contains("Test Perplexity: "), "{trained}");
+
+    let read = |path: &str| fs::read_to_string(at("moved/share").join(path)).unwrap();
+    assert!(read("man/man1/ptb-word-lm.1").contains(".TH ptb-word-lm"));
+    assert!(read("man/man1/ptb-word-lm-export.1").contains("tf\\-checkpoint"));
+    assert!(read("bash-completion/completions/ptb-word-lm").contains("--save-path"));
+    assert!(read("zsh/site-functions/_ptb-word-lm").starts_with("#compdef ptb-word-lm"));
+    assert!(read("fish/vendor_completions.d/ptb-word-lm.fish").contains("complete -c ptb-word-lm"));
+    assert!(read("doc/ptb-word-lm/LICENSE").contains("Apache License"));
+}
+
+/// `cp -n` fails in coreutils 9.2 to 9.4 where it skips a file.
+#[test]
+fn scripts_use_no_option_that_some_systems_lack() {
+    let mut read = 0;
+    for entry in fs::read_dir(Path::new(ROOT).join("scripts")).unwrap() {
+        let path = entry.unwrap().path();
+        let script = fs::read_to_string(&path).unwrap();
+        for line in script.lines().filter(|line| line.trim_start().starts_with("cp ")) {
+            let options =
+                line.split_whitespace().filter(|word| word.starts_with('-') && !word.starts_with("--"));
+            assert!(options.into_iter().all(|word| !word.contains('n')), "{}: {line}", path.display());
+            read += 1;
+        }
+    }
+    assert!(read >= 4, "{read} lines");
+}
+
+#[test]
+fn every_top_level_folder_has_its_line_in_the_readme() {
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let ignored = fs::read_to_string(Path::new(ROOT).join(".gitignore")).unwrap();
+    let mut folders = 0;
+    for entry in fs::read_dir(ROOT).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if !path.is_dir() || name == ".git" || ignored.lines().any(|line| line == format!("/{name}")) {
+            continue;
+        }
+        assert!(readme.contains(&format!("`{name}/")), "{name}/ has no line in README.md");
+        folders += 1;
+    }
+    assert!(folders >= 10, "{folders}");
+}
