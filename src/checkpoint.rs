@@ -277,7 +277,26 @@ pub fn to_safetensors(tensors: &tf::Variables, mut metadata: HashMap<String, Str
         views.insert(name, TensorView::new(dtype, shape, bytes)?);
     }
     metadata.insert("sha256".into(), digest(&metadata, &views));
-    Ok(safetensors::serialize(views, Some(metadata))?)
+    let mut bytes = safetensors::serialize(views, Some(metadata))?;
+    sort_metadata(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Puts the metadata of a safetensors file in the order of their names: the crate writes them in that of a hash map, which differs from
+/// process to process, and equal runs should write equal files.
+fn sort_metadata(bytes: &mut [u8]) -> Result<()> {
+    let (length, rest) = bytes.split_first_chunk_mut::<8>().context("no header")?;
+    let header = &mut rest[..u64::from_le_bytes(*length) as usize];
+    let mut sorted: Value = serde_json::from_slice(header)?;
+    if let Some(Value::Object(metadata)) = sorted.get_mut("__metadata__") {
+        metadata.sort_keys();
+    }
+    let sorted = sorted.to_string();
+    // (The same entries in another order are as long; what follows is padding.)
+    let (json, padding) = header.split_at_mut_checked(sorted.len()).context("the header has grown")?;
+    json.copy_from_slice(sorted.as_bytes());
+    padding.fill(b' ');
+    Ok(())
 }
 
 /// A digest over metadata and tensors, whatever their order in the file.

@@ -115,6 +115,23 @@ fn a_run_killed_at_random_moments_comes_to_the_same_end() {
     println!("TORTURE | SIGKILL at a random moment, dropout on, then resumed | {done} | {done} | 0 |");
 }
 
+/// Equal runs write equal files: a checkpoint's bytes depend on the run alone.
+#[test]
+fn equal_runs_write_equal_checkpoints() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = ["one", "other"].map(|name| {
+        let save = folder.path().join(name);
+        assert!(command(&save).stderr(Stdio::null()).status().unwrap().success());
+        let names = checkpoints(&save);
+        assert!(!names.is_empty());
+        names.into_iter().map(|name| (fs::read(save.join(&name)).unwrap(), name)).collect::<Vec<_>>()
+    });
+    for ((one, name), (other, other_name)) in files[0].iter().zip(&files[1]) {
+        assert_eq!(name, other_name);
+        assert!(one == other, "{name} differs");
+    }
+}
+
 fn send(signal: &str, child: &Child) {
     let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
     assert!(sent.unwrap().success());
