@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::flags::{Saved, SavedFlags};
 use super::report::notice;
-use super::saved::{Saved, SavedFlags};
 use crate::model::PtbModel;
 use crate::reader::{EOS, UNK};
 use crate::score::{Scored, Scorer, Totals, Word};
@@ -23,47 +23,57 @@ Examples:
   echo 'the company said' | ptb-word-lm score --checkpoint runs/small --per-word
   ptb-word-lm score --checkpoint runs/small --independent --json sentences.txt";
 
-const MEANING: &str = "\
-All logarithms are natural. A word's surprise is -ln p(word | all words before it); a perplexity is exp of the mean surprise. A line's end \
-is a word, <eos>, as in training.
+const MEANING: &str = r#"
+All logarithms are natural. A word's surprise is -ln p(word | all words
+before it); perplexity is exp of the mean surprise. The end of a line is a
+word, <eos>, as in training.
 
-The text is one text, as in `eval`: what the model remembers goes on from line to line, and the very first word is only context. So the \
-test text's perplexity is the one that `eval` prints. (`eval` leaves unknown words out if the model was trained without --max-vocab and \
---min-count; here they are read as <unk>, if the model knows that.) With --independent every line is a text of its own.
+The file is one text, as in `eval`: the model's state is carried from line to
+line, and the very first word is only context. So the perplexity of the test
+text is the one that `eval` prints. (`eval` leaves unknown words out if the
+model was trained without --max-vocab and --min-count; here they are read as
+<unk>, if the model has that word.) With --independent every line is a text of
+its own.
 
---json prints one object a line:
-  {\"event\": \"line\", \"line\": 1, \"log_probability\": -55.3, \"perplexity\": 81.9, \"words\": 12, \"unknown\": 0}
-  and a last one with the sums:
-  {\"event\": \"total\", \"lines\": 1, \"log_probability\": ..., \"perplexity\": ..., \"words\": ..., \"unknown\": ...}
-  words counts those that were scored; perplexity is null where that is none. With --per-word a line has
-  \"per_word\": [{\"word\": \"the\", \"log_probability\": -2.9, \"surprise\": 2.9, \"unknown\": false}, ...]
-  with null for a word that is only context, or left out because the model has no <unk>.";
+--json prints an object for each line:
+  {"event": "line", "line": 1, "log_probability": -55.3, "perplexity": 81.9,
+   "words": 12, "unknown": 0}
+and then one with the totals:
+  {"event": "total", "lines": 1, "log_probability": ..., "perplexity": ...,
+   "words": ..., "unknown": ...}
+`words` is the number of scored words; `perplexity` is null if there are none.
+With --per-word the object of a line also has
+  "per_word": [{"word": "the", "log_probability": -2.9, "surprise": 2.9,
+                "unknown": false}, ...]
+with null for a word that is only context, or that is left out because the
+model has no <unk>."#;
 
 #[derive(Args)]
 #[command(
-    after_long_help = format!("{EXAMPLES}\n\n{MEANING}"),
-    after_help = format!("{EXAMPLES}\n\n`--help` says what the figures mean, and names the JSON's.")
+    after_long_help = format!("{EXAMPLES}\n{MEANING}"),
+    after_help = format!("{EXAMPLES}\n\n`--help` explains the figures and the JSON.")
 )]
 pub struct ScoreArgs {
     #[command(flatten)]
     saved: SavedFlags,
-    /// The text, one sentence a line, words separated by spaces as in the training text [default: standard input, as with -]
+    /// File with one sentence per line, words separated by spaces as in the training text
+    /// [default: standard input, as with -]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Show every word's surprise
+    /// Print the surprise of every word
     #[arg(long)]
     per_word: bool,
-    /// Print JSON, one object a line and one for all
+    /// Print JSON: an object for each line and one with the totals
     #[arg(long)]
     json: bool,
-    /// Score every line on its own, after `<eos>` and with an empty memory
+    /// Score every line on its own, after `<eos>` and from the zero state
     #[arg(long)]
     independent: bool,
 }
 
 impl ScoreArgs {
     pub fn run(self) -> Result<()> {
-        // The text is opened first: a wrong name should not show after the loading of a large model.
+        // The text is opened first: a wrong name should show before a large model is loaded.
         let (name, text): (String, Box<dyn Read>) = match &self.file {
             Some(path) if path != Path::new("-") => {
                 let name = path.display().to_string();
@@ -75,7 +85,8 @@ impl ScoreArgs {
         };
         let Saved { vocabulary, variables, mode } = self.saved.load()?;
         let model = PtbModel::new(&variables, false, mode);
-        let scorer = Scorer { model: &model, vocabulary: &vocabulary, independent: self.independent };
+        let scorer =
+            Scorer { model: &model, vocabulary: &vocabulary, independent: self.independent };
         let mut out = io::stdout().lock();
         let mut lines = 0;
         let mut words: Vec<Word> = Vec::new();
@@ -110,10 +121,12 @@ impl ScoreArgs {
                         let text = &shown.text;
                         writeln!(
                             out,
-                            "{lines:>6} {log_probability:>10.3} {perplexity:>10} {unknown:>7}  {text}"
+                            "{lines:>6} {log_probability:>10.3} {perplexity:>10} {unknown:>7}  \
+                             {text}"
                         )?;
                         for word in &words {
-                            let surprise = word.log_probability.map_or("-".into(), |p| format!("{:.3}", -p));
+                            let surprise =
+                                word.log_probability.map_or("-".into(), |p| format!("{:.3}", -p));
                             let unknown = if word.unknown { " (unknown)" } else { "" };
                             writeln!(out, "{surprise:>17}  {}{unknown}", word.word)?;
                         }
@@ -130,11 +143,15 @@ impl ScoreArgs {
                 Some(_) => "scored as <unk>",
                 None => "left out, as the model has no <unk>",
             };
-            notice(&format!("{name}: words not in the model's vocabulary: {}, {what}", total.unknown));
+            notice(&format!(
+                "{name}: words not in the model's vocabulary: {}, {what}",
+                total.unknown
+            ));
         }
         ensure!(
             total.words > 0,
-            "{name}: there is no word to score: the first word of a text is only context (with --independent it is scored too)"
+            "{name}: there is no word to score: the first word of a text is only context (with \
+             --independent it is scored too)"
         );
         if self.json {
             let mut object = json!({"event": "total", "lines": lines});
@@ -142,7 +159,11 @@ impl ScoreArgs {
             writeln!(out, "{object}")?;
         } else {
             writeln!(out)?;
-            writeln!(out, "Lines: {lines}, words scored: {}, unknown: {}", total.words, total.unknown)?;
+            writeln!(
+                out,
+                "Lines: {lines}, words scored: {}, unknown: {}",
+                total.words, total.unknown
+            )?;
             writeln!(out, "Log-probability: {:.3}", total.log_probability)?;
             writeln!(out, "Perplexity: {}", perplexity(&total))?;
         }

@@ -17,7 +17,8 @@ use metrics::metrics_line;
 use tensorboard::EventFile;
 use terminal::{Bar, tensorflow_line};
 
-/// Writes a line of standard output. A reader that has gone away (`| head`) is no reason to lose a run, so errors are passed over.
+/// Writes a line of standard output. A reader that has gone away (`| head`) is no reason to lose a
+/// run, so errors are ignored.
 pub fn line(text: &str) {
     let _ = writeln!(io::stdout().lock(), "{text}");
 }
@@ -27,8 +28,8 @@ pub fn notice(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Shows a run as it goes: the original's lines on standard output, a progress bar on standard error if that is a terminal, the metrics file,
-/// TensorBoard's events.
+/// Shows a run in progress: the original's lines on standard output, a progress bar on standard
+/// error if that is a terminal, the metrics file, TensorBoard's events.
 pub struct Reporter {
     metrics: Option<Metrics>,
     events: Option<EventFile>,
@@ -54,7 +55,8 @@ impl Reporter {
         self
     }
 
-    /// Writes a metrics line of its own, such as the `start` event. A full disk ends the metrics, not the run.
+    /// Writes a metrics line of its own, such as the `start` event. A full disk ends the metrics,
+    /// not the run.
     pub fn metric(&mut self, value: &Value) {
         if let Some(metrics) = &mut self.metrics
             && let Err(error) = metrics.write(value)
@@ -89,9 +91,9 @@ impl Reporter {
             self.events = None;
         }
         let word = match event {
-            Event::SaveFailed { error } => {
-                Some(format!("warning: {error}; training goes on, the earlier checkpoints are kept"))
-            }
+            Event::SaveFailed { error } => Some(format!(
+                "warning: {error}; training goes on, the earlier checkpoints are kept"
+            )),
             Event::Notice { text } => Some(text.clone()),
             _ => None,
         };

@@ -51,7 +51,8 @@ pub struct Run {
     pub name: String,
     /// Where it was read.
     pub path: PathBuf,
-    /// The `start` event: model, configuration, device, versions, data; the last one of a run that was resumed.
+    /// The `start` event: model, configuration, device, versions, data; the last one of a run that
+    /// was resumed.
     pub start: Value,
     /// `small`, `medium`, `large` or `test`.
     pub model: String,
@@ -72,8 +73,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Reads a metrics file, or `metrics.jsonl` in a run's folder. Lines that are not whole, as a killed process leaves one, are passed over
-    /// with a word to `notice`.
+    /// Reads a metrics file, or `metrics.jsonl` in a run's folder. Lines that are not whole, as a
+    /// killed process may leave one, are left out and reported to `notice`.
     ///
     /// # Errors
     /// A file that is missing, or that is not a run's metrics.
@@ -97,7 +98,8 @@ impl Run {
             let text = match damaged.len() {
                 1 => format!("line {first} is not a whole metrics line and is passed over"),
                 n => format!(
-                    "{n} lines, the first is line {first}, are not whole metrics lines and are passed over"
+                    "{n} lines, the first is line {first}, are not whole metrics lines and are \
+                     passed over"
                 ),
             };
             notice(&format!("{}: {text}", file.display()));
@@ -118,7 +120,8 @@ impl Run {
         match value["event"].as_str()? {
             "start" => {
                 self.model = value["model"].as_str().filter(|model| !model.is_empty())?.to_owned();
-                self.lr_schedule = value["config"]["lr_schedule"].as_str().unwrap_or_default().to_owned();
+                self.lr_schedule =
+                    value["config"]["lr_schedule"].as_str().unwrap_or_default().to_owned();
                 self.start = value;
             }
             "step" => self.last_step = Some((epoch()?, perplexity)),
@@ -149,7 +152,8 @@ impl Run {
         [last(&self.train), last(&self.valid), self.test]
     }
 
-    /// Whether it was trained on PTB, as the published runs were. A file that does not say is believed to.
+    /// True if it was trained on PTB, as the published runs were, or if the file does not say on
+    /// what.
     pub fn on_ptb(&self) -> bool {
         self.start["data"]["train"]["md5"].as_str().is_none_or(|md5| md5 == PTB_TRAIN_MD5)
     }
@@ -159,7 +163,9 @@ impl Run {
         let mut remarks = Vec::new();
         if !self.on_ptb() {
             let path = self.start["data"]["path"].as_str().unwrap_or("another text");
-            remarks.push(format!("trained on {path}, not on PTB: the published numbers do not compare"));
+            remarks.push(format!(
+                "trained on {path}, not on PTB: the published numbers do not compare"
+            ));
         }
         let epochs = self.start["config"]["max_max_epoch"].as_i64().unwrap_or_default();
         let of = if epochs > 0 { format!(" of {epochs}") } else { String::new() };
@@ -206,13 +212,18 @@ fn name(file: &Path) -> String {
 /// # Errors
 /// No such folder, or none in it.
 pub fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder)
-        .with_context(|| format!("{}: no such folder of results; name the runs", folder.display()))?;
+    let entries = fs::read_dir(folder).with_context(|| {
+        format!("{}: no such folder of results; name the runs", folder.display())
+    })?;
     let mut files: Vec<PathBuf> = entries
         .filter_map(|entry| entry.ok().map(|e| e.path()))
         .filter(|path| path.extension().is_some_and(|e| e == "jsonl"))
         .collect();
-    ensure!(!files.is_empty(), "{}: there are no metrics (*.jsonl) in it; name the runs", folder.display());
+    ensure!(
+        !files.is_empty(),
+        "{}: there are no metrics (*.jsonl) in it; name the runs",
+        folder.display()
+    );
     files.sort();
     Ok(files)
 }
@@ -253,14 +264,20 @@ impl Comparison {
     /// # Errors
     /// A broken data/reference.json.
     pub fn new(mut runs: Vec<Run>) -> Result<Self> {
-        let reference: Reference = serde_json::from_str(REFERENCE).context("data/reference.json")?;
+        let reference: Reference =
+            serde_json::from_str(REFERENCE).context("data/reference.json")?;
         let mut seen = HashSet::new();
-        let twice: HashSet<String> =
-            runs.iter().filter(|run| !seen.insert(run.name.clone())).map(|run| run.name.clone()).collect();
+        let twice: HashSet<String> = runs
+            .iter()
+            .filter(|run| !seen.insert(run.name.clone()))
+            .map(|run| run.name.clone())
+            .collect();
         for run in runs.iter_mut().filter(|run| twice.contains(&run.name)) {
             run.name = run.path.display().to_string();
         }
-        let order = |model: &str| ["small", "medium", "large"].iter().position(|&m| m == model).unwrap_or(3);
+        let order = |model: &str| {
+            ["small", "medium", "large"].iter().position(|&m| m == model).unwrap_or(3)
+        };
         let mut models: Vec<String> = runs.iter().map(|run| run.model.clone()).collect();
         models.sort_by_key(|model| (order(model), model.clone()));
         models.dedup();
@@ -280,7 +297,10 @@ impl Comparison {
     /// What one has to know to read the table: each run's remarks after its name.
     pub fn remarks(&self) -> Vec<String> {
         let remarks = self.runs().map(|run| (&run.name, run.remarks()));
-        remarks.filter(|(_, r)| !r.is_empty()).map(|(name, r)| format!("{name}: {}", r.join("; "))).collect()
+        remarks
+            .filter(|(_, r)| !r.is_empty())
+            .map(|(name, r)| format!("{name}: {}", r.join("; ")))
+            .collect()
     }
 
     /// The table for a terminal: one block per model, with differences in percent.
@@ -291,7 +311,8 @@ impl Comparison {
         let mut out = String::new();
         for (group, rows) in self.groups.iter().zip(rows) {
             let splits = SPLITS.map(|split| format!("{split:>8}{:7}", ""));
-            let mut lines = vec![format!("{:<width$}  epochs    lr{}", group.model, splits.concat())];
+            let mut lines =
+                vec![format!("{:<width$}  epochs    lr{}", group.model, splits.concat())];
             for Row { name, epochs, lr_schedule, cells } in rows {
                 let cells = cells.map(|[value, difference]| format!("{value:>8}{difference:>7}"));
                 lines.push(format!("{name:<width$} {epochs:>7}{lr_schedule:>6}{}", cells.concat()));
@@ -312,15 +333,20 @@ impl Comparison {
         let escape = |text: &str| text.replace('\\', "\\\\").replace('|', "\\|");
         let mut out = String::new();
         for group in &self.groups {
-            let _ = writeln!(out, "| {} | epochs | lr | train | valid | test |", escape(&group.model));
+            let _ =
+                writeln!(out, "| {} | epochs | lr | train | valid | test |", escape(&group.model));
             let _ = writeln!(out, "|---|---:|---:|---:|---:|---:|");
             for Row { name, epochs, lr_schedule, cells } in group.rows() {
                 let cells = cells.map(|[value, difference]| match difference.as_str() {
                     "" => value,
                     difference => format!("{value} ({difference})"),
                 });
-                let _ =
-                    writeln!(out, "| {} | {epochs} | {lr_schedule} | {} |", escape(&name), cells.join(" | "));
+                let _ = writeln!(
+                    out,
+                    "| {} | {epochs} | {lr_schedule} | {} |",
+                    escape(&name),
+                    cells.join(" | ")
+                );
             }
             out.push('\n');
         }
@@ -330,18 +356,23 @@ impl Comparison {
         out
     }
 
-    /// All of it as one JSON object: `published`, the original's rows for these models, and `runs`. `ptb-word-lm compare --help` names the
-    /// fields of a run. What is missing or not a finite number is null.
+    /// The comparison as one JSON object: `published`, the original's rows for these models, and
+    /// `runs`. `ptb-word-lm compare --help` names the fields of a run. What is missing or not a
+    /// finite number is null.
     pub fn json(&self) -> Value {
         let published: Vec<&Published> =
             self.groups.iter().filter_map(|group| group.published.as_ref()).collect();
-        let runs = self.groups.iter().flat_map(|group| group.runs.iter().map(move |run| (group, run)));
+        let runs =
+            self.groups.iter().flat_map(|group| group.runs.iter().map(move |run| (group, run)));
         let runs = runs.map(|(group, run)| {
             let mut epochs: Vec<i64> = run.train.keys().chain(run.valid.keys()).copied().collect();
             epochs.sort();
             epochs.dedup();
             let curve = epochs.iter().map(|epoch| {
-                json!({"epoch": epoch, "train": run.train.get(epoch), "valid": run.valid.get(epoch), "complete": run.partial != Some(*epoch)})
+                json!({
+                    "epoch": epoch, "train": run.train.get(epoch), "valid": run.valid.get(epoch),
+                    "complete": run.partial != Some(*epoch),
+                })
             });
             let [train, valid, test] = run.finals();
             let [d_train, d_valid, d_test] = group.differences(run);
@@ -389,10 +420,11 @@ impl Group {
                 epochs: format!("{}{}", run.epochs(), if run.partial.is_some() { "+" } else { "" }),
                 lr_schedule: run.lr_schedule.clone(),
                 cells: [0, 1, 2].map(|i| {
-                    let difference = differences[i].filter(|d| d.is_finite()).map(|d| match d.abs() {
-                        ..99.95 => format!("{d:+.1}%"),
-                        _ => format!("{d:+.0}%"),
-                    });
+                    let difference =
+                        differences[i].filter(|d| d.is_finite()).map(|d| match d.abs() {
+                            ..99.95 => format!("{d:+.1}%"),
+                            _ => format!("{d:+.0}%"),
+                        });
                     [finals[i].map_or("-".to_owned(), figure), difference.unwrap_or_default()]
                 }),
             }
