@@ -14,7 +14,8 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tch::Kind;
+use tch::{Kind, Tensor};
+use thiserror::Error;
 
 use crate::config::Config;
 use crate::files::{self, with_suffix, write_atomically};
@@ -57,33 +58,32 @@ pub struct RunConfig {
     pub limits: Limits,
 }
 
-/// What else a run's numbers depend on: told when a run is resumed, and refused where it would be another run.
+/// What else a run's numbers depend on. A difference is reported when a run is resumed, or refused
+/// where it would make another run of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Provenance {
     /// MD5 of the training, validation and test texts.
     pub data: Option<[String; 3]>,
-    /// The machine's part: device, threads, how the layers are run, precision. Another one gives the same numbers to rounding only.
+    /// [`digest_of`] the variables that the run started from, unless they were random.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<String>,
+    /// The machine's part: device, threads, how the layers are run, precision. Another one gives
+    /// the same numbers to rounding only.
     pub with: BTreeMap<String, String>,
 }
 
 impl Provenance {
-    /// Refuses to go on with other texts than the checkpoint's.
+    /// Refuses other texts than the checkpoint's.
     ///
     /// # Errors
     /// Names those that differ.
-    pub fn ensure_same_data(&self, here: &Provenance) -> Result<()> {
+    pub fn ensure_same_data(&self, here: &Provenance) -> Result<(), Misfit> {
         let (Some(there), Some(here)) = (&self.data, &here.data) else { return Ok(()) };
         let splits = ["training", "validation", "test"].into_iter().zip(there.iter().zip(here));
         let differ: Vec<&str> =
             splits.filter(|(_, (there, here))| there != here).map(|(name, _)| name).collect();
-        ensure!(
-            differ.is_empty(),
-            "the {} text is not the one that the checkpoint was made from (its MD5 is another). Give the same --data-path to resume it, \
-             or another --save-path for a new run",
-            differ.join(" and the ")
-        );
-        Ok(())
+        if differ.is_empty() { Ok(()) } else { Err(Misfit::Data(differ.join(" and the "))) }
     }
 
     /// A line for each difference that costs bitwise equality, such as `threads was 2, is 1`.
@@ -95,6 +95,25 @@ impl Provenance {
         here.with.iter().filter_map(differ).collect()
     }
 }
+
+/// Why a checkpoint cannot be continued with the configuration or the data at hand.
+#[derive(Debug, Error)]
+pub enum Misfit {
+    /// The differences in the configuration.
+    #[error("the checkpoint is of another run: {0}")]
+    Run(String),
+    /// Which of the texts differ.
+    #[error("the {0} text is not the one that the checkpoint was made from (its MD5 is another)")]
+    Data(String),
+    /// The first difference between the vocabularies.
+    #[error("the checkpoint was trained with another vocabulary: {0}")]
+    Vocabulary(String),
+}
+
+/// The error of a folder without checkpoints.
+#[derive(Debug, Error)]
+#[error("{}: there is no checkpoint (model-*.safetensors) in this folder", .0.display())]
+pub struct NoCheckpoint(PathBuf);
 
 /// A run at one moment.
 #[derive(Debug)]
@@ -171,9 +190,8 @@ impl Checkpoint {
         let Meta { run, made, progress, .. } =
             serde_json::from_str(meta).context("its metadata cannot be read")?;
         // What another program may have written: it has the right checksum all the same.
-        // (As text: a ConfigError would count as wrong usage.)
-        run.config.validate().map_err(|e| anyhow!("its configuration cannot be: {e}"))?;
-        run.cell.parse::<CellType>().map_err(|e| anyhow!("its cell: {e}"))?;
+        run.config.validate().context("its configuration cannot be")?;
+        run.cell.parse::<CellType>().context("its cell")?;
         let Progress { epoch, step, global_step, costs } = progress;
         ensure!(
             epoch >= 0 && step >= 0 && global_step >= step && costs.is_finite(),
@@ -225,9 +243,7 @@ impl Checkpoint {
             return Self::read(path);
         }
         ensure!(path.is_dir(), "{}: there is no such checkpoint folder", path.display());
-        Self::latest(path, notice, false)?.with_context(|| {
-            format!("{}: there is no checkpoint (model-*.safetensors) in this folder; `train --save-path` writes them", path.display())
-        })
+        Ok(Self::latest(path, notice, false)?.ok_or_else(|| NoCheckpoint(path.to_owned()))?)
     }
 
     /// The newest good checkpoint of `folder`, if it has any file of that name. Damaged ones may be `set_aside` for it: renamed, so that
@@ -265,25 +281,16 @@ impl Checkpoint {
 /// # Errors
 /// A tensor that is neither float32 nor float64.
 pub fn to_safetensors(tensors: &tf::Variables, mut metadata: HashMap<String, String>) -> Result<Vec<u8>> {
-    let bytes = tensors.values().map(tf::tensor_to_bytes).collect::<Result<Vec<_>>>()?;
-    let mut views: BTreeMap<&String, TensorView> = BTreeMap::new();
-    for ((name, tensor), bytes) in tensors.iter().zip(&bytes) {
-        let dtype = match tensor.kind() {
-            Kind::Float => Dtype::F32,
-            Kind::Double => Dtype::F64,
-            kind => bail!("variable {name} is {kind:?}; checkpoints hold float32 and float64"),
-        };
-        let shape = tensor.size().iter().map(|&d| d as usize).collect();
-        views.insert(name, TensorView::new(dtype, shape, bytes)?);
-    }
+    let bytes = bytes_of(tensors)?;
+    let views = views(tensors, &bytes)?;
     metadata.insert("sha256".into(), digest(&metadata, &views));
     let mut bytes = safetensors::serialize(views, Some(metadata))?;
     sort_metadata(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Puts the metadata of a safetensors file in the order of their names: the crate writes them in that of a hash map, which differs from
-/// process to process, and equal runs should write equal files.
+/// Puts the metadata of a safetensors file in the order of their names. The crate writes them in
+/// that of a hash map, which differs from process to process; equal runs should write equal files.
 fn sort_metadata(bytes: &mut [u8]) -> Result<()> {
     let (length, rest) = bytes.split_first_chunk_mut::<8>().context("no header")?;
     let header = &mut rest[..u64::from_le_bytes(*length) as usize];
@@ -297,6 +304,36 @@ fn sort_metadata(bytes: &mut [u8]) -> Result<()> {
     json.copy_from_slice(sorted.as_bytes());
     padding.fill(b' ');
     Ok(())
+}
+
+/// A SHA-256 over the names, shapes and values of variables, in float32 whatever their type.
+pub fn digest_of(variables: &tf::Variables) -> Result<String> {
+    let float = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.f_to_kind(Kind::Float)?));
+    let variables: tf::Variables = variables.iter().map(float).collect::<Result<_>>()?;
+    let bytes = bytes_of(&variables)?;
+    Ok(digest(&HashMap::new(), &views(&variables, &bytes)?))
+}
+
+fn bytes_of(tensors: &tf::Variables) -> Result<Vec<Vec<u8>>> {
+    tensors.values().map(tf::tensor_to_bytes).collect()
+}
+
+/// The tensors as safetensors has them; `bytes` are theirs, in the same order.
+fn views<'a>(
+    tensors: &'a tf::Variables,
+    bytes: &'a [Vec<u8>],
+) -> Result<BTreeMap<&'a String, TensorView<'a>>> {
+    let mut views = BTreeMap::new();
+    for ((name, tensor), bytes) in tensors.iter().zip(bytes) {
+        let dtype = match tensor.kind() {
+            Kind::Float => Dtype::F32,
+            Kind::Double => Dtype::F64,
+            kind => bail!("variable {name} is {kind:?}; checkpoints hold float32 and float64"),
+        };
+        let shape = tensor.size().iter().map(|&d| d as usize).collect();
+        views.insert(name, TensorView::new(dtype, shape, bytes)?);
+    }
+    Ok(views)
 }
 
 /// A digest over metadata and tensors, whatever their order in the file.
@@ -422,28 +459,18 @@ pub fn ensure_same_run(saved: &RunConfig, wanted: &RunConfig) -> Result<()> {
             ));
         }
     }
-    ensure!(
-        differences.is_empty(),
-        "the checkpoint is of another run: {}. Give the same flags to resume it, or another --save-path for a new run",
-        differences.join(", ")
-    );
-    Ok(())
+    if differences.is_empty() { Ok(()) } else { Err(Misfit::Run(differences.join(", ")).into()) }
 }
 
 /// Refuses data whose words are not the ones that the checkpoint was trained with.
-pub fn ensure_same_vocabulary(saved: &Vocabulary, data: &Vocabulary) -> Result<()> {
-    if saved == data {
-        return Ok(());
-    }
-    ensure!(
-        saved.len() == data.len(),
-        "the checkpoint was trained with another vocabulary: it has {} words, the data's has {}",
-        saved.len(),
-        data.len()
-    );
-    let (id, (there, here)) =
-        saved.words().zip(data.words()).enumerate().find(|(_, (a, b))| a != b).context("same words")?;
-    bail!(
-        "the checkpoint was trained with another vocabulary: word {id} is {there:?} there and {here:?} in the data"
-    );
+pub fn ensure_same_vocabulary(saved: &Vocabulary, data: &Vocabulary) -> Result<(), Misfit> {
+    let differ = |(id, (there, here)): (usize, (&str, &str))| {
+        (there != here).then(|| format!("word {id} is {there:?} there and {here:?} in the data"))
+    };
+    let (there, here) = (saved.len(), data.len());
+    let difference = match there == here {
+        true => saved.words().zip(data.words()).enumerate().find_map(differ),
+        false => Some(format!("it has {there} words, the data's has {here}")),
+    };
+    difference.map_or(Ok(()), |difference| Err(Misfit::Vocabulary(difference)))
 }

@@ -3,13 +3,33 @@
 //! The presets are `SmallConfig`, `MediumConfig`, `LargeConfig` and `TestConfig` of `ptb_word_lm.py`, after
 //! Zaremba et al. (arXiv 1409.2329), field by field under the same names.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A value that cannot be used; the message names the flag and says what is allowed.
+/// A field whose value cannot be used: `keep_prob is 0; it is the probability of keeping an element,
+/// above 0 and at most 1`.
+#[derive(Debug, Error)]
+#[error("{field} {problem}")]
+pub struct ConfigError {
+    /// Name of the field.
+    pub field: &'static str,
+    /// Its value and what is allowed, to be read after the name.
+    pub problem: String,
+}
+
+impl ConfigError {
+    /// The error of `field` with `value`, of which `allowed` says what it must be.
+    pub(crate) fn new(field: &'static str, value: impl fmt::Display, allowed: &str) -> Self {
+        ConfigError { field, problem: format!("is {value}; {allowed}") }
+    }
+}
+
+/// A text that is not a value of its type. The message says what is.
 #[derive(Debug, Error)]
 #[error("{0}")]
-pub struct ConfigError(pub String);
+pub struct ParseError(pub(crate) &'static str);
 
 /// The original's hyperparameters. All of them can be overridden on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -113,51 +133,48 @@ impl Config {
     /// Checks every field, so that a wrong value is refused before anything is read or built.
     ///
     /// # Errors
-    /// Names the first unusable flag, its value and what is allowed.
+    /// Names the first unusable field, its value and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let sizes = [
-            ("--num-layers", self.num_layers),
-            ("--num-steps", self.num_steps),
-            ("--hidden-size", self.hidden_size),
-            ("--max-max-epoch", self.max_max_epoch),
-            ("--batch-size", self.batch_size),
+            ("num_layers", self.num_layers),
+            ("num_steps", self.num_steps),
+            ("hidden_size", self.hidden_size),
+            ("max_max_epoch", self.max_max_epoch),
+            ("batch_size", self.batch_size),
         ];
-        for (flag, value) in sizes {
+        for (field, value) in sizes {
             if value < 1 {
-                return Err(ConfigError(format!("{flag} is {value}; it must be 1 or more")));
+                return Err(ConfigError::new(field, value, "it must be 1 or more"));
             }
             if value > i64::from(i32::MAX) {
-                return Err(ConfigError(format!("{flag} is {value}; it must be at most {}", i32::MAX)));
+                let allowed = format!("it must be at most {}", i32::MAX);
+                return Err(ConfigError::new(field, value, &allowed));
             }
         }
         if self.max_epoch < 0 {
-            return Err(ConfigError(format!("--max-epoch is {}; it must be 0 or more", self.max_epoch)));
+            return Err(ConfigError::new("max_epoch", self.max_epoch, "it must be 0 or more"));
         }
         if !(self.keep_prob > 0.0 && self.keep_prob <= 1.0) {
-            return Err(ConfigError(format!(
-                "--keep-prob is {}; it is the probability of keeping an element, above 0 and at most 1",
-                self.keep_prob
-            )));
+            let allowed = "it is the probability of keeping an element, above 0 and at most 1";
+            return Err(ConfigError::new("keep_prob", self.keep_prob, allowed));
         }
         let positive = [
-            ("--learning-rate", self.learning_rate),
-            ("--lr-decay", self.lr_decay),
-            ("--max-grad-norm", self.max_grad_norm),
-            ("--init-scale", self.init_scale),
+            ("learning_rate", self.learning_rate),
+            ("lr_decay", self.lr_decay),
+            ("max_grad_norm", self.max_grad_norm),
+            ("init_scale", self.init_scale),
         ];
-        for (flag, value) in positive {
+        for (field, value) in positive {
             if !(value.is_finite() && value > 0.0) {
-                return Err(ConfigError(format!("{flag} is {value}; it must be a number above 0")));
+                return Err(ConfigError::new(field, value, "it must be a number above 0"));
             }
         }
         if !self.forget_bias.is_finite() {
-            return Err(ConfigError(format!("--forget-bias is {}; it must be a number", self.forget_bias)));
+            return Err(ConfigError::new("forget_bias", self.forget_bias, "it must be a number"));
         }
         if self.vocab_size < 2 {
-            return Err(ConfigError(format!(
-                "the vocabulary has {} word(s); a language model needs at least 2",
-                self.vocab_size
-            )));
+            let allowed = "a language model needs a vocabulary of at least 2 words";
+            return Err(ConfigError::new("vocab_size", self.vocab_size, allowed));
         }
         Ok(())
     }
@@ -181,7 +198,7 @@ pub enum LrSchedule {
     Y2017,
 }
 
-/// The original's `--model`: which preset.
+/// Which of the original's presets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, strum::Display)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
@@ -208,7 +225,7 @@ impl Model {
     }
 }
 
-/// How the recurrent layers are run (the original's `--rnn_mode`); all three are one function of the same variables.
+/// How the recurrent layers are run. All three modes are one function of the same variables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, strum::Display)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
@@ -256,10 +273,11 @@ impl Precision {
     /// `tf32`, `tf32-cudnn` or `fp16` on the CPU.
     pub fn check(self, cuda: bool) -> Result<(), ConfigError> {
         match self {
-            Precision::Tf32Cudnn | Precision::Tf32 | Precision::Fp16 if !cuda => Err(ConfigError(format!(
-                "--precision {self}{} needs a GPU; the CPU has --precision fp32 and, in half the width, --precision bf16",
-                if self == Precision::Fp16 { " (the original's --use_fp16)" } else { "" }
-            ))),
+            Precision::Tf32Cudnn | Precision::Tf32 | Precision::Fp16 if !cuda => {
+                let problem =
+                    format!("is {self}, which needs a GPU; the CPU has fp32 and, at half the width, bf16");
+                Err(ConfigError { field: "precision", problem })
+            }
             _ => Ok(()),
         }
     }
@@ -298,16 +316,16 @@ mod tests {
     }
 
     #[test]
-    fn unusable_values_are_refused_by_flag() {
+    fn unusable_values_are_refused_by_field() {
         let refused = |c: Config| c.validate().unwrap_err().to_string();
         let c = Config::SMALL;
         assert!(c.validate().is_ok());
-        assert!(refused(Config { keep_prob: 0.0, ..c }).contains("--keep-prob is 0"));
-        assert!(refused(Config { keep_prob: 1.5, ..c }).contains("--keep-prob is 1.5"));
-        assert!(refused(Config { keep_prob: f64::NAN, ..c }).contains("--keep-prob"));
-        assert!(refused(Config { batch_size: 0, ..c }).contains("--batch-size is 0"));
-        assert!(refused(Config { num_steps: -3, ..c }).contains("--num-steps is -3"));
-        assert!(refused(Config { learning_rate: f64::INFINITY, ..c }).contains("--learning-rate"));
+        assert!(refused(Config { keep_prob: 0.0, ..c }).starts_with("keep_prob is 0; "));
+        assert!(refused(Config { keep_prob: 1.5, ..c }).starts_with("keep_prob is 1.5; "));
+        assert!(refused(Config { keep_prob: f64::NAN, ..c }).starts_with("keep_prob is NaN; "));
+        assert!(refused(Config { batch_size: 0, ..c }).starts_with("batch_size is 0; "));
+        assert!(refused(Config { num_steps: -3, ..c }).starts_with("num_steps is -3; "));
+        assert!(refused(Config { learning_rate: f64::INFINITY, ..c }).starts_with("learning_rate is inf; "));
         assert!(refused(Config { vocab_size: 1, ..c }).contains("vocabulary"));
     }
 }

@@ -1,22 +1,21 @@
-//! `--device auto|cpu|cuda|cuda:N`: one binary for machines with and without a GPU.
+//! The device to compute on: one binary for machines with and without a GPU.
 //!
-//! A plain link drops libtorch_cuda, so CUDA would never be found; linking it for good would need the NVIDIA libraries everywhere. So it is
-//! loaded at run time. libtorch caches what it found at its first use: [`select`] must come before any other libtorch call of the process.
+//! A plain link drops libtorch_cuda, so CUDA would never be found; linking it for good would need
+//! the NVIDIA libraries everywhere. So it is loaded at run time. libtorch caches what it found at
+//! its first use: [`select`] must come before any other libtorch call of the process.
 
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Result, bail};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-use serde::{Deserialize, Serialize};
 use tch::Device;
+use thiserror::Error;
 
-use crate::config::{ConfigError, Precision};
+use crate::config::{ParseError, Precision};
 use crate::kernels::cuda_graph::allow_tf32;
 
-/// The value of `--device`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+/// A device as a user names it: `auto`, `cpu`, `cuda` or `cuda:N`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceArg {
     /// The first GPU if one can be used, else the CPU.
     Auto,
@@ -27,9 +26,9 @@ pub enum DeviceArg {
 }
 
 impl FromStr for DeviceArg {
-    type Err = ConfigError;
+    type Err = ParseError;
 
-    fn from_str(s: &str) -> Result<Self, ConfigError> {
+    fn from_str(s: &str) -> Result<Self, ParseError> {
         match s {
             "auto" => Ok(DeviceArg::Auto),
             "cpu" => Ok(DeviceArg::Cpu),
@@ -38,22 +37,8 @@ impl FromStr for DeviceArg {
                 .strip_prefix("cuda:")
                 .and_then(|n| n.parse().ok())
                 .map(DeviceArg::Cuda)
-                .ok_or_else(|| ConfigError("it is one of auto, cpu, cuda, cuda:N (N from 0)".into())),
+                .ok_or(ParseError("it is one of auto, cpu, cuda, cuda:N (N from 0)")),
         }
-    }
-}
-
-impl TryFrom<String> for DeviceArg {
-    type Error = ConfigError;
-
-    fn try_from(s: String) -> Result<Self, ConfigError> {
-        s.parse()
-    }
-}
-
-impl From<DeviceArg> for String {
-    fn from(device: DeviceArg) -> String {
-        device.to_string()
     }
 }
 
@@ -67,7 +52,7 @@ impl fmt::Display for DeviceArg {
     }
 }
 
-/// The name of a device as `--device` takes it.
+/// The name of a device, as [`DeviceArg`] is written.
 pub fn name(device: Device) -> String {
     match device {
         Device::Cuda(index) => format!("cuda:{index}"),
@@ -75,9 +60,10 @@ pub fn name(device: Device) -> String {
     }
 }
 
-/// Keeps freed memory in the process. A step frees and asks for the same large blocks again, the logits above all; left alone, glibc gives
-/// each back to the system, and the system zeroes every page of the next one (docs/performance.md has the figures). It is for
-/// programs, at their very start: a library should not choose its host's allocator.
+/// Keeps freed memory in the process. A step frees and asks for the same large blocks again, the
+/// logits above all; by default glibc gives each back to the system, and the system zeroes every
+/// page of the next one (docs/performance.md has the figures). It is for programs, at their very
+/// start: a library should not choose its host's allocator.
 pub fn keep_freed_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt only sets parameters of the allocator; the process has no other thread yet.
@@ -93,11 +79,33 @@ pub(crate) fn exit_at_once(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Finds the device, loading libtorch's CUDA part if it may be needed. Call it before anything else of libtorch.
+/// Why a GPU that was asked for cannot be used.
+#[derive(Debug, Error)]
+pub enum GpuError {
+    /// A library is missing.
+    #[error("{0}")]
+    Missing(String),
+    /// All libraries are there, but no GPU.
+    #[error(
+        "the NVIDIA driver shows no usable GPU (nvidia-smi lists them; CUDA_VISIBLE_DEVICES may hide them)"
+    )]
+    NoneUsable,
+    /// No GPU of this index.
+    #[error("there is no GPU {index}; this machine has {count}, counted from 0")]
+    NoSuchIndex {
+        /// The index asked for.
+        index: usize,
+        /// Number of GPUs.
+        count: i64,
+    },
+}
+
+/// Finds the device, and loads libtorch's CUDA part if it may be needed. Call it before anything
+/// else of libtorch.
 ///
 /// # Errors
-/// CUDA asked for and not to be had: says which part is missing.
-pub fn select(arg: DeviceArg) -> Result<Device> {
+/// CUDA was asked for and cannot be used; the error says which part is missing.
+pub fn select(arg: DeviceArg) -> Result<Device, GpuError> {
     match arg {
         DeviceArg::Cpu => Ok(Device::Cpu),
         DeviceArg::Auto => {
@@ -106,18 +114,13 @@ pub fn select(arg: DeviceArg) -> Result<Device> {
             Ok(if found { Device::Cuda(0) } else { Device::Cpu })
         }
         DeviceArg::Cuda(index) => {
-            if let Err(missing) = load_cuda() {
-                bail!("--device {arg}: {missing}. To train on the CPU: --device cpu, or `make train-cpu`");
-            }
+            load_cuda().map_err(GpuError::Missing)?;
             let count = tch::Cuda::device_count();
             if count == 0 || !tch::Cuda::is_available() {
-                bail!(
-                    "--device {arg}: the NVIDIA driver shows no usable GPU (nvidia-smi lists them; CUDA_VISIBLE_DEVICES may hide \
-                     them). To train on the CPU: --device cpu, or `make train-cpu`"
-                );
+                return Err(GpuError::NoneUsable);
             }
             if index as i64 >= count {
-                bail!("--device {arg}: there is no GPU {index}; this machine has {count}, counted from 0");
+                return Err(GpuError::NoSuchIndex { index, count });
             }
             set_precision(Precision::Fp32);
             Ok(Device::Cuda(index))
@@ -125,11 +128,12 @@ pub fn select(arg: DeviceArg) -> Result<Device> {
     }
 }
 
-/// Sets how products of float32 numbers are computed on a GPU. After [`select`] it is strict float32; libtorch's own default is
-/// [`Precision::Tf32Cudnn`].
+/// Sets how products of float32 numbers are computed on a GPU. After [`select`] it is strict
+/// float32; libtorch's own default is [`Precision::Tf32Cudnn`].
 pub fn set_precision(precision: Precision) {
     let everywhere = precision == Precision::Tf32;
-    // In half the width cuDNN multiplies no float32 numbers, but takes tensor cores only where TF32 is allowed (ATen/cudnn/Descriptors.h).
+    // In half the width cuDNN multiplies no float32 numbers, but takes tensor cores only where TF32
+    // is allowed (ATen/cudnn/Descriptors.h).
     let in_cudnn = precision != Precision::Fp32;
     allow_tf32(everywhere, in_cudnn);
 }
@@ -139,7 +143,8 @@ pub fn gpu_count() -> i64 {
     if load_cuda().is_ok() { tch::Cuda::device_count().max(0) } else { 0 }
 }
 
-/// Loads the NVIDIA driver, then libtorch_cuda. Like [`select`], it must come before any other libtorch call of the process.
+/// Loads the NVIDIA driver, then libtorch_cuda. Like [`select`], it must come before any other
+/// libtorch call of the process.
 ///
 /// # Errors
 /// Names what is missing.
@@ -147,15 +152,15 @@ pub fn load_cuda() -> Result<(), String> {
     load("libcuda.so.1").map_err(|e| format!("no NVIDIA driver was found ({e})"))?;
     load("libtorch_cuda.so").map_err(|e| {
         format!(
-            "libtorch's CUDA part cannot be loaded ({e}): the libtorch in use is CPU-only, or an NVIDIA library is missing; \
-             `make train-cuda` fetches them"
+            "libtorch's CUDA part cannot be loaded ({e}): the libtorch in use is CPU-only, or an NVIDIA \
+             library is missing; `make train-cuda` fetches them"
         )
     })
 }
 
 fn load(library: &str) -> Result<(), String> {
-    // SAFETY: loading runs the library's initialisers. These two are the vendor's and libtorch's own, made to be loaded, here before the
-    // process has other threads that could be disturbed.
+    // SAFETY: loading runs the library's initialisers. These two are the vendor's and libtorch's own,
+    // made to be loaded, here before the process has other threads that could be disturbed.
     let loaded = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) };
     // Never unloaded: libtorch keeps pointers into it until the process ends.
     loaded.map(std::mem::forget).map_err(|e| e.to_string())

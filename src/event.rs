@@ -58,7 +58,7 @@ pub enum Event {
         split: &'static str,
         /// Its figures.
         result: Evaluation,
-        /// Whether the pass covered the whole split; `--max-steps` may end training within an epoch.
+        /// Whether the pass covered the whole split; `max_steps` may end training within an epoch.
         complete: bool,
     },
     /// The test text is evaluated: the run is over.

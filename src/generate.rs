@@ -34,21 +34,19 @@ impl Sampling {
     /// Checks the fields.
     ///
     /// # Errors
-    /// Names the first unusable flag, its value and what is allowed.
+    /// Names the first unusable field, its value and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let Sampling { temperature, top_k, top_p } = *self;
         if !(temperature >= 0.0 && temperature.is_finite()) {
-            return Err(ConfigError(format!(
-                "--temperature is {temperature}; it must be 0 (always the likeliest word) or a number above 0"
-            )));
+            let allowed = "it must be 0 (always the likeliest word) or a number above 0";
+            return Err(ConfigError::new("temperature", temperature, allowed));
         }
         if top_k == Some(0) {
-            return Err(ConfigError("--top-k is 0; it must be 1 or more".into()));
+            return Err(ConfigError::new("top_k", 0, "it must be 1 or more"));
         }
         if !(top_p > 0.0 && top_p <= 1.0) {
-            return Err(ConfigError(format!(
-                "--top-p is {top_p}; it is a probability, above 0 and at most 1"
-            )));
+            let allowed = "it is a probability, above 0 and at most 1";
+            return Err(ConfigError::new("top_p", top_p, allowed));
         }
         Ok(())
     }
@@ -255,16 +253,16 @@ mod tests {
     }
 
     #[test]
-    fn unusable_values_are_refused_by_flag() {
+    fn unusable_values_are_refused_by_field() {
         let refused = |s: Sampling| s.validate().unwrap_err().to_string();
         let s = Sampling::default();
         for temperature in [-0.1, f64::NAN, f64::INFINITY] {
-            assert!(refused(Sampling { temperature, ..s }).contains("--temperature is"));
+            assert!(refused(Sampling { temperature, ..s }).starts_with("temperature is "));
         }
         for top_p in [0.0, -0.5, 1.01, f64::NAN] {
-            assert!(refused(Sampling { top_p, ..s }).contains("--top-p is"));
+            assert!(refused(Sampling { top_p, ..s }).starts_with("top_p is "));
         }
-        assert!(refused(Sampling { top_k: Some(0), ..s }).contains("--top-k is 0"));
+        assert!(refused(Sampling { top_k: Some(0), ..s }).starts_with("top_k is 0; "));
         assert!(Sampling { temperature: 0.0, top_k: Some(1), top_p: 1.0 }.validate().is_ok());
     }
 }

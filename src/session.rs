@@ -10,12 +10,11 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow, ensure};
 use nix::sys::signal::Signal;
-use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 use thiserror::Error;
 
-use crate::checkpoint::{Checkpoint, Progress, Provenance, RunConfig, SaveFolder};
-use crate::config::{ConfigError, Precision, RnnMode};
+use crate::checkpoint::{Checkpoint, Progress, Provenance, RunConfig, SaveFolder, digest_of};
+use crate::config::{ParseError, Precision, RnnMode};
 use crate::device;
 pub use crate::evaluate::evaluate;
 use crate::evaluate::evaluate_until;
@@ -24,6 +23,7 @@ use crate::model::{PtbModel, PtbVariables};
 use crate::reader::{Producer, RawData, Vocabulary};
 use crate::rnn::State;
 use crate::team::{Pending, Solo, Team};
+use crate::tf;
 use crate::train_step::TrainStep;
 
 /// Every so many steps the workers' variables are compared.
@@ -59,8 +59,7 @@ impl Input {
 }
 
 /// How often a run is saved, besides at the end of every epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum CheckpointEvery {
     /// After so many steps.
     Steps(i64),
@@ -69,32 +68,16 @@ pub enum CheckpointEvery {
 }
 
 impl FromStr for CheckpointEvery {
-    type Err = ConfigError;
+    type Err = ParseError;
 
-    fn from_str(s: &str) -> Result<Self, ConfigError> {
+    fn from_str(s: &str) -> Result<Self, ParseError> {
         let every = match s.strip_suffix('m') {
             Some(minutes) => {
                 minutes.parse().ok().filter(|m: &f64| m.is_finite() && *m > 0.0).map(Self::Minutes)
             }
             None => s.parse().ok().filter(|&n| n > 0).map(Self::Steps),
         };
-        every.ok_or_else(|| {
-            ConfigError("it is a number of steps, such as 500, or of minutes, such as 10m".into())
-        })
-    }
-}
-
-impl TryFrom<String> for CheckpointEvery {
-    type Error = ConfigError;
-
-    fn try_from(s: String) -> Result<Self, ConfigError> {
-        s.parse()
-    }
-}
-
-impl From<CheckpointEvery> for String {
-    fn from(every: CheckpointEvery) -> String {
-        every.to_string()
+        every.ok_or(ParseError("it is a number of steps, such as 500, or of minutes, such as 10m"))
     }
 }
 
@@ -160,6 +143,8 @@ pub struct Session<'a> {
     folder: Option<&'a SaveFolder>,
     team: &'a dyn Team,
     progress: Progress,
+    /// [`Provenance::init_from`]
+    init_from: Option<String>,
     /// Where training resumes within an epoch: the state of this worker's rows.
     resumed_state: State,
     /// The signal to stop by that all workers know of; 0 is none.
@@ -188,6 +173,7 @@ impl<'a> Session<'a> {
             folder,
             team: &Solo,
             progress: Progress::default(),
+            init_from: None,
             resumed_state: State::new(),
             agreed_stop: 0,
             saved_at: Instant::now(),
@@ -204,12 +190,22 @@ impl<'a> Session<'a> {
             ("precision", self.options.precision.to_string()),
         ];
         let with = with.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Provenance { data: Some(self.input.md5.clone()), with }
+        Provenance { data: Some(self.input.md5.clone()), init_from: self.init_from.clone(), with }
     }
 
     /// Position in the run.
     pub fn progress(&self) -> &Progress {
         &self.progress
+    }
+
+    /// Starts from these variables instead of random ones.
+    ///
+    /// # Errors
+    /// Variables that are missing or do not fit.
+    pub fn start_from(&mut self, variables: &tf::Variables) -> Result<()> {
+        self.variables.assign(variables)?;
+        self.init_from = Some(digest_of(variables)?);
+        Ok(())
     }
 
     /// Resumes from `checkpoint`.
@@ -234,6 +230,7 @@ impl<'a> Session<'a> {
         );
         self.resumed_state = self.variables.widen_state(&checkpoint.state);
         self.progress = checkpoint.progress.clone();
+        self.init_from = checkpoint.made.init_from.clone();
         Ok(())
     }
 

@@ -15,32 +15,39 @@ use crate::files::{make_folder_of, write_atomically};
 #[derive(Args)]
 #[command(after_long_help = "\
 --format json prints one object:
-  published   TensorFlow's rows for these models: name, model, epochs, lr_schedule, train, valid, test, source
+  published   TensorFlow's rows for these models, one object per row:
+    name, model, epochs, lr_schedule, train, valid, test, source
   runs        one object per run:
     name, path, model, lr_schedule
-    epochs              finished epochs
-    train, valid, test  the last perplexities; null if there is none, or none that is a finite number
-    difference_percent  {train, valid, test}, of the published ones; null if the run was not on PTB
-    curve               [{epoch, train, valid, complete}]; complete is false if the run stopped within the epoch
-    remarks             what one has to know to read the numbers: stopped early, not evaluated, another text
-    damage              what in the file was not whole and is left out
-    start               the run's start event: config, seed, device, versions, data
+    epochs              number of finished epochs
+    train, valid, test  the last perplexities; null if there is none that is a
+                        finite number
+    difference_percent  {train, valid, test}, from the published ones; null if
+                        the run was not on PTB
+    curve               [{epoch, train, valid, complete}]; complete is false if
+                        the run stopped within the epoch
+    remarks             how to read the numbers: the run stopped early, was not
+                        evaluated, or had another text
+    damage              damaged lines of the file, which are left out
+    start               the run's start event: config, seed, device, versions,
+                        data
 
 Examples:
   ptb-word-lm compare runs/small runs/medium
   ptb-word-lm compare a.jsonl b.jsonl --plot curves.svg --plot curves.png --html report.html
   ptb-word-lm compare runs/small --format json | jq '.runs[0].valid'")]
 pub struct CompareArgs {
-    /// Metrics files, or save paths of runs [default: all of results/]
+    /// Metrics files, or save paths of runs [default: all files in results/]
     #[arg(value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// How to print the table: text, markdown or json
+    /// Format of the table: text, markdown or json
     #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true)]
     format: Format,
-    /// Draw train and valid perplexity by epoch: FILE.svg or FILE.png; may be given twice
+    /// Draw training and validation perplexity by epoch, to FILE.svg or FILE.png; may be given
+    /// more than once
     #[arg(long, value_name = "FILE", value_parser = picture)]
     plot: Vec<PathBuf>,
-    /// Write a report: one HTML file with the table, the curves and every run's configuration
+    /// Write a report: an HTML file with the table, the curves and every run's configuration
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::data::read_data;
+use super::flags::{UsageError, load_checkpoint};
 use super::open_save_path;
 use super::report::{line, notice};
 use crate::checkpoint::{Checkpoint, Progress, Provenance, RunConfig, to_safetensors};
@@ -26,10 +27,12 @@ pub struct ImportArgs {
     /// Folder for the new checkpoint
     #[arg(long, value_name = "DIR")]
     save_path: PathBuf,
-    /// The data that it was trained on, for the vocabulary; without it the vocabulary of the data given to `eval` is taken
+    /// Data that the model was trained on, for its vocabulary; without it `eval` takes the
+    /// vocabulary of the data that it is given
     #[arg(long, value_name = "DIR")]
     data_path: Option<String>,
-    /// The configuration it was made with, for what the variables do not tell (num_steps, batch_size, ...) [default: by its size]
+    /// Configuration of the model, for what its variables do not show (num_steps, batch_size and so
+    /// on) [default: the one of the same hidden_size]
     #[arg(long, value_enum, hide_possible_values = true)]
     model: Option<Model>,
 }
@@ -102,13 +105,13 @@ impl ImportArgs {
     }
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Format {
-    /// a checkpoint that the original restores: PREFIX.index and PREFIX.data-00000-of-00001
+    /// A checkpoint that the original restores: PREFIX.index and PREFIX.data-00000-of-00001
     TfCheckpoint,
-    /// numpy's .npz under TensorFlow's names
+    /// NumPy's .npz under TensorFlow's names
     TfNpz,
-    /// safetensors under TensorFlow's names
+    /// A safetensors file under TensorFlow's names
     Safetensors,
 }
 
@@ -117,20 +120,26 @@ pub struct ExportArgs {
     /// The save path of a run, or one of its checkpoints
     #[arg(long, visible_alias = "save-path", value_name = "DIR")]
     checkpoint: PathBuf,
-    /// What to write
+    /// Format of the file
     #[arg(long, value_enum)]
     format: Format,
-    /// The file to write; for tf-checkpoint its prefix, such as DIR/model.ckpt-123
+    /// File to write; for tf-checkpoint its prefix, such as DIR/model.ckpt-123
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// For tf-checkpoint: name the cells as the original does in block mode, which is its default, instead of basic mode
+    /// For tf-checkpoint: name the cells as the original does in block mode, its default, instead
+    /// of basic mode
     #[arg(long)]
     block: bool,
 }
 
 impl ExportArgs {
     pub fn run(self) -> Result<()> {
-        let Checkpoint { run, progress, variables, .. } = Checkpoint::load(&self.checkpoint, &mut notice)?;
+        if self.block && self.format != Format::TfCheckpoint {
+            let format = self.format.to_possible_value();
+            let name = format.as_ref().map_or("", |format| format.get_name());
+            bail!(UsageError::no_effect("block", &format!("with --format {name}")));
+        }
+        let Checkpoint { run, progress, variables, .. } = load_checkpoint(&self.checkpoint)?;
         let epoch = progress.epoch.min(run.config.max_max_epoch - 1);
         let learning_rate = run.config.learning_rate_at(epoch) as f32;
         let all = tf::for_original(&variables, self.block, learning_rate, progress.global_step);

@@ -3,30 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::flag_error;
 use super::report::notice;
 use crate::reader::{Limits, NoTexts, Progress, RawData};
-
-/// Limits on the vocabulary.
-#[derive(Args)]
-#[command(next_help_heading = "Vocabulary (without these flags: all words, as the original)")]
-pub struct LimitFlags {
-    /// Keep the N most frequent words, `<unk>` and `<eos>` among them; all others are read as `<unk>`
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(2..))]
-    max_vocab: Option<u64>,
-    /// Keep the words that occur at least N times in the training text; all others are read as `<unk>`
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
-    min_count: Option<u64>,
-}
-
-impl LimitFlags {
-    pub fn limits(&self) -> Limits {
-        Limits { max_vocab: self.max_vocab, min_count: self.min_count }
-    }
-}
 
 /// [`RawData::read_with`]; an error about the folder names the flag.
 pub fn read_with(data_path: &str, limits: Limits, listen: &mut dyn FnMut(Progress)) -> Result<RawData> {
@@ -36,8 +17,8 @@ pub fn read_with(data_path: &str, limits: Limits, listen: &mut dyn FnMut(Progres
     })
 }
 
-/// Reads the data with a progress bar on a terminal, which appears after a second, and reports how many
-/// words are unknown.
+/// Reads the data with a progress bar on a terminal, which appears after a second, and reports how
+/// many words are unknown.
 pub fn read_data(data_path: &str, limits: Limits) -> Result<RawData> {
     let start = Instant::now();
     let mut bar = ProgressBar::hidden();
@@ -49,7 +30,8 @@ pub fn read_data(data_path: &str, limits: Limits) -> Result<RawData> {
         if of != name {
             of = name.to_owned();
             bar.finish_and_clear();
-            let style = ProgressStyle::with_template("{prefix} {wide_bar} {bytes}/{total_bytes} eta {eta}");
+            let template = "{prefix} {wide_bar} {bytes}/{total_bytes} eta {eta}";
+            let style = ProgressStyle::with_template(template);
             // On standard error, and only if that is a terminal.
             bar = ProgressBar::new(total)
                 .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))

@@ -1,4 +1,4 @@
-//! `doctor`: what was found, what is missing, and the command that mends it.
+//! `doctor`: what was found, what is missing, and the command that fixes it.
 
 use std::fs;
 use std::path::Path;
@@ -18,16 +18,16 @@ use crate::rnn::CellType;
 
 #[derive(Args)]
 pub struct DoctorArgs {
-    /// Folder of texts to look into [default: DATA in the environment, else data/ptb]
+    /// Folder of the texts to check [default: DATA in the environment, else data/ptb]
     #[arg(long, value_name = "DIR")]
     data_path: Option<String>,
 }
 
-/// What is missing, in words, and what to do about it.
+/// Something that is missing, and what to do about it.
 struct Missing {
     what: String,
     remedy: String,
-    /// Whether training on the CPU cannot work without it.
+    /// True if training on the CPU does not work without it.
     fatal: bool,
 }
 
@@ -86,9 +86,11 @@ fn look_at_libtorch(findings: &mut Findings) {
         findings.missing(
             true,
             format!(
-                "the libtorch {built_against} that this program was built against; {folder} has {version}"
+                "the libtorch {built_against} that this program was built against; {folder} has \
+                 {version}"
             ),
-            "build again with this one: LIBTORCH=FOLDER make build; or fetch the right one: make libtorch build",
+            "build again with this one: LIBTORCH=FOLDER make build; or fetch the right one: make \
+             libtorch build",
         );
     }
     try_training_step(
@@ -112,7 +114,8 @@ fn try_training_step(findings: &mut Findings, device: Device, what: &str, remedy
     }
 }
 
-/// One step of the tiniest model on the sample corpus: it shows that everything a run needs is there. Gives the cost.
+/// Trains the test model for one step on the sample corpus, which shows that everything a run
+/// needs is there. Returns the cost.
 fn training_step(device: Device) -> Result<f64> {
     let data = RawData::read(SAMPLE)?;
     let config = Config { vocab_size: data.vocabulary.len() as i64, ..Config::TEST };
@@ -145,7 +148,8 @@ fn look_at_processor(findings: &Findings) {
     findings.found(
         "CPU",
         &format!(
-            "{name}, {cores} available; libtorch uses {} of its threads{limit}\ninstruction sets: {}; libtorch's kernels: {}",
+            "{name}, {cores} available; libtorch uses {} of its threads{limit}\n\
+             instruction sets: {}; libtorch's kernels: {}",
             tch::get_num_threads(),
             if sets.is_empty() { "no AVX2".into() } else { sets.join(", ") },
             libtorch::cpu_capability()
@@ -221,7 +225,8 @@ fn look_at_cuda(findings: &mut Findings, cuda: Result<(), String>) {
         let remedy = match (driver.is_some() || !gpus.is_empty(), on_the_bus()) {
             (true, _) => "make train-cuda (it fetches NVIDIA's libraries into .libtorch)",
             (false, true) => {
-                "install NVIDIA's driver (Debian: apt-get install nvidia-driver) and reboot; then make train-cuda"
+                "install NVIDIA's driver (Debian: apt-get install nvidia-driver) and reboot; then \
+                 make train-cuda"
             }
             (false, false) => "nothing to do: without a GPU, training runs on the CPU",
         };
@@ -236,8 +241,10 @@ fn look_at_cuda(findings: &mut Findings, cuda: Result<(), String>) {
         findings.found("cuDNN", "not used");
         return findings.missing(
             false,
-            "a GPU that CUDA can use: the driver is too old for this CUDA, or CUDA_VISIBLE_DEVICES hides it",
-            "nvidia-smi (it shows the driver's CUDA, which must not be older); unset CUDA_VISIBLE_DEVICES",
+            "a GPU that CUDA can use: the driver is too old for this CUDA, or CUDA_VISIBLE_DEVICES \
+             hides it",
+            "nvidia-smi (it shows the driver's CUDA, which must not be older); unset \
+             CUDA_VISIBLE_DEVICES",
         );
     }
     findings.found("cuDNN", &libtorch::cudnn_version(tch::utils::version_cudnn()));
@@ -274,12 +281,14 @@ fn look_at_data(findings: &mut Findings, asked: Option<String>) {
         Ok(data) => findings.found("data", &format!("{path}\n{}", describe(&data))),
         Err(error) if named.is_some() || Path::new(&path).exists() => {
             findings.found("data", &format!("{path}: cannot be used"));
-            let remedy = "put ptb.train.txt, ptb.valid.txt and ptb.test.txt there, or name their folder: ptb-word-lm doctor --data-path DIR";
+            let remedy = "put ptb.train.txt, ptb.valid.txt and ptb.test.txt there, or name their \
+                          folder: ptb-word-lm doctor --data-path DIR";
             findings.missing(fatal, format!("texts in {path}: {error:#}"), remedy);
         }
         Err(_) => {
             findings.found("data", "no PTB in data/ptb");
-            let remedy = "make data (it fetches PTB into data/ptb); if you have it: ptb-word-lm doctor --data-path DIR";
+            let remedy = "make data (it fetches PTB into data/ptb); if you have it: ptb-word-lm \
+                          doctor --data-path DIR";
             findings.missing(false, "the Penn Treebank, which the published results are about", remedy);
         }
     }

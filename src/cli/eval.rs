@@ -4,9 +4,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::data::read_data;
+use super::flags::{PrecisionFlag, SavedFlags, rnn_mode};
 use super::report::line;
-use super::rnn_mode;
-use super::saved::{PrecisionFlag, SavedFlags};
 use crate::checkpoint::ensure_same_vocabulary;
 use crate::config::RnnMode;
 use crate::evaluate::evaluate;
@@ -17,10 +16,11 @@ use crate::session::Input;
 pub struct EvalArgs {
     #[command(flatten)]
     saved: SavedFlags,
-    /// Folder with the training text (for the vocabulary), the validation and the test text, named as for `train`; or `sample`
+    /// Folder of the training text (for the vocabulary), the validation and the test text, named as
+    /// for `train`; or `sample`
     #[arg(long, value_name = "DIR")]
     data_path: String,
-    /// How the recurrent layers are run: basic, block or cudnn
+    /// How to run the recurrent layers: cudnn, block or basic, as for `train`
     #[arg(long, value_enum, value_name = "MODE", hide_possible_values = true)]
     rnn_mode: Option<RnnMode>,
     #[command(flatten)]

@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use super::flags::{Saved, SavedFlags, UsageError};
 use super::report::notice;
-use super::saved::{Saved, SavedFlags};
 use crate::generate::{Generator, Sampling};
 use crate::model::PtbModel;
 use crate::reader::{EOS, UNK, Vocabulary, words};
@@ -16,47 +16,31 @@ use crate::reader::{EOS, UNK, Vocabulary, words};
 pub struct GenerateArgs {
     #[command(flatten)]
     saved: SavedFlags,
-    /// What the text begins with, words separated by spaces as in the training text; without it a new sentence begins
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true,
-        allow_hyphen_values = true
-    )]
+    /// Beginning of the text, words separated by spaces as in the training text; without it a new
+    /// sentence begins
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    #[arg(allow_hyphen_values = true)]
     prompt: String,
-    /// Words to write after the prompt; a line's end is one, as in the perplexity
+    /// Number of words to write after the prompt; the end of a line counts as a word, as in the
+    /// perplexity
     #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true)]
     words: u64,
-    /// Below 1 likely words become likelier, above 1 less so; 0 always takes the likeliest word
-    #[arg(
-        long,
-        value_name = "T",
-        default_value_t = 1.0,
-        allow_negative_numbers = true,
-        help_heading = "Sampling"
-    )]
+    /// Below 1 makes likely words likelier, above 1 less likely; 0 always takes the likeliest word
+    #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(help_heading = "Sampling")]
     temperature: f64,
     /// Choose among the N likeliest words only
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Sampling")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..), help_heading = "Sampling")]
     top_k: Option<u64>,
-    /// Choose among the fewest likeliest words whose probabilities add up to P, above 0 and at most 1
-    #[arg(
-        long,
-        value_name = "P",
-        default_value_t = 1.0,
-        allow_negative_numbers = true,
-        help_heading = "Sampling"
-    )]
+    /// Choose among the likeliest words only: as few as have a total probability of at least P,
+    /// which is above 0 and at most 1
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(help_heading = "Sampling")]
     top_p: f64,
-    /// The same seed gives the same text (ChaCha8, one number for every word)
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 0,
-        allow_negative_numbers = true,
-        help_heading = "Sampling"
-    )]
+    /// Random seed; the same seed gives the same text (ChaCha8, one number for each word)
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    #[arg(help_heading = "Sampling")]
     seed: i64,
 }
 
@@ -67,7 +51,8 @@ impl GenerateArgs {
             top_k: self.top_k.map(|k| usize::try_from(k).unwrap_or(usize::MAX)),
             top_p: self.top_p,
         };
-        sampling.validate()?;
+        sampling.validate().map_err(UsageError::from)?;
+        self.refuse_ignored_flags()?;
         let Saved { vocabulary, variables, mode } = self.saved.load()?;
         let model = PtbModel::new(&variables, false, mode);
         let mut generator = Generator::new(&model, sampling, self.seed as u64)?;
@@ -82,7 +67,10 @@ impl GenerateArgs {
             // A new sentence comes after the end of one.
             let eos = vocabulary.id(EOS);
             generator.read(&[eos.with_context(|| {
-                format!("the model has no {EOS} to begin after: give it a --prompt of words that it knows")
+                format!(
+                    "the model has no {EOS} to begin after: give it a --prompt of words that it \
+                     knows"
+                )
             })?])?;
         }
         generator.read(&prompt)?;
@@ -91,9 +79,19 @@ impl GenerateArgs {
         }
         text.end()
     }
+
+    /// Refuses flags that the others leave without effect.
+    fn refuse_ignored_flags(&self) -> Result<(), UsageError> {
+        let choices = [("top_k", self.top_k.is_some()), ("top_p", self.top_p < 1.0)];
+        match choices.iter().find(|(_, given)| *given && self.temperature == 0.0) {
+            Some((flag, _)) => Err(UsageError::no_effect(flag, "with --temperature 0")),
+            None => Ok(()),
+        }
+    }
 }
 
-/// The ids of a prompt's words. Unknown words become `<unk>` or, where a model has none, are left out; that is said.
+/// The ids of a prompt's words. Unknown words become `<unk>` or, where a model has none, are left
+/// out; a notice says so.
 fn prompt_ids(prompt: &str, vocabulary: &Vocabulary) -> Vec<i32> {
     let mut unknown = BTreeSet::new();
     let mut ids = Vec::new();
@@ -115,7 +113,7 @@ fn prompt_ids(prompt: &str, vocabulary: &Vocabulary) -> Vec<i32> {
     ids
 }
 
-/// Words on standard output as they come, with `<eos>` as the line's end that it stands for.
+/// Writes words as they come, with `<eos>` as the end of the line that it stands for.
 struct Text<W: Write> {
     out: W,
     in_line: bool,

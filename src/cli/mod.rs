@@ -2,18 +2,16 @@
 
 mod compare;
 mod completions;
-mod config_file;
 mod convert;
 mod data;
 mod doctor;
 mod eval;
+mod flags;
 mod generate;
 mod launch;
 mod man;
 pub mod report;
-mod saved;
 mod score;
-mod signals;
 mod train;
 
 use std::ffi::OsString;
@@ -26,10 +24,10 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::checkpoint::SaveFolder;
-use crate::config::{ConfigError, RnnMode};
 use crate::device;
 use crate::kernels::libtorch;
-use crate::rnn::CellType;
+use flags::UsageError;
+use flags::config_file::{self, Given};
 use report::{ensure_written, line, notice};
 
 /// Exit code of a command that was understood and failed.
@@ -42,16 +40,20 @@ const USAGE: u8 = 2;
     name = "ptb-word-lm",
     version,
     about = "TensorFlow's PTB word language model (ptb_word_lm.py) in Rust on libtorch",
-    long_about = "TensorFlow's PTB word language model (ptb_word_lm.py; Zaremba et al., \"Recurrent Neural Network Regularization\") in \
-                  Rust on libtorch: the same graph, the same steps, the same lines on standard output.\n\n\
-                  The original's flags work in its own spelling too: --data_path, --save_path.",
+    long_about = "\
+TensorFlow's PTB word language model (ptb_word_lm.py; Zaremba et al., \"Recurrent Neural Network \
+Regularization\") in Rust on libtorch: the same graph, the same steps, the same lines on standard \
+output.
+
+The original's flags also work in its own spelling: --data_path, --save_path.",
     after_help = "\
 Examples:
   ptb-word-lm doctor
-      what is here, and what is missing
+      check what is installed and what is missing
   ptb-word-lm train --data-path sample --save-path run
-      on the corpus inside this program; `ptb-word-lm train --help` has more
+      train on the corpus inside this program; `ptb-word-lm train --help` has more
   ptb-word-lm eval --checkpoint run --data-path sample
+      evaluate the model that was saved
 
 Exit codes: 0 done, 1 failed, 2 wrong usage; 129, 130, 143: stopped by SIGHUP, Ctrl-C or SIGTERM, \
 and saved.
@@ -65,34 +67,34 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Train a model, as the original does, then evaluate it
+    /// Train a model as the original does, and evaluate it
     #[command(after_help = "\
 Examples:
   ptb-word-lm train --data-path data/ptb --save-path runs/small
-      small on PTB, resumed by the same command if it was stopped
+      train the small model on PTB; the same command resumes it if it was stopped
   ptb-word-lm train --data_path=data/ptb --model=medium --save_path=runs/m
-      the original's command line
+      the command line of the original
   ptb-word-lm train --data-path sample --max-steps 100 --threads 1
-      a quick try on the corpus inside this program
+      try it on the corpus inside this program
   ptb-word-lm train --config runs/small/metrics.jsonl --save-path runs/again
-      the run of these metrics, once more")]
+      repeat the run of these metrics")]
     Train(Box<train::TrainArgs>),
-    /// Print the valid and test perplexity of a saved model
+    /// Print the validation and test perplexity of a saved model
     #[command(after_help = "\
 Example:
   ptb-word-lm eval --checkpoint runs/small --data-path data/ptb")]
     Eval(eval::EvalArgs),
-    /// Write text with a saved model, word by word
+    /// Generate text with a saved model, word by word
     #[command(after_help = "\
 Examples:
   ptb-word-lm generate --checkpoint runs/small --words 50
   ptb-word-lm generate --checkpoint runs/small --temperature 0.7 --top-k 40 --seed 3
   ptb-word-lm generate --checkpoint runs/small --prompt 'the company said'
-      to go on from these words")]
+      continue these words")]
     Generate(generate::GenerateArgs),
-    /// Say how likely a text is to a saved model, line by line
+    /// Score a text: log-probability and perplexity, line by line
     Score(score::ScoreArgs),
-    /// Make a checkpoint of a model that TensorFlow saved
+    /// Make a checkpoint from a model that TensorFlow saved
     #[command(after_help = "\
 Examples:
   ptb-word-lm import model.ckpt-30056 --save-path runs/tf --data-path data/ptb
@@ -104,24 +106,24 @@ Examples:
   ptb-word-lm export --checkpoint runs/small --format tf-checkpoint -o model.ckpt
   ptb-word-lm export --checkpoint runs/small --format tf-npz -o small.npz")]
     Export(convert::ExportArgs),
-    /// Show runs beside the published TensorFlow numbers
+    /// Compare runs with TensorFlow's published results
     #[command(after_help = "\
 Example:
   ptb-word-lm compare runs/small runs/again")]
     Compare(compare::CompareArgs),
-    /// Say what was found, what is missing, and how to mend it
+    /// Check the installation and suggest fixes
     #[command(after_help = "\
 Examples:
   ptb-word-lm doctor
   ptb-word-lm doctor --data-path my-text
 
-Exit codes: 0 training on the CPU can work, 1 it cannot.")]
+Exit codes: 0 if training on the CPU works, 1 if it does not.")]
     Doctor(doctor::DoctorArgs),
-    /// Write a script that completes commands and flags in a shell
+    /// Write a script with which a shell completes commands and flags
     #[command(after_help = "\
 Examples:
   source <(ptb-word-lm completions bash)
-      in ~/.bashrc; for zsh and its ~/.zshrc the same with zsh
+      put this line into ~/.bashrc; for zsh write zsh, and put it into ~/.zshrc
   ptb-word-lm completions fish > ~/.config/fish/completions/ptb-word-lm.fish")]
     Completions(completions::CompletionsArgs),
     /// Write the manual pages, one for each command
@@ -160,27 +162,27 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 
 /// Reports an error and returns its exit code.
 fn fail(error: &anyhow::Error) -> ExitCode {
-    // libtorch's own messages go on with a C++ stack trace, which helps nobody here.
+    // libtorch's own messages end with a C++ stack trace, which helps nobody here.
     let text = format!("{error:#}");
-    let trace = ["\nException raised from", "\nframe #"].iter().filter_map(|start| text.find(start)).min();
+    let traces = ["\nException raised from", "\nframe #"];
+    let trace = traces.iter().filter_map(|start| text.find(start)).min();
     notice(&format!("error: {}", &text[..trace.unwrap_or(text.len())]));
-    ExitCode::from(if error.is::<ConfigError>() { USAGE } else { FAILED })
+    ExitCode::from(if error.is::<UsageError>() { USAGE } else { FAILED })
 }
 
-/// The command that the arguments, the program's name first, mean; and those in the file of `--config`.
+/// Parses arguments, of which the first is the program's name, and the file of `--config`.
 ///
 /// # Errors
-/// Arguments that mean none; and those that ask for help or the version.
+/// Wrong usage; and arguments that ask for help or the version.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let mut command = Cli::command();
     command.build();
     let train = command.find_subcommand("train").cloned().unwrap_or_default();
-    let (args, repeats) = config_file::expand(args.map(underscores_to_dashes).collect(), &train)?;
+    let (args, repeated) = config_file::expand(args.map(underscores_to_dashes).collect(), &train)?;
     let matches = command.try_get_matches_from(args)?;
     let mut cli = Cli::from_arg_matches(&matches)?;
-    if let (Command::Train(args), Some(matches)) = (&mut cli.command, matches.subcommand_matches("train")) {
-        args.flags = config_file::flags(matches, &train);
-        args.repeats = repeats;
+    if let (Command::Train(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
+        args.given = Given::new(matches, repeated, &train);
     }
     Ok(cli)
 }
@@ -190,7 +192,9 @@ fn version() -> String {
     let loaded = device::load_cuda(); // before any other libtorch call
     let cuda = match (loaded, libtorch::made_for_cuda()) {
         (Ok(()), _) => libtorch::cuda_version(tch::utils::version_cudart()),
-        (Err(_), Some(cuda)) => format!("{cuda}, not loaded: `ptb-word-lm doctor` says what is missing"),
+        (Err(_), Some(cuda)) => {
+            format!("{cuda}, not loaded: `ptb-word-lm doctor` says what is missing")
+        }
         (Err(_), None) => "none: this libtorch is CPU-only".into(),
     };
     format!(
@@ -210,8 +214,8 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Train(args) => return args.run(),
         Eval(args) => args.run(),
-        Generate(args) => unless_nobody_reads(args.run()),
-        Score(args) => unless_nobody_reads(args.run()),
+        Generate(args) => ignore_broken_pipe(args.run()),
+        Score(args) => ignore_broken_pipe(args.run()),
         Import(args) => args.run(),
         Export(args) => args.run(),
         Compare(args) => args.run(),
@@ -222,13 +226,14 @@ fn run(command: Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A reader of standard output that has gone away has enough (`generate | head`): that is no failure.
-fn unless_nobody_reads(result: Result<()>) -> Result<()> {
-    let gone = |error: &anyhow::Error| {
+/// A reader of standard output that has gone away has read enough (`generate | head`). That is not
+/// a failure.
+fn ignore_broken_pipe(result: Result<()>) -> Result<()> {
+    let is_broken_pipe = |error: &anyhow::Error| {
         error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
     };
     match result {
-        Err(error) if gone(&error) => Ok(()),
+        Err(error) if is_broken_pipe(&error) => Ok(()),
         other => other,
     }
 }
@@ -245,17 +250,6 @@ fn open_save_path(path: &Path, keep: usize) -> Result<SaveFolder> {
         notice(&format!("warning: {}: {warning}", path.display()));
     }
     Ok(folder)
-}
-
-/// The mode to run a cell in: `asked`, or the fastest that it has.
-fn rnn_mode(cell: CellType, asked: Option<RnnMode>) -> Result<RnnMode, ConfigError> {
-    match (cell, asked) {
-        (CellType::BasicLstm, asked) => Ok(asked.unwrap_or(RnnMode::Cudnn)),
-        (_, None | Some(RnnMode::Basic)) => Ok(RnnMode::Basic),
-        (cell, Some(mode)) => Err(ConfigError(format!(
-            "--rnn-mode {mode} is made for --cell basic_lstm; {cell} runs in --rnn-mode basic"
-        ))),
-    }
 }
 
 /// `--data_path=x` -> `--data-path=x`: the original spells its flags with underscores.
@@ -282,20 +276,21 @@ mod tests {
     fn every_command_has_examples_and_they_can_be_run() {
         let mut cli = Cli::command();
         cli.build();
-        for command in cli.get_subcommands().chain([&cli]).filter(|command| command.get_name() != "help") {
+        let commands = cli.get_subcommands().chain([&cli]);
+        for command in commands.filter(|command| command.get_name() != "help") {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let example = |line: &str| {
                 // A prompt in quotes is one word.
                 let line = line.replace("'the company said'", "the");
                 let words = line.trim().trim_start_matches("source <(").trim_end_matches(')');
                 let words = words.split(" > ").next()?;
-                words
-                    .starts_with("ptb-word-lm ")
-                    .then(|| words.split_whitespace().map(OsString::from).collect::<Vec<_>>())
+                let words = words.starts_with("ptb-word-lm ").then(|| words.split_whitespace())?;
+                Some(words.map(OsString::from).collect::<Vec<_>>())
             };
             let examples: Vec<_> = help.lines().filter_map(example).collect();
             assert!(!examples.is_empty(), "{} has no example", command.get_name());
-            for words in examples.into_iter().filter(|words| !words.iter().any(|word| word == "--config")) {
+            let has_file = |words: &Vec<OsString>| words.iter().any(|word| word == "--config");
+            for words in examples.into_iter().filter(|words| !has_file(words)) {
                 if let Err(error) = parse(words.iter().cloned()) {
                     assert_eq!(error.kind(), ErrorKind::DisplayHelp, "{words:?}: {error}");
                 }

@@ -10,8 +10,8 @@ use clap::Args;
 use nix::poll::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 
+use super::flags::{PrecisionFlag, Saved, SavedFlags};
 use super::report::notice;
-use super::saved::{PrecisionFlag, Saved, SavedFlags};
 use crate::model::PtbModel;
 use crate::reader::{EOS, UNK};
 use crate::score::{Scored, Scorer, Totals, Word};
@@ -25,40 +25,50 @@ Examples:
   echo 'the company said' | ptb-word-lm score --checkpoint runs/small --per-word
   ptb-word-lm score --checkpoint runs/small --independent --json sentences.txt";
 
-const MEANING: &str = "\
-All logarithms are natural. A word's surprise is -ln p(word | all words before it); a perplexity is exp of the mean surprise. A line's end \
-is a word, <eos>, as in training.
+const MEANING: &str = r#"
+All logarithms are natural. A word's surprise is -ln p(word | all words
+before it); perplexity is exp of the mean surprise. The end of a line is a
+word, <eos>, as in training.
 
-The text is one text, as in `eval`: what the model remembers goes on from line to line, and the very first word is only context. So the \
-test text's perplexity is the one that `eval` prints. (`eval` leaves unknown words out if the model was trained without --max-vocab and \
---min-count; here they are read as <unk>, if the model knows that.) With --independent every line is a text of its own.
+The file is one text, as in `eval`: the model's state is carried from line to
+line, and the very first word is only context. So the perplexity of the test
+text is the one that `eval` prints. (`eval` leaves unknown words out if the
+model was trained without --max-vocab and --min-count; here they are read as
+<unk>, if the model has that word.) With --independent every line is a text of
+its own.
 
---json prints one object a line:
-  {\"event\": \"line\", \"line\": 1, \"log_probability\": -55.3, \"perplexity\": 81.9, \"words\": 12, \"unknown\": 0}
-  and a last one with the sums:
-  {\"event\": \"total\", \"lines\": 1, \"log_probability\": ..., \"perplexity\": ..., \"words\": ..., \"unknown\": ...}
-  words counts those that were scored; perplexity is null where that is none. With --per-word a line has
-  \"per_word\": [{\"word\": \"the\", \"log_probability\": -2.9, \"surprise\": 2.9, \"unknown\": false}, ...]
-  with null for a word that is only context, or left out because the model has no <unk>.";
+--json prints an object for each line:
+  {"event": "line", "line": 1, "log_probability": -55.3, "perplexity": 81.9,
+   "words": 12, "unknown": 0}
+and then one with the totals:
+  {"event": "total", "lines": 1, "log_probability": ..., "perplexity": ...,
+   "words": ..., "unknown": ...}
+`words` is the number of scored words; `perplexity` is null if there are none.
+With --per-word the object of a line also has
+  "per_word": [{"word": "the", "log_probability": -2.9, "surprise": 2.9,
+                "unknown": false}, ...]
+with null for a word that is only context, or that is left out because the
+model has no <unk>."#;
 
 #[derive(Args)]
 #[command(
-    after_long_help = format!("{EXAMPLES}\n\n{MEANING}"),
-    after_help = format!("{EXAMPLES}\n\n`--help` says what the figures mean, and names the JSON's.")
+    after_long_help = format!("{EXAMPLES}\n{MEANING}"),
+    after_help = format!("{EXAMPLES}\n\n`--help` explains the figures and the JSON.")
 )]
 pub struct ScoreArgs {
     #[command(flatten)]
     saved: SavedFlags,
-    /// The text, one sentence a line, words separated by spaces as in the training text [default: standard input, as with -]
+    /// File with one sentence per line, words separated by spaces as in the training text
+    /// [default: standard input, as with -]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Show every word's surprise
+    /// Print the surprise of every word
     #[arg(long)]
     per_word: bool,
-    /// Print JSON, one object a line and one for all
+    /// Print JSON: an object for each line and one with the totals
     #[arg(long)]
     json: bool,
-    /// Score every line on its own, after `<eos>` and with an empty memory
+    /// Score every line on its own, after `<eos>` and from the zero state
     #[arg(long)]
     independent: bool,
     #[command(flatten)]
@@ -67,7 +77,7 @@ pub struct ScoreArgs {
 
 impl ScoreArgs {
     pub fn run(self) -> Result<()> {
-        // The text is opened first: a wrong name should not show after the loading of a large model.
+        // The text is opened first: a wrong name should show before a large model is loaded.
         let (name, text): (String, Box<dyn Read>) = match &self.file {
             Some(path) if path != Path::new("-") => {
                 let name = path.display().to_string();
@@ -115,7 +125,8 @@ impl ScoreArgs {
                         let text = &shown.text;
                         writeln!(
                             out,
-                            "{lines:>6} {log_probability:>10.3} {perplexity:>10} {unknown:>7}  {text}"
+                            "{lines:>6} {log_probability:>10.3} {perplexity:>10} {unknown:>7}  \
+                             {text}"
                         )?;
                         for word in &words {
                             let surprise = word.log_probability.map_or("-".into(), |p| format!("{:.3}", -p));
@@ -139,7 +150,8 @@ impl ScoreArgs {
         }
         ensure!(
             total.words > 0,
-            "{name}: there is no word to score: the first word of a text is only context (with --independent it is scored too)"
+            "{name}: there is no word to score: the first word of a text is only context (with \
+             --independent it is scored too)"
         );
         if self.json {
             let mut object = json!({"event": "total", "lines": lines});

@@ -234,7 +234,8 @@ impl Watch {
                 || format!("a worker does not take part any more, though all {} are alive", self.size);
             if let Some(culprit) = self.culprit().or_else(|| (Instant::now() > end).then(unknown)) {
                 return WorkerLost(format!(
-                    "{culprit}. The run ends here; what the --save-path holds is whole, and the same command goes on from it [{error:#}]"
+                    "{culprit}. The run ends here; its checkpoints are whole, and the same command \
+                     resumes from the newest [{error:#}]"
                 ))
                 .into();
             }
@@ -538,8 +539,9 @@ mod nccl {
     #[cfg(not(ptb_nccl))]
     pub fn group(_: NonNull<c_void>, _: c_int, _: c_int, _: i64) -> Result<NonNull<c_void>> {
         bail!(
-            "this program was built without NCCL, whose headers were not found then: on the machine with the GPUs, \
-             `make train-cuda`, then `make distributed` (docs/distributed.md); or --device cpu"
+            "this program was built without NCCL, whose headers were not found then: on the machine \
+             with the GPUs, `make train-cuda`, then `make distributed` (docs/distributed.md); or train \
+             on the CPU"
         )
     }
 }

@@ -2,7 +2,14 @@
 
 use std::env;
 
+use thiserror::Error;
+
 use crate::config::ConfigError;
+
+/// An environment in which the place cannot be found. The message names the variable.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct EnvironmentError(String);
 
 /// A worker's place among the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +34,7 @@ pub struct Place {
 
 /// The variables by which launchers tell rank, size, rank on the machine, and size on the machine. The first whose rank is set counts.
 const LAUNCHERS: [[&str; 4]; 4] = [
-    // torchrun, our own --workers, and people by hand
+    // torchrun, this program for the workers that it starts, and people by hand
     ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"],
     // Open MPI's mpirun
     [
@@ -49,24 +56,24 @@ impl Place {
     ///
     /// # Errors
     /// Variables that are missing, no numbers, or contradict each other.
-    pub fn from_environment() -> Result<Option<Self>, ConfigError> {
+    pub fn from_environment() -> Result<Option<Self>, EnvironmentError> {
         Self::from(|name| env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
-    fn from(get: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, ConfigError> {
+    fn from(get: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, EnvironmentError> {
         let number = |name: &str| match get(name) {
             None => Ok(None),
             Some(text) => match text.parse::<i64>() {
                 Ok(n) if n >= 0 => Ok(Some(n)),
-                _ => Err(ConfigError(format!(
+                _ => Err(EnvironmentError(format!(
                     "the environment's {name} is {text:?}; it must be a number from 0"
                 ))),
             },
         };
         let missing = |name: &str, because: &str| {
-            ConfigError(format!(
-                "{because}, but {name} is not set: each worker needs RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT in its \
-                 environment (docs/distributed.md)"
+            EnvironmentError(format!(
+                "{because}, but {name} is not set: each worker needs RANK, WORLD_SIZE, LOCAL_RANK, \
+                 MASTER_ADDR and MASTER_PORT in its environment (docs/distributed.md)"
             ))
         };
         let Some([rank_name, size_name, local_name, local_size_name]) = LAUNCHERS
@@ -81,7 +88,7 @@ impl Place {
             return Ok(None);
         }
         if rank >= size {
-            return Err(ConfigError(format!(
+            return Err(EnvironmentError(format!(
                 "{rank_name} is {rank} and {size_name} {size}: ranks count from 0, so the last is {}",
                 size - 1
             )));
@@ -98,7 +105,7 @@ impl Place {
         };
         let port = match get("MASTER_PORT") {
             Some(text) => text.parse().ok().filter(|&port| port > 0).ok_or_else(|| {
-                ConfigError(format!(
+                EnvironmentError(format!(
                     "the environment's MASTER_PORT is {text:?}; it must be a port, such as 29500"
                 ))
             })?,
@@ -122,18 +129,19 @@ pub fn check_batch_size(batch_size: i64, workers: i64) -> Result<(), ConfigError
         (1..=batch_size.min(4096)).filter(|n| batch_size % n == 0).map(|n| n.to_string()).collect();
     let (below, above) = (batch_size / workers * workers, (batch_size / workers + 1) * workers);
     let sizes = if below > 0 { format!("{below} or {above}") } else { above.to_string() };
-    Err(ConfigError(format!(
-        "{workers} workers cannot share out a batch of {batch_size} rows evenly. Workers that can: {}. Or take --batch-size {sizes} \
+    let allowed = format!(
+        "{workers} workers cannot share out so many rows evenly. Workers that can: {}. Or take {sizes} \
          (another batch size is another run)",
         divisors.join(", ")
-    )))
+    );
+    Err(ConfigError::new("batch_size", batch_size, &allowed))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn place(variables: &[(&str, &str)]) -> Result<Option<Place>, ConfigError> {
+    fn place(variables: &[(&str, &str)]) -> Result<Option<Place>, EnvironmentError> {
         Place::from(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
     }
 
@@ -211,9 +219,9 @@ mod tests {
     #[test]
     fn uneven_batches_say_what_works() {
         assert!(check_batch_size(20, 4).is_ok());
-        let error = check_batch_size(20, 3).unwrap_err().0;
-        assert!(error.contains("1, 2, 4, 5, 10, 20.") && error.contains("--batch-size 18 or 21"), "{error}");
-        let error = check_batch_size(2, 4).unwrap_err().0;
-        assert!(error.contains("1, 2.") && error.contains("--batch-size 4"), "{error}");
+        let error = check_batch_size(20, 3).unwrap_err().to_string();
+        assert!(error.contains("1, 2, 4, 5, 10, 20.") && error.contains("Or take 18 or 21 "), "{error}");
+        let error = check_batch_size(2, 4).unwrap_err().to_string();
+        assert!(error.contains("1, 2.") && error.contains("Or take 4 "), "{error}");
     }
 }

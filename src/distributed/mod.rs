@@ -15,6 +15,6 @@ mod environment;
 
 #[cfg(feature = "distributed")]
 pub use c10d::{ProcessGroup, Store};
-pub use environment::{Place, check_batch_size};
+pub use environment::{EnvironmentError, Place, check_batch_size};
 
 pub use crate::team::{Pending, Solo, Team};

@@ -1,4 +1,4 @@
-//! Which libtorch this is: for `--version`, `doctor` and the metrics' `start` event.
+//! Versions of libtorch: the one in use, and the one that this program was built against.
 //!
 //! These are libtorch calls: [`crate::device::select`], or at least [`crate::device::load_cuda`], comes before them.
 

@@ -118,7 +118,7 @@ impl PtbVariables {
         };
         // nn::lstm has no fallible form: what is too large for the memory is found out here.
         let _ = Tensor::f_empty([4 * hidden, 2 * hidden], (kind, device))
-            .with_context(|| format!("no memory for layers of --hidden-size {hidden}"))?;
+            .with_context(|| format!("no memory for layers of hidden_size {hidden}"))?;
         let embedding = var("embedding", &[vocab, hidden], uniform)?;
         let recurrent = match cell {
             CellType::BasicLstm => {

@@ -529,8 +529,8 @@ impl RnnCell for LSTMBlockCell {
     }
 }
 
-/// The cells that the language model can be trained with, by the names of `--cell`:
-/// `basic_rnn`, `basic_lstm`, `lstm`, `gru`.
+/// The cells that the language model can be trained with, by their names: `basic_rnn`,
+/// `basic_lstm`, `lstm`, `gru`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, strum::EnumString, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case", parse_err_ty = UnknownCellType, parse_err_fn = unknown_cell_type)]
 pub enum CellType {
@@ -557,7 +557,7 @@ impl CellType {
     /// All of them.
     pub const ALL: [CellType; 4] = [Self::BasicRnn, Self::BasicLstm, Self::Lstm, Self::Gru];
 
-    /// The name, as on the command line.
+    /// The name, such as `basic_lstm`.
     pub fn name(self) -> &'static str {
         self.into()
     }

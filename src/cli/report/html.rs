@@ -1,4 +1,5 @@
-//! Runs compared in one HTML file that needs nothing else: table, curves, every epoch, every run's configuration.
+//! A comparison of runs as one HTML file that needs no other files: table, curves, every epoch,
+//! every run's configuration.
 
 use std::fmt::Write;
 
@@ -9,17 +10,20 @@ use super::plots;
 use super::results::{Comparison, Group, Row, SPLITS, figure};
 
 const STYLE: &str = "\
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 940px; margin: 2em auto; padding: 0 1em }
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff }
+body { max-width: 940px; margin: 2em auto; padding: 0 1em }
 h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
 .scroll { overflow-x: auto; margin-bottom: 1.2em }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .25em .8em; text-align: right; white-space: nowrap; border-bottom: 1px solid #e2e2e2 }
+th, td { padding: .25em .8em; text-align: right; white-space: nowrap }
+th, td { border-bottom: 1px solid #e2e2e2 }
 th { font-weight: 600 } th:first-child, td:first-child { text-align: left; padding-left: 0 }
 .config td { text-align: left } .config th { text-align: left }
 .published td { color: #5a5a5a } td.difference { color: #5a5a5a; font-size: .88em; padding-left: 0 }
 .differs td { background: #fff6d6 }
 svg { max-width: 100%; height: auto }
-summary { cursor: pointer; margin: .6em 0 } footer { color: #5a5a5a; font-size: .88em; margin-top: 3em }
+summary { cursor: pointer; margin: .6em 0 }
+footer { color: #5a5a5a; font-size: .88em; margin-top: 3em }
 ";
 
 /// The report as one document.

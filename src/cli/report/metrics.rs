@@ -11,11 +11,17 @@ use crate::event::{Evaluation, Event};
 
 /// An event as a line of the metrics file, if it has one.
 pub fn metrics_line(event: &Event) -> Option<Value> {
-    let figures = |name: &str, split: &str, r: &Evaluation| json!({"event": name, "split": split, "perplexity": r.perplexity, "tokens": r.tokens, "seconds": r.seconds});
+    let figures = |name: &str, split: &str, r: &Evaluation| {
+        json!({
+            "event": name, "split": split, "perplexity": r.perplexity, "tokens": r.tokens,
+            "seconds": r.seconds,
+        })
+    };
     match event {
         Event::Step { epoch, step, global_step, cost, global_norm, lr, perplexity, wps } => Some(json!({
-            "event": "step", "epoch": epoch, "step": step, "global_step": global_step, "cost": cost,
-            "global_norm": global_norm, "lr": lr, "perplexity": perplexity, "wps": wps,
+            "event": "step", "epoch": epoch, "step": step, "global_step": global_step,
+            "cost": cost, "global_norm": global_norm, "lr": lr, "perplexity": perplexity,
+            "wps": wps,
         })),
         Event::EpochEnd { epoch, split, result, complete } => {
             let mut line = figures("epoch", split, result);

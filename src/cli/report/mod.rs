@@ -45,8 +45,8 @@ pub fn notice(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Shows a run as it goes: the original's lines on standard output, a progress bar on standard error if that is a terminal, the metrics file,
-/// TensorBoard's events.
+/// Shows a run in progress: the original's lines on standard output, a progress bar on standard
+/// error if that is a terminal, the metrics file, TensorBoard's events.
 pub struct Reporter {
     metrics: Option<Metrics>,
     events: Option<EventFile>,
@@ -72,7 +72,8 @@ impl Reporter {
         self
     }
 
-    /// Writes a metrics line of its own, such as the `start` event. A full disk ends the metrics, not the run.
+    /// Writes a metrics line of its own, such as the `start` event. A full disk ends the metrics,
+    /// not the run.
     pub fn metric(&mut self, value: &Value) {
         if let Some(metrics) = &mut self.metrics
             && let Err(error) = metrics.write(value)

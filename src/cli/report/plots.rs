@@ -1,7 +1,8 @@
 //! Perplexity by epoch as a picture: SVG, and PNG at twice the size, for sharp screens.
 //!
-//! One panel per model. A logarithmic axis, since perplexities fall by factors; every curve carries its name and its last value at its
-//! right end, so that there is no legend to look up; TensorFlow's published perplexities are dashed lines.
+//! One panel per model. The axis is logarithmic, since perplexities fall by factors. Every curve
+//! has its name and its last value at its right end, so no legend is needed. TensorFlow's published
+//! perplexities are dashed lines.
 
 use std::path::Path;
 use std::sync::Once;
@@ -15,7 +16,8 @@ use plotters::style::{FontStyle, register_font};
 use super::results::{Comparison, Group, figure};
 use crate::files::write_atomically;
 
-/// One colour per run, which people with any colour vision tell apart (Okabe and Ito, without the yellow).
+/// One colour per run, which people with any colour vision can tell apart (Okabe and Ito, without
+/// the yellow).
 const COLORS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),

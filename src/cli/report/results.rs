@@ -51,7 +51,8 @@ pub struct Run {
     pub name: String,
     /// Where it was read.
     pub path: PathBuf,
-    /// The `start` event: model, configuration, device, versions, data; the last one of a run that was resumed.
+    /// The `start` event: model, configuration, device, versions, data; the last one of a run that
+    /// was resumed.
     pub start: Value,
     /// `small`, `medium`, `large` or `test`.
     pub model: String,
@@ -72,8 +73,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Reads a metrics file, or `metrics.jsonl` in a run's folder. Lines that are not whole, as a killed process leaves one, are passed over
-    /// with a word to `notice`.
+    /// Reads a metrics file, or `metrics.jsonl` in a run's folder. Lines that are not whole, as a
+    /// killed process may leave one, are left out and reported to `notice`.
     ///
     /// # Errors
     /// A file that is missing, or that is not a run's metrics.
@@ -97,7 +98,8 @@ impl Run {
             let text = match damaged.len() {
                 1 => format!("line {first} is not a whole metrics line and is passed over"),
                 n => format!(
-                    "{n} lines, the first is line {first}, are not whole metrics lines and are passed over"
+                    "{n} lines, the first is line {first}, are not whole metrics lines and are \
+                     passed over"
                 ),
             };
             notice(&format!("{}: {text}", file.display()));
@@ -149,7 +151,8 @@ impl Run {
         [last(&self.train), last(&self.valid), self.test]
     }
 
-    /// Whether it was trained on PTB, as the published runs were. A file that does not say is believed to.
+    /// True if it was trained on PTB, as the published runs were, or if the file does not say on
+    /// what.
     pub fn on_ptb(&self) -> bool {
         self.start["data"]["train"]["md5"].as_str().is_none_or(|md5| md5 == PTB_TRAIN_MD5)
     }
@@ -330,8 +333,9 @@ impl Comparison {
         out
     }
 
-    /// All of it as one JSON object: `published`, the original's rows for these models, and `runs`. `ptb-word-lm compare --help` names the
-    /// fields of a run. What is missing or not a finite number is null.
+    /// The comparison as one JSON object: `published`, the original's rows for these models, and
+    /// `runs`. `ptb-word-lm compare --help` names the fields of a run. What is missing or not a
+    /// finite number is null.
     pub fn json(&self) -> Value {
         let published: Vec<&Published> =
             self.groups.iter().filter_map(|group| group.published.as_ref()).collect();
@@ -341,7 +345,10 @@ impl Comparison {
             epochs.sort();
             epochs.dedup();
             let curve = epochs.iter().map(|epoch| {
-                json!({"epoch": epoch, "train": run.train.get(epoch), "valid": run.valid.get(epoch), "complete": run.partial != Some(*epoch)})
+                json!({
+                    "epoch": epoch, "train": run.train.get(epoch), "valid": run.valid.get(epoch),
+                    "complete": run.partial != Some(*epoch),
+                })
             });
             let [train, valid, test] = run.finals();
             let [d_train, d_valid, d_test] = group.differences(run);

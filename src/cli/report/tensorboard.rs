@@ -1,23 +1,26 @@
-//! TensorBoard's event files: the original's scalars under the original's tags, and what else one wants to watch.
+//! TensorBoard's event files: the original's scalars under the original's tags, and further ones.
 //!
-//! `tensorboard --logdir SAVE_PATH` shows them. An event's step is the number of training steps done, as TensorFlow counts it.
+//! `tensorboard --logdir SAVE_PATH` shows them. An event's step is the number of training steps
+//! done, as TensorFlow counts it.
 //!
 //! | tag | when | what |
 //! |---|---|---|
-//! | `Train/Training_Loss` | every `--log-every` steps | the step's cost: cross entropy summed over time, the mean over the batch |
+//! | `Train/Training_Loss` | every `--log-every` steps | cost: cross entropy, summed over time |
 //! | `Train/Learning_Rate` | " | |
 //! | `Model/global_step/sec` | " | steps per second since the event before it in the epoch |
 //! | `Train/Gradient_Norm` | " | TensorFlow's global norm before clipping |
 //! | `Train/Running_Perplexity` | " | of the epoch so far |
 //! | `Train/Words_Per_Second` | " | of the epoch so far |
-//! | `Train/Perplexity` | every epoch | of the pass over the training text, or of what was done of it when the run stopped |
-//! | `Valid/Perplexity` | " | of the pass over the validation text |
-//! | `Valid/Validation_Loss` | " | the same as a cost: the mean over all batches, where the original takes one batch |
+//! | `Train/Perplexity` | every epoch | of the training text, or of what was done of it |
+//! | `Valid/Perplexity` | " | of the validation text |
+//! | `Valid/Validation_Loss` | " | cost: mean over all batches, where the original takes one |
 //! | `Test/Perplexity` | at the end | of the test text |
 //!
-//! The first three and `Valid/Validation_Loss` are the original's. A file is a sequence of records (tensorflow/core/lib/io/record_writer.h),
-//! each an `Event` message (tensorflow/core/util/event.proto). Every process begins a file of its own with a `SessionLog`, by which
-//! TensorBoard drops what a killed process had written past the checkpoint that the run goes on from.
+//! The first three and `Valid/Validation_Loss` are the original's. A file is a sequence of records
+//! (tensorflow/core/lib/io/record_writer.h), each an `Event` message
+//! (tensorflow/core/util/event.proto). Every process begins a file of its own with a `SessionLog`.
+//! By this TensorBoard drops what a killed process had written after the checkpoint from which the
+//! run is resumed.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -101,7 +104,8 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The scalars of an event file, up to the first record that is not whole, such as a killed process leaves one.
+/// The scalars of an event file, up to the first record that is not whole, as a killed process may
+/// leave one.
 ///
 /// # Errors
 /// A file that cannot be read.
@@ -150,8 +154,8 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// Starts a new file in `folder`, for a run of `num_steps` words per step that has done `step` steps. What earlier processes wrote up to
-    /// there stays valid and is not written again.
+    /// Starts a new file in `folder`, for a run of `num_steps` words per step that has done `step`
+    /// steps. What earlier processes wrote up to there stays valid and is not written again.
     ///
     /// # Errors
     /// A place that cannot be written.

@@ -101,7 +101,9 @@ impl Bar {
             format!("epoch {}/{}  {}{}", self.epoch, self.epochs, doing.unwrap_or(&steps), self.figures);
         self.line.set_message(message);
         self.line.set_prefix(match self.pace.mean {
-            Some(mean) => format!("{} left", duration(mean * (self.steps() - position).max(0) as f64)),
+            Some(mean) => {
+                format!("{} left", duration(mean * (self.steps() - position).max(0) as f64))
+            }
             None => String::new(),
         });
         self.line.set_position(position.min(self.steps()) as u64);

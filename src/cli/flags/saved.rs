@@ -1,15 +1,14 @@
 //! Which saved model a command uses, and loading it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use tch::{Device, Kind};
 
-use super::report::notice;
-use super::rnn_mode;
-use super::train::DeviceFlags;
-use crate::checkpoint::Checkpoint;
+use super::{DeviceFlags, UsageError, rnn_mode};
+use crate::checkpoint::{Checkpoint, NoCheckpoint};
+use crate::cli::report::notice;
 use crate::config::{Config, Precision, RnnMode};
 use crate::device;
 use crate::model::PtbVariables;
@@ -37,10 +36,18 @@ impl PrecisionFlag {
     /// Checks it against the device and sets libtorch up for it.
     pub fn select(&self, device: Device) -> Result<Precision> {
         let precision = self.precision.unwrap_or(Precision::default_on(device.is_cuda()));
-        precision.check(device.is_cuda())?;
+        precision.check(device.is_cuda()).map_err(UsageError::from)?;
         device::set_precision(precision);
         Ok(precision)
     }
+}
+
+/// Loads the newest good checkpoint of a save path, or the file itself if `path` is one.
+pub fn load_checkpoint(path: &Path) -> Result<Checkpoint> {
+    Checkpoint::load(path, &mut notice).map_err(|error| match error.is::<NoCheckpoint>() {
+        true => anyhow!("{error}; `train --save-path` writes them"),
+        false => error,
+    })
 }
 
 /// A model to use: its words and its variables.
@@ -54,7 +61,7 @@ impl SavedFlags {
     /// The newest good checkpoint, and the device to use it on.
     pub fn open(&self) -> Result<(Checkpoint, Device)> {
         let device = self.device.select()?;
-        Ok((Checkpoint::load(&self.checkpoint, &mut notice)?, device))
+        Ok((load_checkpoint(&self.checkpoint)?, device))
     }
 
     /// The flag, for messages.
@@ -79,7 +86,8 @@ impl SavedFlags {
         let (mut checkpoint, device) = self.open()?;
         let mode = rnn_mode(checkpoint.cell().with_context(|| self.here())?, None)?;
         let vocabulary = checkpoint.vocabulary.take().with_context(|| {
-            format!("{}: the model's words are not known; `import` it again with --data-path", self.here())
+            let here = self.here();
+            format!("{here}: the model's words are not known; `import` it again with --data-path")
         })?;
         let config = checkpoint.run.config;
         ensure!(

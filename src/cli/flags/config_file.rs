@@ -1,53 +1,102 @@
-//! `train --config FILE`: flags out of a JSON file.
+//! `train --config FILE`: flags from a JSON file.
 //!
-//! The file is `{"model": "small", "seed": 1, ...}`, or the metrics of a run: their `start` event says all that the run was, so it repeats it.
-//! What the file says becomes arguments before those of the command line, where a later one takes the place of an earlier.
+//! The file is `{"model": "small", "seed": 1, ...}`, or the metrics of a run: their `start` event
+//! has everything that the run was, so it repeats the run. What the file says becomes arguments
+//! before those of the command line, where a later one takes the place of an earlier.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Map, Value, json};
 
-use super::report::notice;
+use crate::cli::report::notice;
 use crate::kernels::libtorch;
 use crate::reader::RawData;
 
-/// Flags that say where a run's results go, or where its flags came from, and so no part of what it computes; and two that say by another
-/// name what the start event has as `precision`, `device` and `workers`.
+/// Flags that are no part of what a run computes, since they say where its results go or where its
+/// flags came from; and two that say by another name what the start event has as `precision`,
+/// `device` and `workers`.
 const NOT_REPEATED: [&str; 5] = ["config", "save_path", "metrics", "use_fp16", "num_gpus"];
 
-/// The arguments with those of their `--config` put in, and the `start` event if it was one. `train` is that subcommand.
+/// What was given to `train`, beside the values of the flags.
+#[derive(Default)]
+pub struct Given {
+    /// Every flag's value, given or default, as the `start` event records them.
+    pub flags: Map<String, Value>,
+    /// The `start` event that `--config` read, if it was one.
+    pub start: Option<Value>,
+    /// Names of the flags that a person gave, on the command line or in a file written by hand. A
+    /// `start` event has all flags.
+    by_hand: BTreeSet<String>,
+}
+
+impl Given {
+    pub fn new(matches: &ArgMatches, repeated: Option<Repeated>, train: &Command) -> Self {
+        let flags = flags(matches, train);
+        match repeated {
+            Some(Repeated { start, by_hand }) => Given { flags, start: Some(start), by_hand },
+            None => Given { flags, start: None, by_hand: given_on_command_line(matches) },
+        }
+    }
+
+    /// True if a person gave the flag, so that it should not be ignored without a word.
+    pub fn by_hand(&self, flag: &str) -> bool {
+        self.by_hand.contains(flag)
+    }
+}
+
+/// A run that is repeated by its `start` event.
+pub struct Repeated {
+    start: Value,
+    /// Names of the flags that were given besides.
+    by_hand: BTreeSet<String>,
+}
+
+/// The arguments with those of their `--config` put in, and the run that they repeat, if the file
+/// was a run's metrics. `train` is that subcommand.
 ///
 /// # Errors
-/// A file that cannot be read, is not JSON, or has a key that is no flag or a value that does not fit it.
+/// A file that cannot be read, is not JSON, or has a key that is not a flag or a value that does
+/// not fit it.
 pub fn expand(
     mut args: Vec<OsString>,
     train: &Command,
-) -> Result<(Vec<OsString>, Option<Value>), clap::Error> {
+) -> Result<(Vec<OsString>, Option<Repeated>), clap::Error> {
     if args.get(1).is_none_or(|command| command != "train") {
         return Ok((args, None));
     }
-    // What else is wrong with the arguments is told when they are parsed in earnest.
+    // Other errors in the arguments are reported when they are all parsed.
     let glance = train.clone().ignore_errors(true).try_get_matches_from(&args[1..]);
-    let Some(path) = glance.ok().and_then(|matches| matches.get_one::<PathBuf>("config").cloned()) else {
-        return Ok((args, None));
-    };
-    let (flags, start) = read(&path, train).map_err(|error| {
-        clap::Error::raw(ErrorKind::ValueValidation, format!("--config {}: {error:#}\n", path.display()))
+    let Ok(glance) = glance else { return Ok((args, None)) };
+    let Some(path) = glance.get_one::<PathBuf>("config") else { return Ok((args, None)) };
+    let (flags, start) = read(path, train).map_err(|error| {
+        let message = format!("--config {}: {error:#}\n", path.display());
+        clap::Error::raw(ErrorKind::ValueValidation, message)
     })?;
     args.splice(2..2, flags);
-    Ok((args, start))
+    let by_hand = given_on_command_line(&glance);
+    Ok((args, start.map(|start| Repeated { start, by_hand })))
 }
 
+fn given_on_command_line(matches: &ArgMatches) -> BTreeSet<String> {
+    let ids = matches.ids().map(|id| id.as_str());
+    ids.filter(|id| matches.value_source(id) == Some(ValueSource::CommandLine)).map(str::to_owned).collect()
+}
+
+/// The arguments that a file gives, and its `start` event, if it is a run's metrics.
 fn read(path: &Path, train: &Command) -> Result<(Vec<OsString>, Option<Value>)> {
     let file = if path.is_dir() { path.join("metrics.jsonl") } else { path.to_owned() };
     let text = match fs::read_to_string(&file) {
         Ok(text) => text,
-        Err(error) => bail!("cannot be read ({error}); it is a JSON file of flags, or a run's metrics"),
+        Err(error) => {
+            bail!("cannot be read ({error}); it is a JSON file of flags, or a run's metrics")
+        }
     };
     let mut values = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
     let first = match values.next() {
@@ -63,7 +112,8 @@ fn read(path: &Path, train: &Command) -> Result<(Vec<OsString>, Option<Value>)> 
         event == "start",
         "its first line is the event {event}; a run's metrics begin with the event \"start\""
     );
-    // A run that was resumed has a start event for each time; how far it went is in the last. A line that was cut off ends the metrics.
+    // A run that was resumed has a start event for each time; how far it went is in the last. A
+    // line that was cut off ends the metrics.
     let last = values.map_while(Result::ok).filter(|value| value["event"] == "start").last();
     let flags = flags_of_start(&first, last.as_ref(), train);
     Ok((arguments(flags, train)?, Some(Value::Object(first))))
@@ -71,15 +121,16 @@ fn read(path: &Path, train: &Command) -> Result<(Vec<OsString>, Option<Value>)> 
 
 /// The flags that repeat the run of a `start` event.
 fn flags_of_start(start: &Map<String, Value>, last: Option<&Value>, train: &Command) -> Map<String, Value> {
-    let object = |value: Option<&Value>| value.and_then(Value::as_object).cloned().unwrap_or_default();
-    // What was asked for, and above it what came of it, such as the device that `auto` found. Further figures are no flags.
-    let mut flags = object(start.get("flags"));
+    // What was asked for, and above it what came of it, such as the device that `auto` found.
+    // Further figures are not flags.
+    let mut flags = start.get("flags").and_then(Value::as_object).cloned().unwrap_or_default();
     let resolved = start.iter().filter(|(key, _)| key.as_str() == "config" || flag(train, key).is_some());
     flags.extend(resolved.map(|(key, value)| (key.clone(), value.clone())));
     if let Some(path) = start.get("data").and_then(|data| data.get("path")) {
         flags.insert("data_path".into(), path.clone());
     }
-    // One worker is what there is without the flag, which `--num-gpus` on the command line would contradict.
+    // One worker is the default, and given as a flag it would contradict `--num-gpus` on the
+    // command line.
     if flags.get("workers").is_some_and(|workers| workers == 1) {
         flags.remove("workers");
     }
@@ -110,7 +161,10 @@ fn arguments(keys: Map<String, Value>, train: &Command) -> Result<Vec<OsString>>
             Value::Null => {}
             value => {
                 let Some(arg) = flag(train, &key) else {
-                    bail!("key {key:?}: `train` has no such flag; `ptb-word-lm train --help` lists them")
+                    bail!(
+                        "key {key:?}: `train` has no such flag; `ptb-word-lm train --help` lists \
+                         them"
+                    )
                 };
                 match argument(arg, &value, train) {
                     Ok(argument) => arguments.extend(argument),
@@ -125,24 +179,26 @@ fn arguments(keys: Map<String, Value>, train: &Command) -> Result<Vec<OsString>>
 /// One flag with its value; none for a switch that is off. The error says what would fit.
 fn argument(arg: &Arg, value: &Value, train: &Command) -> Result<Option<OsString>, String> {
     let long = arg.get_long().unwrap_or_default();
+    let not = |what: &str| Err(format!("it is {what}, not {value}"));
     let text = match (kind(arg), value) {
         (FlagKind::Switch, Value::Bool(on)) => return Ok(on.then(|| format!("--{long}").into())),
         (FlagKind::Bool, Value::Bool(on)) => on.to_string(),
-        (FlagKind::Switch | FlagKind::Bool, _) => return Err(format!("it is true or false, not {value}")),
+        (FlagKind::Switch | FlagKind::Bool, _) => return not("true or false"),
         (FlagKind::Number | FlagKind::Word, Value::Number(number)) => number.to_string(),
         (FlagKind::Text | FlagKind::Word, Value::String(text)) => text.clone(),
-        (FlagKind::Number, _) => return Err(format!("it is a number, not {value}")),
-        (FlagKind::Text | FlagKind::Word, _) => return Err(format!("it is text in quotes, not {value}")),
+        (FlagKind::Number, _) => return not("a number"),
+        (FlagKind::Text | FlagKind::Word, _) => return not("text in quotes"),
     };
     let argument: OsString = format!("--{long}={text}").into();
-    // Tried alone, so that an error is told as this file's.
+    // Tried alone, so that an error is reported as this file's.
     let alone = train.clone().mut_args(|arg| arg.required(false));
     match alone.try_get_matches_from([OsString::from("train"), argument.clone()]) {
         Ok(_) => Ok(Some(argument)),
         Err(error) => {
             let message = error.to_string();
-            let message = message.split("\n\nUsage").next().unwrap_or_default().split("\n\nFor more").next();
-            Err(message.unwrap_or_default().trim_start_matches("error: ").trim().to_owned())
+            let end = ["\n\nUsage", "\n\nFor more"].iter().filter_map(|end| message.find(end)).min();
+            let message = &message[..end.unwrap_or(message.len())];
+            Err(message.trim_start_matches("error: ").trim().to_owned())
         }
     }
 }
@@ -178,43 +234,49 @@ fn kind(arg: &Arg) -> FlagKind {
     }
 }
 
-/// Every flag's value, given or default, as the `start` event records them.
-pub fn flags(matches: &ArgMatches, train: &Command) -> Map<String, Value> {
+/// Every flag's value, given or default.
+fn flags(matches: &ArgMatches, train: &Command) -> Map<String, Value> {
     let mut flags = Map::new();
     for arg in train.get_arguments().filter(|arg| arg.get_long().is_some_and(|long| long != "help")) {
         let id = arg.get_id().as_str();
-        if NOT_REPEATED.contains(&id) {
-            continue;
+        if !NOT_REPEATED.contains(&id)
+            && let Some(value) = value(matches, arg)
+        {
+            flags.insert(id.into(), value);
         }
-        let value = match kind(arg) {
-            FlagKind::Switch | FlagKind::Bool => json!(matches.get_flag(id)),
-            kind => {
-                let Some(text) = matches.get_raw(id).and_then(|mut values| values.next()) else { continue };
-                let text = text.to_string_lossy();
-                let number =
-                    || text.parse().map(|n: i64| json!(n)).or_else(|_| text.parse().map(|n: f64| json!(n)));
-                match kind {
-                    FlagKind::Number => number().unwrap_or_else(|_| json!(text)),
-                    _ => json!(text),
-                }
-            }
-        };
-        flags.insert(id.into(), value);
     }
     flags
 }
 
-/// Whether a run can repeat the one of `start`: it must have its texts, and should have its libtorch.
+/// A flag's value, given or default, if it has one.
+fn value(matches: &ArgMatches, arg: &Arg) -> Option<Value> {
+    let id = arg.get_id().as_str();
+    let kind = kind(arg);
+    if matches!(kind, FlagKind::Switch | FlagKind::Bool) {
+        return Some(json!(matches.get_flag(id)));
+    }
+    let text = matches.get_raw(id)?.next()?.to_string_lossy();
+    let integer = || text.parse::<i64>().ok().map(|number| json!(number));
+    let float = || text.parse::<f64>().ok().map(|number| json!(number));
+    Some(match kind {
+        FlagKind::Number => integer().or_else(float).unwrap_or_else(|| json!(text)),
+        _ => json!(text),
+    })
+}
+
+/// Whether a run can repeat the one of `start`: it must have its texts, and should have its
+/// libtorch.
 ///
 /// # Errors
-/// Another text in the same place. (Where `--data-path` names another place, that is wanted, and only told.)
+/// Another text in the same place. (Where `--data-path` names another place, that is wanted, and
+/// only reported.)
 pub fn ensure_same_texts(start: &Value, data_path: &str, data: &RawData) -> Result<()> {
     for (split, ours) in [("train", &data.train), ("valid", &data.valid), ("test", &data.test)] {
-        let Some(theirs) = start["data"][split]["md5"].as_str().filter(|md5| *md5 != ours.md5) else {
-            continue;
-        };
+        let theirs = start["data"][split]["md5"].as_str();
+        let Some(theirs) = theirs.filter(|md5| *md5 != ours.md5) else { continue };
         let differs = format!(
-            "{}: not the text that the run of --config was made with (MD5 {}, there {theirs}), so it cannot be repeated",
+            "{}: not the text that the run of --config was made with (MD5 {}, there {theirs}), so \
+             it cannot be repeated",
             ours.name, ours.md5
         );
         ensure!(start["data"]["path"] != data_path, "{differs}; --data-path says where its text is");
@@ -223,7 +285,8 @@ pub fn ensure_same_texts(start: &Value, data_path: &str, data: &RawData) -> Resu
     for (library, ours) in versions().as_object().into_iter().flatten() {
         if let Some(theirs) = start["versions"][library].as_str().filter(|theirs| ours != theirs) {
             notice(&format!(
-                "the run of --config was made with {library} {theirs}; this is {ours}, whose last bits may differ"
+                "the run of --config was made with {library} {theirs}; this is {ours}, whose last \
+                 bits may differ"
             ));
         }
     }
@@ -232,5 +295,9 @@ pub fn ensure_same_texts(start: &Value, data_path: &str, data: &RawData) -> Resu
 
 /// The versions that the `start` event records.
 pub fn versions() -> Value {
-    json!({"ptb-word-lm": env!("CARGO_PKG_VERSION"), "tch": libtorch::TCH_VERSION, "libtorch": libtorch::version()})
+    json!({
+        "ptb-word-lm": env!("CARGO_PKG_VERSION"),
+        "tch": libtorch::TCH_VERSION,
+        "libtorch": libtorch::version(),
+    })
 }

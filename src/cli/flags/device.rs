@@ -1,0 +1,45 @@
+//! Where to compute; shared by all commands that do.
+
+use anyhow::{Result, anyhow};
+use clap::Args;
+use tch::Device;
+
+use crate::device::{self, DeviceArg, GpuError};
+
+#[derive(Args)]
+pub struct DeviceFlags {
+    /// Device: auto, cpu, cuda or cuda:N; auto takes a GPU if there is one
+    #[arg(long, default_value_t = DeviceArg::Auto, value_name = "DEVICE")]
+    #[arg(help_heading = "Running")]
+    pub device: DeviceArg,
+    /// Number of CPU threads [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=4096))]
+    #[arg(help_heading = "Running")]
+    threads: Option<i32>,
+}
+
+impl DeviceFlags {
+    /// Sets libtorch up. Must come before its first use.
+    pub fn select(&self) -> Result<Device> {
+        let device = select(self.device)?;
+        self.set_threads();
+        Ok(device)
+    }
+
+    pub fn set_threads(&self) {
+        if let Some(threads) = self.threads {
+            tch::set_num_threads(threads);
+        }
+    }
+}
+
+/// [`device::select`], whose errors get the flag and the way to the CPU.
+pub fn select(device: DeviceArg) -> Result<Device> {
+    device::select(device).map_err(|error| {
+        let advice = match error {
+            GpuError::NoSuchIndex { .. } => "",
+            _ => ". To train on the CPU: --device cpu, or `make train-cpu`",
+        };
+        anyhow!("--device {device}: {error}{advice}")
+    })
+}
