@@ -8,6 +8,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
 envs=$root/.venv-bench
+. "$root/scripts/pip.sh"
 
 say() { echo "bench: $*" >&2; }
 

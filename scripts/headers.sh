@@ -2,9 +2,9 @@
 # Puts the C++ headers that data parallelism is compiled with, and that libtorch's package leaves
 # out, where build.rs looks.
 #
-# Gloo's: the system's if libgloo-dev is installed, else Debian's package unpacked into .libtorch/gloo
-# (no root needed). Only headers: Gloo itself is inside libtorch. Where `make train-cuda` has fetched
-# NVIDIA's libraries, also the headers that nccl.h includes.
+# Gloo's: the system's if libgloo-dev is installed, else Debian's package unpacked into
+# .libtorch/gloo (no root needed). Only headers: Gloo itself is inside libtorch. Where `make
+# train-cuda` has fetched NVIDIA's libraries, also the headers that nccl.h includes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/pip.sh
@@ -21,9 +21,12 @@ gloo() {
     deb=libgloo-dev_${version}_$architecture.deb
     rm -rf "$part" .libtorch/gloo
     mkdir -p "$part"
-    fetch() { (cd "$part" && apt-get download -q=2 -o APT::Sandbox::User=root libgloo-dev=$version >&2); }
+    fetch() {
+        (cd "$part" && apt-get download -q=2 -o APT::Sandbox::User=root libgloo-dev=$version >&2)
+    }
     [ -n "${sha256:-}" ] && { fetch || { apt-get update -q=2 >&2 && fetch; }; } || {
-        echo "error: Gloo's headers could not be fetched. Install libgloo-dev (Debian, Ubuntu), or set GLOO_INCLUDE to the folder of gloo/context.h" >&2
+        echo "error: Gloo's headers could not be fetched. Install libgloo-dev (Debian, Ubuntu)," \
+            "or set GLOO_INCLUDE to the folder of gloo/context.h" >&2
         exit 1
     }
     echo "$sha256  $part/$deb" | sha256sum --check --status || {
@@ -47,5 +50,8 @@ cuda() {
     touch "$stamp"
 }
 
-[ -n "${GLOO_INCLUDE:-}" ] || [ -e /usr/include/gloo/context.h ] || [ -e .libtorch/gloo/usr/include/gloo/context.h ] || gloo
-[ ! -e .libtorch/nvidia/nccl/include/nccl.h ] || [ -e .libtorch/nvidia/cu13/include/nv/target ] || cuda
+header=gloo/context.h
+[ -n "${GLOO_INCLUDE:-}" ] || [ -e /usr/include/$header ] ||
+    [ -e .libtorch/gloo/usr/include/$header ] || gloo
+nvidia=.libtorch/nvidia
+[ ! -e $nvidia/nccl/include/nccl.h ] || [ -e $nvidia/cu13/include/nv/target ] || cuda

@@ -1,45 +1,55 @@
 #!/usr/bin/env bash
-# Installs the program with all that it needs: install.sh PREFIX PROGRAM   (what `make install` calls)
+# Installs the program with all that it needs, for `make install`: install.sh PREFIX PROGRAM
 #
 #   PREFIX/bin/ptb-word-lm
-#   PREFIX/lib/ptb-word-lm/            libtorch's libraries, in a folder of their own: in PREFIX/lib itself
-#       torch/lib/  nvidia/*/lib/      other programs might load them, libgomp above all
-#   PREFIX/share/                      manual pages, completions for bash, zsh and fish, licences
+#   PREFIX/lib/ptb-word-lm/torch/lib/        libtorch's libraries
+#   PREFIX/lib/ptb-word-lm/nvidia/*/lib/     NVIDIA's, if they are at hand (`make train-cuda`)
+#   PREFIX/share/                            manual pages, completions, licences
 #
-# PREFIX can be moved as a whole, or be seen by other machines under another name: the program looks
-# for its libraries from where it lies itself (build.rs, `link`). With NVIDIA's libraries at hand
-# (`make train-cuda` fetches them) they are installed too, 4 GB; else the program is for the CPU.
+# The libraries have a folder of their own: in PREFIX/lib itself other programs might load them,
+# libgomp above all. PREFIX can be moved as a whole, or be seen by other machines under another
+# name: the program looks for its libraries from where it lies itself (build.rs, `link`).
 set -euo pipefail
 prefix=${1:?PREFIX} program=${2:?PROGRAM}
 cd "$(dirname "$0")/.."
-[[ $prefix = /* ]] || { echo "error: PREFIX=$prefix is not an absolute path" >&2; exit 2; }
+[[ $prefix = /* ]] || {
+    echo "error: PREFIX=$prefix is not an absolute path" >&2
+    exit 2
+}
 share=$prefix/share home=$prefix/lib/ptb-word-lm
-# The loader's own answer, whatever the environment says. A path of a library that is not there is empty.
-libraries() { env -u LD_LIBRARY_PATH -u LD_PRELOAD ldd "$1" | sed -n 's/^\t[^ ]* => \([^ ]*\).*/\1/p'; }
+# The loader's own answer, whatever the environment says.
+libraries() {
+    env -u LD_LIBRARY_PATH -u LD_PRELOAD ldd "$1" | sed -n 's/^\t[^ ]* => \([^ ]*\).*/\1/p'
+}
 
 mkdir -p "$prefix/bin"
 # A running program keeps its file: the new one takes its name, as with the libraries below.
 install -m 755 "$program" "$prefix/bin/ptb-word-lm"
 
-cpu=$(libraries "$program" | grep '/libtorch_cpu\.so$') || { echo "error: $program finds no libtorch" >&2; exit 1; }
-torch=$(dirname "$(dirname "$(realpath "$cpu")")")  # the folder of lib/
-beside=$(dirname "$torch")                          # ... and of nvidia/
+cpu=$(libraries "$program" | grep '/libtorch_cpu\.so$') || {
+    echo "error: $program finds no libtorch" >&2
+    exit 1
+}
+torch=$(dirname "$(dirname "$(realpath "$cpu")")") # the folder of lib/
+beside=$(dirname "$torch")                         # ... and of nvidia/
 cuda=$torch/lib/libtorch_cuda.so
 # What belongs to the driver need not be here.
-missing=$(ldd "$cuda" 2>/dev/null | grep 'not found' | grep -v 'libcuda\.so\|libnvidia-ml\.so') || true
+drivers='libcuda\.so\|libnvidia-ml\.so'
+missing=$(ldd "$cuda" 2>/dev/null | grep 'not found' | grep -v "$drivers") || true
 {
     libraries "$program"
     if [ -e "$cuda" ] && [ -z "$missing" ]; then
         libraries "$cuda"
         # ... and what libtorch_cuda and cuDNN load at run time.
-        printf '%s\n' "$cuda" "$torch"/lib/lib{torch_cuda_linalg,caffe2_nvrtc}.so "$beside"/nvidia/*/lib/*.so*
+        printf '%s\n' "$cuda" "$torch"/lib/lib{torch_cuda_linalg,caffe2_nvrtc}.so
+        printf '%s\n' "$beside"/nvidia/*/lib/*.so*
     fi
 } | while read -r file; do
     [ -e "$file" ] || continue
-    file=$(realpath "$(dirname "$file")")/$(basename "$file")
-    case $file in
-    "$torch"/lib/*) to=$home/torch/lib ;;
-    "$beside"/nvidia/*) to=$home/$(dirname "${file#"$beside"/}") ;;
+    folder=$(realpath "$(dirname "$file")")
+    case $folder in
+    "$torch"/lib) to=$home/torch/lib ;;
+    "$beside"/nvidia/*) to=$home/${folder#"$beside"/} ;;
     *) continue ;; # the system's own
     esac
     mkdir -p "$to"
@@ -57,7 +67,8 @@ completions zsh zsh/site-functions/_ptb-word-lm
 completions fish fish/vendor_completions.d/ptb-word-lm.fish
 mkdir -p "$share/doc/ptb-word-lm"
 cp LICENSE "$share/doc/ptb-word-lm/"
-for info in "$beside"/{torch,nvidia_*}-*.dist-info; do # none with a libtorch that is no Python package
+# (None with a libtorch that is no Python package.)
+for info in "$beside"/{torch,nvidia_*}-*.dist-info; do
     [ -e "$info/licenses" ] || continue
     name=$(basename "$info" .dist-info)
     rm -rf "$share/doc/ptb-word-lm/$name"

@@ -2,10 +2,10 @@
 # Fetches libtorch 2.11.0 into .libtorch: `libtorch.sh cpu`, or `libtorch.sh cuda` for NVIDIA's
 # libraries besides. `libtorch.sh check` looks at the libtorch that LIBTORCH names.
 #
-# libtorch comes out of PyTorch's own package, which for Linux is the CUDA build. On the CPU it needs
-# no more than the package itself and the two NVIDIA libraries that libtorch_cpu.so is linked to, so
-# these are fetched alone (1.2 GB on disk); on a GPU the rest of what the package requires (some
-# 4 GB). The stamp is written last: an interrupted fetch is started again.
+# libtorch comes out of PyTorch's own package, which for Linux is the CUDA build. On the CPU it
+# needs no more than the package itself and the two NVIDIA libraries that libtorch_cpu.so is linked
+# to; so these are fetched alone (1.2 GB on disk); on a GPU the rest of what the package requires
+# (some 4 GB). The stamp is written last: an interrupted fetch is started again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/pip.sh
@@ -20,10 +20,12 @@ die() {
 
 # Before torch-sys compiles against it for minutes, and fails with pages of C++.
 check() {
-    [ -n "${LIBTORCH:-}" ] || return 0 # LIBTORCH_USE_PYTORCH: torch-sys looks at the version itself
+    # With LIBTORCH_USE_PYTORCH, torch-sys looks at the version itself.
+    [ -n "${LIBTORCH:-}" ] || return 0
     [[ $LIBTORCH = /* ]] || die "LIBTORCH=$LIBTORCH is not an absolute path"
     [ -e "${LIBTORCH_LIB:-$LIBTORCH}/lib/libtorch_cpu.so" ] ||
-        die "LIBTORCH=$LIBTORCH has no lib/libtorch_cpu.so. Without LIBTORCH, libtorch $version is fetched"
+        die "LIBTORCH=$LIBTORCH has no lib/libtorch_cpu.so." \
+            "Without LIBTORCH, libtorch $version is fetched"
     [ -z "${LIBTORCH_BYPASS_VERSION_CHECK:-}" ] || return 0
     local found header include=${LIBTORCH_INCLUDE:-$LIBTORCH}/include
     # Where releases since 2.9 have it, and those before.
@@ -32,7 +34,8 @@ check() {
         [ -z "$found" ] || break
     done
     [ "$found" = $version ] ||
-        die "LIBTORCH=$LIBTORCH is libtorch ${found:-of an unknown version}, not $version. Without LIBTORCH, the right one is fetched"
+        die "LIBTORCH=$LIBTORCH is libtorch ${found:-of an unknown version}, not $version." \
+            "Without LIBTORCH, the right one is fetched"
 }
 
 if [ "$kind" = check ]; then
@@ -47,9 +50,11 @@ Linux-x86_64 | Linux-aarch64) ;;
 *) die "no libtorch is known for $platform: set LIBTORCH to a libtorch $version" ;;
 esac
 command -v "$python" >/dev/null ||
-    die "$python was not found. It fetches libtorch with pip; install Python 3 with pip, or set LIBTORCH to a libtorch $version"
+    die "$python was not found. It fetches libtorch with pip; install Python 3 with pip," \
+        "or set LIBTORCH to a libtorch $version"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-    die "$("$python" --version) is too old for libtorch $version's package: 3.10 or later, as in make PYTHON=python3.12 libtorch"
+    die "$("$python" --version) is too old for libtorch $version's package: 3.10 or later," \
+        "as in make PYTHON=python3.12 libtorch"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python=$(with_pip "$python" "$work/venv") || die "or set LIBTORCH to a libtorch $version"
@@ -64,11 +69,13 @@ cpu)
 cuda)
     # Before 2 GB are fetched for nothing. (/dev/dxg is the driver's door under WSL.)
     [ -e /dev/nvidiactl ] || [ -e /dev/dxg ] || command -v nvidia-smi >/dev/null ||
-        die "this machine shows no NVIDIA GPU: neither /dev/nvidiactl nor nvidia-smi is there. \`make train-cpu\` trains on the CPU"
+        die "this machine shows no NVIDIA GPU: neither /dev/nvidiactl nor nvidia-smi is there." \
+            "\`make train-cpu\` trains on the CPU"
     echo "fetching NVIDIA's libraries for libtorch $version (2 GB) into .libtorch" >&2
     rm -rf .libtorch/cuda.part
     unpack "$python" scripts/libtorch-cuda.txt .libtorch/cuda.part
-    # A file that is replaced is a new one: a program that runs keeps the library that it has loaded.
+    # A file that is replaced is a new one: a program that runs keeps the library that it has
+    # loaded.
     cp -r --remove-destination .libtorch/cuda.part/nvidia .libtorch/
     rm -rf .libtorch/cuda.part
     ;;

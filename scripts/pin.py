@@ -17,13 +17,15 @@ import sys
 path, machines, pythons = sys.argv[1:]
 text = re.sub(r" *\\\n *--hash=\S+", "", open(path).read())
 wanted = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-tags = [f"manylinux_2_{n}" for n in range(5, 40)] + ["manylinux1", "manylinux2010", "manylinux2014", "linux"]
-pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps"]
-pip += ["--only-binary=:all:", "--report=-", "--target=unused", *wanted]
+tags = [f"manylinux_2_{n}" for n in range(5, 40)]
+tags += ["manylinux1", "manylinux2010", "manylinux2014", "linux"]
+pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+pip += ["--no-deps", "--only-binary=:all:", "--report=-", "--target=unused", *wanted]
 found = {}
 for machine in machines.split(","):
     for python in pythons.split(","):
-        command = [*pip, f"--python-version={python}", *(f"--platform={tag}_{machine}" for tag in tags)]
+        command = [*pip, f"--python-version={python}"]
+        command += [f"--platform={tag}_{machine}" for tag in tags]
         report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
         for package in report["install"]:
             name = re.sub(r"[-_.]+", "-", package["metadata"]["name"]).lower()

@@ -2,8 +2,8 @@
 # Whether the code compiles for machines that it has not been tried on (what `make portable` calls).
 #
 # Linux on aarch64: all C++ with Debian's cross compiler, against the headers of this machine's
-# libtorch (they are the same), and all Rust. macOS on Apple's processors: the Rust. Nothing is linked
-# and nothing is run: the feature doc-only leaves out libtorch, and with it the C++ of torch-sys.
+# libtorch (they are the same), and all Rust. macOS on Apple's processors: the Rust. Nothing is
+# linked or run: the feature doc-only leaves out libtorch, and with it the C++ of torch-sys.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 torch=${LIBTORCH:-$PWD/.libtorch/torch}
@@ -27,8 +27,8 @@ find src -name '*.cpp' ! -name nccl.cpp | sort | while read -r file; do
     echo "$file: compiles for aarch64"
 done
 
-# A crate among the dependencies compiles C, for which no compiler for macOS is at hand. An empty file
-# will do where nothing is linked.
+# A crate among the dependencies compiles C, for which no compiler for macOS is at hand. An empty
+# file will do where nothing is linked.
 stubs=$(mktemp -d)
 trap 'rm -rf "$stubs"' EXIT
 tee "$stubs/cc" > "$stubs/ar" <<'STUB'
@@ -40,6 +40,7 @@ chmod +x "$stubs"/*
 export CC_aarch64_apple_darwin=$stubs/cc AR_aarch64_apple_darwin=$stubs/ar
 for target in aarch64-unknown-linux-gnu aarch64-apple-darwin; do
     rustup target add "$target" 2>/dev/null || die "rustup has no target $target"
-    cargo check --quiet --lib --bins --features doc-only,distributed --target "$target" --target-dir target/portable
+    cargo check --quiet --lib --bins --features doc-only,distributed --target "$target" \
+        --target-dir target/portable
     echo "Rust compiles for $target"
 done

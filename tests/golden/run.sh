@@ -6,6 +6,7 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 venv=$here/../../.venv-tf
+. "$here/../../scripts/pip.sh"
 
 find_python37() {
     for python in python3.7 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.7.*/bin/python3.7; do
