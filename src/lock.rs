@@ -46,7 +46,8 @@ impl FolderLock {
         match self {
             FolderLock::System(_) => None,
             FolderLock::Owner { file, why } => Some(format!(
-                "this file system has no file locks ({why}); {} guards the folder against a second run",
+                "this file system has no file locks ({why}); {} guards the folder against a second \
+                 run",
                 file.path.display()
             )),
         }
@@ -114,7 +115,8 @@ fn refuse(path: &Path, there: &str) -> anyhow::Error {
         None => "an unknown process".into(),
     };
     anyhow::anyhow!(
-        "another run is using this folder ({who}); give each run its own. If that run is over, remove {}",
+        "another run is using this folder ({who}); give each run its own. If that run is over, \
+         remove {}",
         path.display()
     )
 }
@@ -151,7 +153,8 @@ impl Owner {
         let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
         let started = if Path::new("/proc/self/stat").exists() {
             let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-            // The state is field 3, the start field 22. Field 2, a name in parentheses, may have spaces.
+            // The state is field 3, the start field 22. Field 2, a name in parentheses, may have
+            // spaces.
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
             let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
             // A process that is over, but that nobody has waited for.

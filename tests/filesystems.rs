@@ -1,5 +1,5 @@
-//! File systems that lack an operation. A small library, preloaded into the program, refuses flock, fsync
-//! or rename with a given error number, as such file systems do.
+//! File systems that lack an operation. A small library, preloaded into the program, refuses flock,
+//! fsync or rename with a given error number, as such file systems do.
 
 mod tiny;
 

@@ -1,5 +1,5 @@
-//! A run of its own beside others, as one of several independent tasks of a job: the launcher's variables are
-//! those of one of several workers, and `--workers 1` says that it is not.
+//! A run of its own beside others, as one of several independent tasks of a job: the launcher's
+//! variables are those of one of several workers, and `--workers 1` says that it is not.
 
 mod tiny;
 

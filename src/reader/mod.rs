@@ -1,4 +1,5 @@
-//! The original's `reader.py`: three texts as token ids, their vocabulary, and the producer of batches.
+//! The original's `reader.py`: three texts as token ids, their vocabulary, and the producer of
+//! batches.
 //!
 //! A text is read once, line by line, and kept as token ids. Memory is 4 bytes a token and the
 //! vocabulary, whatever the size of the files.
@@ -30,7 +31,8 @@ pub const UNK: &str = "<unk>";
 /// A data path that means the sample corpus inside this program instead of a folder.
 pub const SAMPLE: &str = "sample";
 
-/// The usual names of the three texts: PTB's, plain ones, WikiText's, and those of WikiText's raw form.
+/// The usual names of the three texts: PTB's, plain ones, WikiText's, and those of WikiText's raw
+/// form.
 /// `*` stands for `train`, `valid` and `test`.
 pub const NAMINGS: [&str; 4] = ["ptb.*.txt", "*.txt", "wiki.*.tokens", "wiki.*.raw"];
 
@@ -83,8 +85,8 @@ impl RawData {
     /// one of the [`NAMINGS`]. [`SAMPLE`] stands for the embedded corpus.
     ///
     /// # Errors
-    /// [`NoTexts`] for a folder that is missing, incomplete or ambiguous; an empty file; text that is
-    /// not UTF-8 (with line and byte); a vocabulary of one word.
+    /// [`NoTexts`] for a folder that is missing, incomplete or ambiguous; an empty file; text that
+    /// is not UTF-8 (with line and byte); a vocabulary of one word.
     pub fn read(data_path: &str) -> Result<Self> {
         Self::read_with(data_path, Limits::default(), &mut |_| {})
     }
@@ -115,9 +117,9 @@ impl RawData {
 fn find(data_path: &str) -> Result<[PathBuf; 3], NoTexts> {
     let folder = Path::new(data_path);
     let expected = format!(
-        "It is the folder that holds a training, a validation and a test text, named in one of these \
-         ways, * being train, valid and test: {}. (`make data` looks for PTB; the word `{SAMPLE}` \
-         stands for the sample corpus inside this program)",
+        "It is the folder that holds a training, a validation and a test text, named in one of \
+         these ways, * being train, valid and test: {}. (`make data` looks for PTB; the word \
+         `{SAMPLE}` stands for the sample corpus inside this program)",
         NAMINGS.join(", ")
     );
     let error = |what: String| Err(NoTexts(format!("{data_path}: {what}")));
@@ -141,8 +143,8 @@ fn find(data_path: &str) -> Result<[PathBuf; 3], NoTexts> {
             list(partial, false)
         )),
         (several, _) => error(format!(
-            "there is more than one set of texts in it: {}. Leave one of them there, or give each its \
-             own folder",
+            "there is more than one set of texts in it: {}. Leave one of them there, or give each \
+             its own folder",
             list(several, true)
         )),
     }
@@ -163,8 +165,8 @@ fn embedded((split, text): (&str, &'static str)) -> TextReader {
     TextReader::new(Box::new(text.as_bytes()), name).with_total(text.len() as u64)
 }
 
-/// Reads the training text and counts its words. Words are first numbered as they come; once all are
-/// counted, the ids replace the numbers.
+/// Reads the training text and counts its words. Words are first numbered as they come; once all
+/// are counted, the ids replace the numbers.
 fn read_training(
     mut text: TextReader,
     limits: Limits,
@@ -190,7 +192,8 @@ fn read_training(
     Ok((Split { replaced: left_out, ..split }, vocabulary))
 }
 
-/// Reads another text. Words outside of `vocabulary` become `unknown`, or are dropped if that is `None`.
+/// Reads another text. Words outside of `vocabulary` become `unknown`, or are dropped if that is
+/// `None`.
 fn read_other(
     mut text: TextReader,
     vocabulary: &Vocabulary,
@@ -287,7 +290,8 @@ mod tests {
                 .unwrap()
         };
         let words = |data: &RawData| data.vocabulary.words().map(str::to_owned).collect::<Vec<_>>();
-        // a 4, b 3, and of <eos>, c, d with 2 each only <eos>, which always stays; <unk> is 1 of its own and c, c, d, d, e.
+        // a 4, b 3, and of <eos>, c, d with 2 each only <eos>, which always stays; <unk> is 1 of
+        // its own and c, c, d, d, e.
         let data = read(Some(4), None);
         assert_eq!(words(&data), [UNK, "a", "b", EOS]);
         assert_eq!(
@@ -361,7 +365,8 @@ mod tests {
         let data = data_of([text, text, text]).unwrap();
         assert_eq!(
             in_words(&data, &data.valid),
-            "<eos> = Robert <unk> = <eos> <eos> Robert <unk> is an English film , <eos> <eos> = = Career = = <eos> <eos>"
+            "<eos> = Robert <unk> = <eos> <eos> Robert <unk> is an English film , <eos> <eos> \
+             = = Career = = <eos> <eos>"
         );
         assert_eq!(data.valid.dropped, 0);
     }

@@ -111,7 +111,8 @@ impl TextReader {
         let text = if is_cut { text.trim_end_matches(|c| !is_space(c)) } else { text };
         ensure!(
             !text.is_empty(),
-            "{}: line {} has a word of more than {LONGEST_PIECE} bytes; words are separated by spaces",
+            "{}: line {} has a word of more than {LONGEST_PIECE} bytes; words are separated by \
+             spaces",
             self.name,
             self.lines + 1
         );
@@ -121,7 +122,7 @@ impl TextReader {
         Ok(Some(without_mark.unwrap_or(text)))
     }
 
-    /// A buffer for the text's tokens, at most one for two bytes.
+    /// A buffer for the text's tokens.
     ///
     /// A vector that grows is copied, and is then in memory twice. So this one gets room for a word
     /// of 4 bytes on average. Pages that are never written take no memory.

@@ -11,8 +11,8 @@ use smol_str::SmolStr;
 
 use super::{EOS, UNK};
 
-/// Words and their ids. An id is a word's rank in the training text, by count in descending order and
-/// then by word.
+/// Words and their ids. An id is a word's rank in the training text, by count in descending order
+/// and then by word.
 #[derive(Clone, Default)]
 pub struct Vocabulary {
     // Shared, since each checkpoint holds the vocabulary.
@@ -33,7 +33,8 @@ impl fmt::Debug for Vocabulary {
 }
 
 impl Vocabulary {
-    /// The original's `_build_vocab`: sorts by count, words of one count by code point as Python does.
+    /// The original's `_build_vocab`: sorts by count, words of one count by code point as Python
+    /// does.
     pub fn from_counts(counts: HashMap<String, u64>) -> Self {
         let counts = counts.into_iter().map(|(word, count)| (word.into(), count));
         Counts(counts.collect()).rank(Limits::default()).vocabulary
@@ -73,9 +74,9 @@ impl Vocabulary {
 
 /// Limits on the size of the vocabulary.
 ///
-/// With a limit, a word outside of the vocabulary is read as `<unk>` in all three texts. Without one,
-/// the vocabulary has all words of the training text, and words of the other texts that are not in it
-/// are dropped, as in the original.
+/// With a limit, a word outside of the vocabulary is read as `<unk>` in all three texts. Without
+/// one, the vocabulary has all words of the training text, and words of the other texts that are
+/// not in it are dropped, as in the original.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Largest number of words, including `<unk>` and `<eos>`. The most frequent words are kept.
@@ -158,8 +159,8 @@ impl Word {
     }
 }
 
-/// Removes the words outside of the limits, counts them as `<unk>`, and returns how many occurrences
-/// they had. `words` is sorted, before and afterwards.
+/// Removes the words outside of the limits, counts them as `<unk>`, and returns how many
+/// occurrences they had. `words` is sorted, before and afterwards.
 fn limit(words: &mut Vec<Word>, limits: Limits) -> u64 {
     let is_special = |word: &Word| matches!(word.word.as_str(), UNK | EOS);
     let special = words.iter().filter(|word| is_special(word)).count() as u64;

@@ -70,8 +70,7 @@ pub fn is_blocked(process: u32, signal: Signal) -> Option<bool> {
     is_in_mask(&process.to_string(), "SigBlk", signal)
 }
 
-/// Looks a signal up in a mask of /proc/PROCESS/status, a hexadecimal number with bit 0 for
-/// signal 1.
+/// Looks a signal up in a mask of /proc/PROCESS/status, where bit 0 stands for signal 1.
 fn is_in_mask(process: &str, mask: &str, signal: Signal) -> Option<bool> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(mask)?.strip_prefix(':'))?;
