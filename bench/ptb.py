@@ -1,4 +1,4 @@
-"""What the peers share: the configurations, the reader and producer (as src/reader.rs has them), the clock, the result line.
+"""What the peers share: the configurations, the reader and producer (as src/reader has them), the clock, the result line.
 
     ptb.py FOLDER     writes random text of PTB's size there, for machines without PTB
 

@@ -8,7 +8,6 @@
 # (some 4 GB). The stamp is written last: an interrupted fetch is started again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. scripts/pip.sh
 version=2.11.0
 python=${PYTHON:-python3}
 kind=${1:?cpu, cuda or check}
@@ -44,6 +43,12 @@ if [ "$kind" = check ]; then
 fi
 [ ! -e "$stamp" ] || exit 0
 
+if [ "$kind" = cuda ]; then
+    # Before 2 GB are fetched for nothing. (/dev/dxg is the driver's door under WSL.)
+    [ -e /dev/nvidiactl ] || [ -e /dev/dxg ] || command -v nvidia-smi >/dev/null ||
+        die "this machine shows no NVIDIA GPU: neither /dev/nvidiactl nor nvidia-smi is there." \
+            "\`make train-cpu\` trains on the CPU"
+fi
 platform=$(uname -s)-$(uname -m)
 case $platform in
 Linux-x86_64 | Linux-aarch64) ;;
@@ -55,6 +60,7 @@ command -v "$python" >/dev/null ||
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
     die "$("$python" --version) is too old for libtorch $version's package: 3.10 or later," \
         "as in make PYTHON=python3.12 libtorch"
+. scripts/pip.sh
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python=$(with_pip "$python" "$work/venv") || die "or set LIBTORCH to a libtorch $version"
@@ -67,10 +73,6 @@ cpu)
     mv .libtorch.part .libtorch
     ;;
 cuda)
-    # Before 2 GB are fetched for nothing. (/dev/dxg is the driver's door under WSL.)
-    [ -e /dev/nvidiactl ] || [ -e /dev/dxg ] || command -v nvidia-smi >/dev/null ||
-        die "this machine shows no NVIDIA GPU: neither /dev/nvidiactl nor nvidia-smi is there." \
-            "\`make train-cpu\` trains on the CPU"
     echo "fetching NVIDIA's libraries for libtorch $version (2 GB) into .libtorch" >&2
     rm -rf .libtorch/cuda.part
     unpack "$python" scripts/libtorch-cuda.txt .libtorch/cuda.part

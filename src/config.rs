@@ -274,8 +274,7 @@ impl Precision {
     pub fn check(self, cuda: bool) -> Result<(), ConfigError> {
         match self {
             Precision::Tf32Cudnn | Precision::Tf32 | Precision::Fp16 if !cuda => {
-                let problem =
-                    format!("is {self}, which needs a GPU; the CPU has fp32 and, at half the width, bf16");
+                let problem = format!("is {self}, which needs a GPU");
                 Err(ConfigError { field: "precision", problem })
             }
             _ => Ok(()),

@@ -1,5 +1,5 @@
-// Stands in for the part of libtorch_cuda that src/cuda.cpp looks up, where there is no GPU: each function succeeds, doing nothing, or fails as
-// libtorch's do, with an exception. Compiled and loaded by the tests of src/graph.rs.
+// Stands in for the part of libtorch_cuda that src/kernels/cuda_graph.cpp looks up, where there is no GPU: each function succeeds, doing nothing, or fails as
+// libtorch's do, with an exception. Compiled and loaded by the tests of src/train_step.rs.
 
 #include <stdexcept>
 #include <string>

@@ -178,11 +178,11 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let mut command = Cli::command();
     command.build();
     let train = command.find_subcommand("train").cloned().unwrap_or_default();
-    let (args, repeated) = config_file::expand(args.map(underscores_to_dashes).collect(), &train)?;
+    let (args, file) = config_file::expand(args.map(underscores_to_dashes).collect(), &train)?;
     let matches = command.try_get_matches_from(args)?;
     let mut cli = Cli::from_arg_matches(&matches)?;
     if let (Command::Train(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
-        args.given = Given::new(matches, repeated, &train);
+        args.given = Given::new(matches, file, &train);
     }
     Ok(cli)
 }

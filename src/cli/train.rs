@@ -22,7 +22,7 @@ use crate::checkpoint::{
 use crate::config::{Config, Model, Precision, RnnMode};
 use crate::device;
 use crate::distributed::Team;
-use crate::model::PtbVariables;
+use crate::model::{PtbVariables, TooLarge};
 use crate::reader::{RawData, SAMPLE, Split};
 use crate::sample;
 use crate::session::{CheckpointEvery, Diverged, Event, Input, Options, Session};
@@ -182,9 +182,12 @@ impl TrainArgs {
             None if self.use_fp16 => Precision::Fp16,
             precision => precision.unwrap_or(Precision::default_on(device.is_cuda())),
         };
-        precision.check(device.is_cuda()).map_err(|error| match self.use_fp16 {
-            true => UsageError(format!("--use-fp16: {}", UsageError::from(error))),
-            false => error.into(),
+        precision.check(device.is_cuda()).map_err(|error| {
+            let flag = if self.use_fp16 { "--use-fp16: " } else { "" };
+            let error = UsageError::from(error);
+            UsageError(format!(
+                "{flag}{error}; the CPU has --precision fp32 and, at half the width, --precision bf16"
+            ))
         })?;
         Ok(precision)
     }
@@ -221,7 +224,14 @@ impl Training<'_> {
         self.ensure_same_everywhere(&run, &data)?;
         let args = self.args;
         let cell = args.hyperparameters.cell;
-        let variables = PtbVariables::new(&run.config, cell, self.device, Kind::Float, args.seed)?
+        let variables = PtbVariables::new(&run.config, cell, self.device, Kind::Float, args.seed)
+            .map_err(|error| match error.downcast_ref() {
+                Some(TooLarge { hidden_size }) => {
+                    let cause = error.root_cause();
+                    anyhow!("no memory for layers of --hidden-size {hidden_size}: {cause}")
+                }
+                None => error,
+            })?
             .with_optimizer(run.optimizer);
         let input = Input::new(&data, &variables)?;
         let options = self.options();

@@ -4,7 +4,7 @@
 // libtorch has the door, `mkldnn::_linear_pointwise` (x @ w^T for dense tensors, made for its compiler), but tch does not bind it. It takes
 // transposed views as they are, so TensorFlow's layouts need no copies.
 //
-// Called from src/loss.rs.
+// Called from mod.rs.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>

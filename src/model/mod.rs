@@ -18,8 +18,8 @@ use crate::rnn::{
 use crate::team::{Solo, Team};
 use lstm::HalfStack;
 pub use softmax::{SoftmaxGradients, SoftmaxLayer};
-pub use variables::PtbVariables;
 use variables::Recurrent;
+pub use variables::{PtbVariables, TooLarge};
 
 /// Factor that keeps the LSTM's small float16 gradients above that type's least number (6e-8); they are divided by it again in float32.
 ///
@@ -221,12 +221,14 @@ impl<'a> PtbModel<'a> {
         self.softmax().costs(output, targets)
     }
 
-    /// The difference of two states, relative to 1 + |value|, that counts as rounding where both have read the same words for long.
+    /// The difference of two states, relative to 1 + |value|, that counts as rounding where both
+    /// have read the same words for long. In a trained `small`, at 15 places of PTB's test text, it
+    /// is at most 2e-6 in float32, 8e-3 in bfloat16 and 3e-3 in float16.
     pub(crate) fn state_rounding(&self) -> f64 {
         match (self.half_kind(), self.precision) {
             (Some(Kind::BFloat16), _) => 3e-2,
-            (Some(_), _) => 4e-3,
-            (None, Precision::Tf32 | Precision::Tf32Cudnn) => 1e-3,
+            // (TF32's products read as many bits as float16's.)
+            (Some(_), _) | (None, Precision::Tf32 | Precision::Tf32Cudnn) => 1e-2,
             (None, _) => 1e-5,
         }
     }

@@ -47,6 +47,14 @@ pub struct PtbVariables {
     pub(super) optimizer: Optimizer,
 }
 
+/// The error of layers that do not fit into the memory.
+#[derive(Debug, thiserror::Error)]
+#[error("no memory for layers of hidden_size {hidden_size}")]
+pub struct TooLarge {
+    /// Units of a layer.
+    pub hidden_size: i64,
+}
+
 /// Units that a layer is computed with.
 ///
 /// On a GPU, rows of 650 or 1500 numbers are not aligned to the 16 bytes that tensor cores load at once, and the kernels that remain are
@@ -118,7 +126,7 @@ impl PtbVariables {
         };
         // nn::lstm has no fallible form: what is too large for the memory is found out here.
         let _ = Tensor::f_empty([4 * hidden, 2 * hidden], (kind, device))
-            .with_context(|| format!("no memory for layers of hidden_size {hidden}"))?;
+            .context(TooLarge { hidden_size: hidden })?;
         let embedding = var("embedding", &[vocab, hidden], uniform)?;
         let recurrent = match cell {
             CellType::BasicLstm => {

@@ -31,16 +31,15 @@ pub struct Given {
     pub flags: Map<String, Value>,
     /// The `start` event that `--config` read, if it was one.
     pub start: Option<Value>,
-    /// Names of the flags that a person gave, on the command line or in a file written by hand. A
-    /// `start` event has all flags.
+    /// Names of the flags that a person gave on the command line. A file may serve several runs.
     by_hand: BTreeSet<String>,
 }
 
 impl Given {
-    pub fn new(matches: &ArgMatches, repeated: Option<Repeated>, train: &Command) -> Self {
+    pub fn new(matches: &ArgMatches, file: Option<File>, train: &Command) -> Self {
         let flags = flags(matches, train);
-        match repeated {
-            Some(Repeated { start, by_hand }) => Given { flags, start: Some(start), by_hand },
+        match file {
+            Some(File { start, by_hand }) => Given { flags, start, by_hand },
             None => Given { flags, start: None, by_hand: given_on_command_line(matches) },
         }
     }
@@ -51,15 +50,15 @@ impl Given {
     }
 }
 
-/// A run that is repeated by its `start` event.
-pub struct Repeated {
-    start: Value,
+/// What `--config` named.
+pub struct File {
+    /// Its `start` event, if it was a run's metrics.
+    start: Option<Value>,
     /// Names of the flags that were given besides.
     by_hand: BTreeSet<String>,
 }
 
-/// The arguments with those of their `--config` put in, and the run that they repeat, if the file
-/// was a run's metrics. `train` is that subcommand.
+/// The arguments with those of their `--config` put in, and that file. `train` is that subcommand.
 ///
 /// # Errors
 /// A file that cannot be read, is not JSON, or has a key that is not a flag or a value that does
@@ -67,7 +66,7 @@ pub struct Repeated {
 pub fn expand(
     mut args: Vec<OsString>,
     train: &Command,
-) -> Result<(Vec<OsString>, Option<Repeated>), clap::Error> {
+) -> Result<(Vec<OsString>, Option<File>), clap::Error> {
     if args.get(1).is_none_or(|command| command != "train") {
         return Ok((args, None));
     }
@@ -81,7 +80,7 @@ pub fn expand(
     })?;
     args.splice(2..2, flags);
     let by_hand = given_on_command_line(&glance);
-    Ok((args, start.map(|start| Repeated { start, by_hand })))
+    Ok((args, Some(File { start, by_hand })))
 }
 
 fn given_on_command_line(matches: &ArgMatches) -> BTreeSet<String> {
