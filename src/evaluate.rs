@@ -91,6 +91,19 @@ pub(crate) fn evaluate_until(
     Ok(Some(Evaluation::new(total / batch_size as f64, iters, batch_size, start)))
 }
 
+/// Costs in nats of all words of a split, `[rows, words]`, float64, in the windows in which they are
+/// read; on one worker. The same split has the same windows with every model on a device.
+pub(crate) fn text_windows(model: &PtbModel, producer: &Producer) -> Result<Vec<Tensor>> {
+    let rows = producer.batch_size();
+    let reader = RowReader { model, text: producer, rows: 0..rows, longest: LONGEST, stopped: &|| false };
+    let mut windows = Vec::new();
+    reader.read_all(model.zero_state(rows), &mut |costs| {
+        windows.push(costs);
+        Ok(())
+    })?;
+    Ok(windows)
+}
+
 /// Costs in nats of all words of a text but the first, which is only context, and the state after
 /// the last but one word. Reading begins in `state`, of one row.
 pub(crate) fn text_costs(model: &PtbModel, text: Vec<i32>, state: State) -> Result<(Vec<f64>, State)> {

@@ -15,10 +15,11 @@
 //! | `tf.train.Supervisor`'s checkpoints | [`checkpoint`] |
 //! | `tf.summary.scalar`, the Supervisor's event files | [`events`] |
 //! | `tf.train.Saver`'s files, `numpy.savez` | [`tf`] |
-//! | (the original has no such thing) | [`generate`], [`score`] |
+//! | (the original has no such thing) | [`generate`], [`score`], [`average`] |
 
 #![deny(missing_docs)]
 
+pub mod average;
 pub mod checkpoint;
 #[doc(hidden)]
 #[allow(missing_docs)]

@@ -16,12 +16,16 @@ use crate::reader::Vocabulary;
 
 #[derive(Args)]
 pub struct SavedFlags {
-    /// The save path of a run, or one of its checkpoints
-    #[arg(long, visible_alias = "save-path", value_name = "DIR")]
-    checkpoint: PathBuf,
+    /// The save path of a run, or one of its checkpoints. Given several times, the probabilities of
+    /// all these models are averaged
+    #[arg(long = "checkpoint", visible_alias = "save-path", value_name = "DIR", required = true)]
+    checkpoints: Vec<PathBuf>,
     #[command(flatten)]
     device: DeviceFlags,
 }
+
+/// One of the saved models.
+pub struct SavedPath<'a>(&'a Path);
 
 /// `--precision` for a model that is only evaluated.
 #[derive(Args)]
@@ -58,15 +62,55 @@ pub struct Saved {
 }
 
 impl SavedFlags {
-    /// The newest good checkpoint, and the device to use it on.
-    pub fn open(&self) -> Result<(Checkpoint, Device)> {
-        let device = self.device.select()?;
-        Ok((load_checkpoint(&self.checkpoint)?, device))
+    /// The device to use the models on.
+    pub fn device(&self) -> Result<Device> {
+        self.device.select()
+    }
+
+    /// The models, in the order in which they were given.
+    pub fn paths(&self) -> Vec<SavedPath<'_>> {
+        self.checkpoints.iter().map(|path| SavedPath(path)).collect()
+    }
+
+    /// The model of a command that takes one.
+    pub fn path(&self) -> Result<SavedPath<'_>, UsageError> {
+        match &self.checkpoints[..] {
+            [path] => Ok(SavedPath(path)),
+            _ => Err(UsageError("--checkpoint: this command takes one model".into())),
+        }
+    }
+
+    /// Loads a model with its words.
+    pub fn load(&self) -> Result<Saved> {
+        let path = self.path()?;
+        let device = self.device()?;
+        let mut checkpoint = path.open()?;
+        let mode = rnn_mode(checkpoint.cell().with_context(|| path.here())?, None)?;
+        let vocabulary = checkpoint.vocabulary.take().with_context(|| {
+            let here = path.here();
+            format!("{here}: the model's words are not known; `import` it again with --data-path")
+        })?;
+        let config = checkpoint.run.config;
+        ensure!(
+            vocabulary.len() as i64 == config.vocab_size,
+            "{}: a model of {} words with a list of {}",
+            path.here(),
+            config.vocab_size,
+            vocabulary.len()
+        );
+        Ok(Saved { vocabulary, variables: path.variables(&checkpoint, &config, device)?, mode })
+    }
+}
+
+impl SavedPath<'_> {
+    /// The newest good checkpoint.
+    pub fn open(&self) -> Result<Checkpoint> {
+        load_checkpoint(self.0)
     }
 
     /// The flag, for messages.
     pub fn here(&self) -> String {
-        format!("--checkpoint {}", self.checkpoint.display())
+        format!("--checkpoint {}", self.0.display())
     }
 
     /// A checkpoint's variables, in a model of `config`.
@@ -79,24 +123,5 @@ impl SavedFlags {
         let variables = PtbVariables::new(config, checkpoint.cell()?, device, Kind::Float, 0)?;
         variables.assign(&checkpoint.variables).with_context(|| self.here())?;
         Ok(variables)
-    }
-
-    /// Loads a model with its words.
-    pub fn load(&self) -> Result<Saved> {
-        let (mut checkpoint, device) = self.open()?;
-        let mode = rnn_mode(checkpoint.cell().with_context(|| self.here())?, None)?;
-        let vocabulary = checkpoint.vocabulary.take().with_context(|| {
-            let here = self.here();
-            format!("{here}: the model's words are not known; `import` it again with --data-path")
-        })?;
-        let config = checkpoint.run.config;
-        ensure!(
-            vocabulary.len() as i64 == config.vocab_size,
-            "{}: a model of {} words with a list of {}",
-            self.here(),
-            config.vocab_size,
-            vocabulary.len()
-        );
-        Ok(Saved { vocabulary, variables: self.variables(&checkpoint, &config, device)?, mode })
     }
 }

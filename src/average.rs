@@ -1,0 +1,96 @@
+//! The average of several models: the arithmetic mean of their probabilities for each word, as in
+//! the paper's own table (Zaremba et al., section 4.1).
+//!
+//! A perplexity needs the probabilities of the text's words alone, so the models can be evaluated
+//! one after the other, and one of them in memory at a time is enough.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use tch::{Kind, Tensor};
+
+use crate::evaluate::text_windows;
+use crate::event::Evaluation;
+use crate::model::PtbModel;
+use crate::reader::{Producer, Vocabulary};
+
+/// The probabilities of a text's words, summed over models.
+pub struct Average {
+    start: Instant,
+    models: u64,
+    /// Logarithms of the sums, `[rows, words]`, float64, for each window of the text.
+    log_sums: Vec<Tensor>,
+}
+
+impl Default for Average {
+    fn default() -> Self {
+        Average { start: Instant::now(), models: 0, log_sums: Vec::new() }
+    }
+}
+
+impl Average {
+    /// Evaluates one more model, a view that is not training, on the same text as those before it.
+    /// Returns the model's own perplexity.
+    ///
+    /// # Errors
+    /// As of [`crate::evaluate::evaluate`]; a text of another length or with other rows.
+    pub fn add(&mut self, model: &PtbModel, text: &Producer) -> Result<f64> {
+        self.add_costs(text_windows(model, text)?)
+    }
+
+    /// Adds a model's costs in nats, `[rows, words]`, float64, for each window of the text. Returns
+    /// the perplexity of these alone.
+    pub(crate) fn add_costs(&mut self, costs: Vec<Tensor>) -> Result<f64> {
+        let own = Average { start: self.start, models: 1, log_sums: costs.iter().map(|c| -c).collect() };
+        let perplexity = own.evaluation()?.perplexity;
+        if self.models == 0 {
+            self.log_sums = own.log_sums;
+        } else {
+            let sizes = |windows: &[Tensor]| windows.iter().map(Tensor::size).collect::<Vec<_>>();
+            let (own_sizes, others) = (sizes(&own.log_sums), sizes(&self.log_sums));
+            ensure!(own_sizes == others, "costs of {own_sizes:?} words to average with {others:?}");
+            for (sum, own) in self.log_sums.iter_mut().zip(&own.log_sums) {
+                *sum = sum.f_logaddexp(own)?;
+            }
+        }
+        self.models += 1;
+        Ok(perplexity)
+    }
+
+    /// The figures of the averaged model.
+    ///
+    /// # Errors
+    /// No model was added.
+    pub fn evaluation(&self) -> Result<Evaluation> {
+        let rows = self.log_sums.first().context("there is no model to average")?.size()[0];
+        let (mut costs, mut iters) = (0.0, 0);
+        let log_models = (self.models as f64).ln();
+        for log_sum in &self.log_sums {
+            costs += (log_models - log_sum).f_sum(Kind::Double)?.f_double_value(&[])?;
+            iters += log_sum.size()[1];
+        }
+        Ok(Evaluation::new(costs / rows as f64, iters, rows, self.start))
+    }
+}
+
+/// Checks that two models, named for the error, have the same words under the same ids: otherwise
+/// their probabilities cannot be averaged.
+///
+/// # Errors
+/// Names both models and the first word that differs.
+pub fn ensure_same_words(a: (&str, &Vocabulary), b: (&str, &Vocabulary)) -> Result<()> {
+    let ((a_name, a), (b_name, b)) = (a, b);
+    let differ = format!("{a_name} and {b_name} have different words, so they cannot be averaged");
+    if let Some((id, (a, b))) = a.words().zip(b.words()).enumerate().find(|(_, (a, b))| a != b) {
+        bail!("{differ}: word {id} is {a:?} in the first and {b:?} in the second");
+    }
+    let common = a.len().min(b.len()) as i32;
+    for (words, which, other) in [(a, "first", "second"), (b, "second", "first")] {
+        if let Some(word) = words.word(common) {
+            bail!(
+                "{differ}: word {common} is {word:?} in the {which}, and the {other} has no more than {common}"
+            );
+        }
+    }
+    Ok(())
+}
