@@ -426,12 +426,13 @@ impl<'a> PtbModel<'a> {
     }
 
     /// The difference of two states, relative to 1 + |value|, that counts as rounding where both have
-    /// read the same words for long.
+    /// read the same words for long. In a trained `small`, of 15 places of PTB's test text, it is at
+    /// most 2e-6 in float32, 8e-3 in bfloat16 and 3e-3 in float16.
     pub(crate) fn state_rounding(&self) -> f64 {
         match (self.narrow_kind(), self.precision) {
             (Some(Kind::BFloat16), _) => 3e-2,
-            (Some(_), _) => 4e-3,
-            (None, Precision::Tf32) => 1e-3,
+            // (TF32's products read as many bits as float16's.)
+            (Some(_), _) | (None, Precision::Tf32) => 1e-2,
             (None, _) => 1e-5,
         }
     }
