@@ -301,7 +301,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::config::{Config, RnnMode};
+    use crate::config::{Config, Precision, RnnMode};
     use crate::model::PtbVariables;
     use crate::rnn::CellType;
 
@@ -402,6 +402,33 @@ mod tests {
                 _ => assert_eq!(read, once + again + one_by_one),
             }
         }
+    }
+
+    /// The same for all cells in all modes, and in half width, whose rounding is no reason to read
+    /// a piece again.
+    #[test]
+    fn all_models_are_read_in_pieces() {
+        let tokens = tokens(3 * SHORTEST + 2);
+        let once = calls(2, WARM_UP) + calls(3, SHORTEST) + 1;
+        let new = |cell, kind| PtbVariables::new(&CONFIG, cell, Device::Cpu, kind, 2).unwrap();
+        for cell in CellType::ALL {
+            let v = new(cell, Kind::Double);
+            let block = (cell == CellType::BasicLstm).then_some(RnnMode::Block);
+            for mode in block.into_iter().chain([RnnMode::Basic]) {
+                let model = PtbModel::new(&v, false, mode);
+                let (costs, _, read) = read_all(&model, &producer(&tokens, 1), LONGEST);
+                assert_close(&costs, &in_one_place(&model, &tokens));
+                assert_eq!(read, once, "{cell} {mode}");
+            }
+        }
+        let (wide, narrow) = (new(CellType::BasicLstm, Kind::Double), new(CellType::BasicLstm, Kind::Float));
+        narrow.assign(&wide.to_tensorflow().unwrap()).unwrap();
+        let model = PtbModel::new(&narrow, false, RnnMode::Cudnn).precision(Precision::Fp16);
+        let (costs, _, read) = read_all(&model, &producer(&tokens, 1), LONGEST);
+        let expected = in_one_place(&PtbModel::new(&wide, false, RnnMode::Cudnn), &tokens);
+        let [found, expected] = [&costs, &expected].map(|costs| costs.iter().sum::<f64>());
+        assert!((found / expected - 1.0).abs() < 1e-4, "{found} instead of {expected}");
+        assert_eq!(read, once);
     }
 
     /// A short row is not cut, and many rows are not: their numbers are those of a plain reading.

@@ -211,11 +211,11 @@ fn text(tokens: &[i32], batch_size: i64) -> Producer {
     Producer::new(&split, batch_size, 1, Device::Cpu).unwrap()
 }
 
-/// The perplexity that the float32 model finds with one, two and four threads.
-fn found(float: &PtbVariables, producer: &Producer) -> [f64; 3] {
+/// The perplexity that the float32 model finds with one and with four threads.
+fn found(float: &PtbVariables, producer: &Producer) -> [f64; 2] {
     let model = PtbModel::new(float, false, RnnMode::Cudnn);
     let before = tch::get_num_threads();
-    let found = [1, 2, 4].map(|threads| {
+    let found = [1, 4].map(|threads| {
         tch::set_num_threads(threads);
         let evaluation = evaluate(&model, producer).unwrap();
         assert_eq!(evaluation.tokens, producer.epoch_size() * producer.batch_size());
@@ -225,7 +225,7 @@ fn found(float: &PtbVariables, producer: &Producer) -> [f64; 3] {
     found
 }
 
-fn close(found: [f64; 3], expected: f64) {
+fn close(found: [f64; 2], expected: f64) {
     for perplexity in found {
         assert!((perplexity / expected - 1.0).abs() < 1e-6, "{perplexity} instead of {expected}");
         assert!((perplexity / found[0] - 1.0).abs() < 2e-7, "{found:?}");
@@ -303,6 +303,6 @@ fn a_long_text_has_the_perplexity_of_one_reading() {
         let (half, whole) = (words as usize / 2, plain(&tokens, 1));
         let halves = (plain(&tokens[..=half], 1) * plain(&tokens[half..], 1)).sqrt();
         let difference = (halves / whole - 1.0).abs();
-        assert!(if forget_bias == 30.0 { difference > 1e-5 } else { difference < 1e-5 }, "{difference}");
+        assert!(if forget_bias > 0.0 { difference > 1e-5 } else { difference < 1e-5 }, "{difference}");
     }
 }
