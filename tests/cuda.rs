@@ -140,51 +140,6 @@ fn texts_cost_the_same_on_all_devices() {
     }
 }
 
-/// A text that is cut into pieces, rows that are not, and lines of their own: the same numbers on all
-/// devices and, to their rounding, in all precisions, as a float64 reading in one place gives.
-#[test]
-fn texts_cost_the_same_on_all_devices() {
-    let devices = devices();
-    let words: Vec<String> =
-        (0..CONFIG.vocab_size - 1).map(|k| format!("w{k}")).chain([EOS.into()]).collect();
-    let vocabulary = Vocabulary::from_words(&words);
-    tch::manual_seed(5);
-    let drawn = Tensor::randint(CONFIG.vocab_size, [7001], (Kind::Int, Device::Cpu));
-    let tokens = Vec::<i32>::try_from(&drawn).unwrap();
-    let text: String = tokens.iter().map(|&id| words[id as usize].clone() + " ").collect();
-    let lines = text.replace(&format!(" {EOS} "), "\n");
-    let ids = |start, len| drawn.narrow(0, start, len).to_kind(Kind::Int64).unsqueeze(0);
-    let double = variables(&CONFIG, Device::Cpu, Kind::Double);
-    let plain = PtbModel::new(&double, false, RnnMode::Cudnn);
-    let (costs, _) = plain.evaluate(&ids(0, 7000), &ids(1, 7000), &plain.zero_state(1)).unwrap();
-    let expected = (costs.double_value(&[]) / 7000.0).exp();
-    let mut of_lines = Vec::new();
-    for &device in devices {
-        let v = variables(&CONFIG, device, Kind::Float);
-        v.assign(&double.to_tensorflow().unwrap()).unwrap();
-        for (precision, rounding) in
-            [(Precision::Fp32, 1e-6), (Precision::Bf16, 2e-2), (Precision::Fp16, 2e-3)]
-        {
-            let model = PtbModel::new(&v, false, RnnMode::Cudnn).precision(precision);
-            let split = Split { name: "text".into(), tokens: tokens.clone().into(), ..Split::default() };
-            let producer = Producer::new(&split, 1, 1, device).unwrap();
-            let found = evaluate(&model, &producer).unwrap().perplexity;
-            assert!((found / expected - 1.0).abs() < rounding, "{device:?} {precision}: {found}, {expected}");
-            let score = |independent| {
-                let scorer = Scorer { model: &model, vocabulary: &vocabulary, independent };
-                let text = std::io::Cursor::new(lines.clone().into_bytes());
-                scorer.score(text, "lines", &mut |_| Ok(())).unwrap().perplexity().unwrap()
-            };
-            let scored = score(false);
-            assert!((scored / found - 1.0).abs() < rounding, "{device:?} {precision}: {scored}, {found}");
-            of_lines.push((score(true), rounding));
-        }
-    }
-    for (found, rounding) in &of_lines {
-        assert!((found / of_lines[0].0 - 1.0).abs() < *rounding, "{of_lines:?}");
-    }
-}
-
 /// cuDNN finds the weights side by side, also after values came in from outside: no variable leaves its place.
 #[test]
 #[ignore = "needs a GPU (bench/gpu.sh)"]
