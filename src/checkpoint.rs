@@ -152,7 +152,9 @@ impl Checkpoint {
     fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut tensors: tf::Variables =
             self.variables.iter().map(|(k, v)| (k.clone(), v.shallow_clone())).collect();
-        tensors.extend(self.state.iter().enumerate().map(|(k, t)| (format!("state/{k}"), t.shallow_clone())));
+        tensors.extend(
+            self.state.iter().enumerate().map(|(k, t)| (format!("state/{k}"), t.shallow_clone())),
+        );
         let meta = Meta {
             run: self.run.clone(),
             made: self.made.clone(),
@@ -160,7 +162,8 @@ impl Checkpoint {
             learning_rate: self.run.config.learning_rate_at(self.progress.epoch),
         };
         let mut metadata: HashMap<String, String> =
-            [("format".into(), FORMAT.into()), ("meta".into(), serde_json::to_string(&meta)?)].into();
+            [("format".into(), FORMAT.into()), ("meta".into(), serde_json::to_string(&meta)?)]
+                .into();
         if let Some(vocabulary) = &self.vocabulary {
             metadata.insert("vocabulary".into(), vocabulary.words().collect::<Vec<_>>().join("\n"));
         }
@@ -168,10 +171,10 @@ impl Checkpoint {
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let (_, header) =
-            SafeTensors::read_metadata(bytes).map_err(|e| anyhow!("not a whole safetensors file: {e}"))?;
-        let file =
-            SafeTensors::deserialize(bytes).map_err(|e| anyhow!("not a whole safetensors file: {e}"))?;
+        let (_, header) = SafeTensors::read_metadata(bytes)
+            .map_err(|e| anyhow!("not a whole safetensors file: {e}"))?;
+        let file = SafeTensors::deserialize(bytes)
+            .map_err(|e| anyhow!("not a whole safetensors file: {e}"))?;
         let mut metadata = header.metadata().clone().unwrap_or_default();
         let format = metadata.get("format").map_or("none", String::as_str);
         ensure!(
@@ -222,7 +225,14 @@ impl Checkpoint {
                 None => drop(variables.insert(name.clone(), tensor)),
             }
         }
-        Ok(Checkpoint { run, made, progress, variables, state: state.into_values().collect(), vocabulary })
+        Ok(Checkpoint {
+            run,
+            made,
+            progress,
+            variables,
+            state: state.into_values().collect(),
+            vocabulary,
+        })
     }
 
     /// Reads and verifies one file.
@@ -230,7 +240,8 @@ impl Checkpoint {
     /// # Errors
     /// A file that cannot be read or is not whole.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+        let bytes =
+            fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
         Self::from_bytes(&bytes).with_context(|| format!("checkpoint {}", path.display()))
     }
 
@@ -248,7 +259,11 @@ impl Checkpoint {
 
     /// The newest good checkpoint of `folder`, if it has any file of that name. Damaged ones may be `set_aside` for it: renamed, so that
     /// they are not counted among those that are kept.
-    fn latest(folder: &Path, notice: &mut dyn FnMut(&str), set_aside: bool) -> Result<Option<Self>> {
+    fn latest(
+        folder: &Path,
+        notice: &mut dyn FnMut(&str),
+        set_aside: bool,
+    ) -> Result<Option<Self>> {
         let mut last_error = None;
         let mut damaged: Vec<PathBuf> = Vec::new();
         for (_, path) in list(folder)?.into_iter().rev() {
@@ -270,7 +285,9 @@ impl Checkpoint {
             }
         }
         match last_error {
-            Some(error) => Err(error.context(format!("{}: no checkpoint in it is whole", folder.display()))),
+            Some(error) => {
+                Err(error.context(format!("{}: no checkpoint in it is whole", folder.display())))
+            }
             None => Ok(None),
         }
     }
@@ -280,7 +297,10 @@ impl Checkpoint {
 ///
 /// # Errors
 /// A tensor that is neither float32 nor float64.
-pub fn to_safetensors(tensors: &tf::Variables, mut metadata: HashMap<String, String>) -> Result<Vec<u8>> {
+pub fn to_safetensors(
+    tensors: &tf::Variables,
+    mut metadata: HashMap<String, String>,
+) -> Result<Vec<u8>> {
     let bytes = bytes_of(tensors)?;
     let views = views(tensors, &bytes)?;
     metadata.insert("sha256".into(), digest(&metadata, &views));
@@ -308,7 +328,8 @@ fn sort_metadata(bytes: &mut [u8]) -> Result<()> {
 
 /// A SHA-256 over the names, shapes and values of variables, in float32 whatever their type.
 pub fn digest_of(variables: &tf::Variables) -> Result<String> {
-    let float = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.f_to_kind(Kind::Float)?));
+    let float =
+        |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.f_to_kind(Kind::Float)?));
     let variables: tf::Variables = variables.iter().map(float).collect::<Result<_>>()?;
     let bytes = bytes_of(&variables)?;
     Ok(digest(&HashMap::new(), &views(&variables, &bytes)?))
@@ -358,7 +379,9 @@ fn digest(metadata: &HashMap<String, String>, views: &BTreeMap<&String, TensorVi
 /// The checkpoints of a folder by global step, oldest first.
 fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("{}: cannot be listed", folder.display()))? {
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("{}: cannot be listed", folder.display()))?
+    {
         let path = entry?.path();
         let step = path.file_name().and_then(|name| {
             name.to_str()?.strip_prefix("model-")?.strip_suffix(".safetensors")?.parse().ok()
@@ -394,7 +417,8 @@ impl SaveFolder {
             let half = entry?.path();
             let name = half.file_name().unwrap_or_default().to_string_lossy();
             if name.starts_with(".model-") && name.ends_with(".safetensors.tmp") {
-                fs::remove_file(&half).with_context(|| format!("{}: cannot be removed", half.display()))?;
+                fs::remove_file(&half)
+                    .with_context(|| format!("{}: cannot be removed", half.display()))?;
             }
         }
         Ok(SaveFolder { path: path.to_owned(), keep: keep.max(1), lock })
@@ -431,11 +455,19 @@ impl SaveFolder {
         let path = self.path.join(format!("model-{}.safetensors", checkpoint.progress.global_step));
         let bytes = checkpoint.to_bytes()?;
         write_atomically(&path, |file| Ok(file.write_all(&bytes)?))?;
-        let there = fs::read(&path).with_context(|| format!("{}: cannot be read back", path.display()))?;
-        ensure!(there == bytes, "{}: reads back as something else than was written", path.display());
+        let there =
+            fs::read(&path).with_context(|| format!("{}: cannot be read back", path.display()))?;
+        ensure!(
+            there == bytes,
+            "{}: reads back as something else than was written",
+            path.display()
+        );
         let all = list(&self.path)?;
-        for (_, old) in all[..all.len().saturating_sub(self.keep)].iter().filter(|(_, old)| *old != path) {
-            fs::remove_file(old).with_context(|| format!("{}: could not be removed", old.display()))?;
+        for (_, old) in
+            all[..all.len().saturating_sub(self.keep)].iter().filter(|(_, old)| *old != path)
+        {
+            fs::remove_file(old)
+                .with_context(|| format!("{}: could not be removed", old.display()))?;
         }
         Ok(path)
     }

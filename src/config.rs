@@ -1,15 +1,15 @@
-//! Configuration, apart from the model: the original's four presets, the learning-rate schedule, validation.
+//! Configuration: the original's four presets, the learning-rate schedule, validation.
 //!
-//! The presets are `SmallConfig`, `MediumConfig`, `LargeConfig` and `TestConfig` of `ptb_word_lm.py`, after
-//! Zaremba et al. (arXiv 1409.2329), field by field under the same names.
+//! The presets are `SmallConfig`, `MediumConfig`, `LargeConfig` and `TestConfig` of
+//! `ptb_word_lm.py`, after Zaremba et al. (arXiv 1409.2329), field by field under the same names.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A field whose value cannot be used: `keep_prob is 0; it is the probability of keeping an element,
-/// above 0 and at most 1`.
+/// A field whose value cannot be used: `keep_prob is 0; it is the probability of keeping an
+/// element, above 0 and at most 1`.
 #[derive(Debug, Error)]
 #[error("{field} {problem}")]
 pub struct ConfigError {
@@ -61,7 +61,8 @@ pub struct Config {
     pub vocab_size: i64,
     /// Which of the original's two learning-rate schedules.
     pub lr_schedule: LrSchedule,
-    /// Added to the forget gates before their sigmoid, and not trained. 0 in the original; 1 is the default of TensorFlow's cells.
+    /// Added to the forget gates before their sigmoid, and not trained. 0 in the original; 1 is the
+    /// default of TensorFlow's cells.
     #[serde(default)]
     pub forget_bias: f64,
 }
@@ -182,9 +183,12 @@ impl Config {
 
 /// When the learning rate begins to fall.
 ///
-/// The code of mid-2016 decays by `lr_decay ** max(i - max_epoch, 0)`: the published perplexities were made with it. From the end of
-/// 2016 on it reads `max(i + 1 - max_epoch, 0)`, one epoch less at the full rate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, strum::Display)]
+/// The code of mid-2016 decays by `lr_decay ** max(i - max_epoch, 0)`; the published perplexities
+/// were made with it. Since the end of 2016 it reads `max(i + 1 - max_epoch, 0)`, one epoch less at
+/// the full rate.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, strum::Display,
+)]
 pub enum LrSchedule {
     /// `max_epoch + 1` epochs at the full rate: the schedule of the published table
     #[serde(rename = "2016")]
@@ -199,7 +203,9 @@ pub enum LrSchedule {
 }
 
 /// Which of the original's presets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, strum::Display)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, strum::Display,
+)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum Model {
@@ -226,7 +232,9 @@ impl Model {
 }
 
 /// How the recurrent layers are run. All three modes are one function of the same variables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, strum::Display)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, strum::Display,
+)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum RnnMode {
@@ -238,9 +246,19 @@ pub enum RnnMode {
     Cudnn,
 }
 
-/// What the large matrix products are computed in; variables, their updates, softmax and sums are float32 in any case.
+/// Precision of the large matrix products. Variables, their updates, softmax and sums are always
+/// float32.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, strum::Display,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
+    strum::Display,
 )]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
@@ -248,16 +266,18 @@ pub enum Precision {
     /// float32
     #[default]
     Fp32,
-    /// float32 with TF32 in cuDNN's LSTM alone: what PyTorch does by default on a GPU, and the default there; on a GPU only
+    /// float32 with TF32 in cuDNN's LSTM alone; on a GPU only, where it is the default, as in
+    /// PyTorch
     #[value(name = "tf32-cudnn")]
     #[serde(rename = "tf32-cudnn")]
     #[strum(to_string = "tf32-cudnn")]
     Tf32Cudnn,
-    /// TF32: float32 numbers of which every product reads the upper 10 bits of precision; on a GPU only
+    /// TF32: products read the upper 10 bits of precision of float32 numbers; on a GPU only
     Tf32,
     /// bfloat16: half the width, float32's range, 8 bits of precision
     Bf16,
-    /// float16: half the width, 11 bits of precision, a small range, so that the loss is scaled; on a GPU only
+    /// float16: half the width, 11 bits of precision, and so small a range that the loss is scaled;
+    /// on a GPU only
     Fp16,
 }
 
@@ -324,7 +344,10 @@ mod tests {
         assert!(refused(Config { keep_prob: f64::NAN, ..c }).starts_with("keep_prob is NaN; "));
         assert!(refused(Config { batch_size: 0, ..c }).starts_with("batch_size is 0; "));
         assert!(refused(Config { num_steps: -3, ..c }).starts_with("num_steps is -3; "));
-        assert!(refused(Config { learning_rate: f64::INFINITY, ..c }).starts_with("learning_rate is inf; "));
+        assert!(
+            refused(Config { learning_rate: f64::INFINITY, ..c })
+                .starts_with("learning_rate is inf; ")
+        );
         assert!(refused(Config { vocab_size: 1, ..c }).contains("vocabulary"));
     }
 }

@@ -73,7 +73,8 @@ pub fn keep_freed_memory() {
     }
 }
 
-/// Ends the process without running destructors, which other threads may not survive while they compute.
+/// Ends the process without running destructors, which other threads may not survive while they
+/// compute.
 pub(crate) fn exit_at_once(code: i32) -> ! {
     // SAFETY: _exit only ends the process. (nix does not have it.)
     unsafe { libc::_exit(code) }
@@ -87,7 +88,8 @@ pub enum GpuError {
     Missing(String),
     /// All libraries are there, but no GPU.
     #[error(
-        "the NVIDIA driver shows no usable GPU (nvidia-smi lists them; CUDA_VISIBLE_DEVICES may hide them)"
+        "the NVIDIA driver shows no usable GPU (nvidia-smi lists them; CUDA_VISIBLE_DEVICES may \
+         hide them)"
     )]
     NoneUsable,
     /// No GPU of this index.
@@ -138,7 +140,7 @@ pub fn set_precision(precision: Precision) {
     allow_tf32(everywhere, in_cudnn);
 }
 
-/// How many GPUs there are to train on. Like [`select`], it must come before other uses of libtorch.
+/// Number of GPUs to train on. Like [`select`], it must come before other uses of libtorch.
 pub fn gpu_count() -> i64 {
     if load_cuda().is_ok() { tch::Cuda::device_count().max(0) } else { 0 }
 }
@@ -152,15 +154,15 @@ pub fn load_cuda() -> Result<(), String> {
     load("libcuda.so.1").map_err(|e| format!("no NVIDIA driver was found ({e})"))?;
     load("libtorch_cuda.so").map_err(|e| {
         format!(
-            "libtorch's CUDA part cannot be loaded ({e}): the libtorch in use is CPU-only, or an NVIDIA \
-             library is missing; `make train-cuda` fetches them"
+            "libtorch's CUDA part cannot be loaded ({e}): the libtorch in use is CPU-only, or an \
+             NVIDIA library is missing; `make train-cuda` fetches them"
         )
     })
 }
 
 fn load(library: &str) -> Result<(), String> {
-    // SAFETY: loading runs the library's initialisers. These two are the vendor's and libtorch's own,
-    // made to be loaded, here before the process has other threads that could be disturbed.
+    // SAFETY: loading runs the library's initialisers. These two are the vendor's and libtorch's
+    // own, made to be loaded, here before the process has other threads that could be disturbed.
     let loaded = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) };
     // Never unloaded: libtorch keeps pointers into it until the process ends.
     loaded.map(std::mem::forget).map_err(|e| e.to_string())

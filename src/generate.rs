@@ -61,9 +61,11 @@ impl Sampling {
             logits.iter().all(|logit| logit.is_finite()),
             "the model's outputs are not finite numbers: its run has diverged"
         );
-        let likelier = |&(a, x): &(usize, f64), &(b, y): &(usize, f64)| y.total_cmp(&x).then(a.cmp(&b));
+        let likelier =
+            |&(a, x): &(usize, f64), &(b, y): &(usize, f64)| y.total_cmp(&x).then(a.cmp(&b));
         // -0 and 0 are equals.
-        let mut words: Vec<(usize, f64)> = logits.iter().map(|&x| f64::from(x) + 0.0).enumerate().collect();
+        let mut words: Vec<(usize, f64)> =
+            logits.iter().map(|&x| f64::from(x) + 0.0).enumerate().collect();
         let keep = if self.temperature == 0.0 { 1 } else { self.top_k.unwrap_or(words.len()) };
         if keep < words.len() {
             // So many first, in any order: a whole vocabulary need not be sorted.
@@ -120,7 +122,11 @@ impl<'a> Generator<'a> {
     ///
     /// # Errors
     /// A value of `sampling` that cannot be used.
-    pub fn new(model: &'a PtbModel<'a>, sampling: Sampling, seed: u64) -> Result<Self, ConfigError> {
+    pub fn new(
+        model: &'a PtbModel<'a>,
+        sampling: Sampling,
+        seed: u64,
+    ) -> Result<Self, ConfigError> {
         sampling.validate()?;
         Ok(Generator {
             model,
@@ -155,8 +161,10 @@ impl<'a> Generator<'a> {
     /// # Errors
     /// Nothing was read before: a text begins with a prompt, or with `<eos>`.
     pub fn next_word(&mut self) -> Result<i32> {
-        let logits =
-            self.logits.as_ref().context("a text begins with a word that is given, such as <eos>")?;
+        let logits = self
+            .logits
+            .as_ref()
+            .context("a text begins with a word that is given, such as <eos>")?;
         let logits = Vec::<f32>::try_from(logits.f_to_kind(Kind::Float)?)?;
         let words = self.sampling.distribution(&logits)?;
         let drawn = draw(&words, uniform(&mut self.rng)) as i32;
@@ -201,7 +209,10 @@ mod tests {
         // Temperature 1/2 squares the probabilities: 16, 9, 4, 1 of 30.
         let cold = chosen(Sampling { temperature: 0.5, ..all });
         assert_close(&cold, &[(2, 16.0 / 30.0), (0, 0.3), (3, 4.0 / 30.0), (1, 1.0 / 30.0)]);
-        assert_close(&chosen(Sampling { top_k: Some(2), ..all }), &[(2, 4.0 / 7.0), (0, 3.0 / 7.0)]);
+        assert_close(
+            &chosen(Sampling { top_k: Some(2), ..all }),
+            &[(2, 4.0 / 7.0), (0, 3.0 / 7.0)],
+        );
         assert_eq!(chosen(Sampling { top_k: Some(9), ..all }), chosen(all));
         // The fewest words that reach the sum: 0.4 is not 0.5, 0.7 is.
         assert_close(&chosen(Sampling { top_p: 0.5, ..all }), &[(2, 4.0 / 7.0), (0, 3.0 / 7.0)]);
@@ -243,7 +254,9 @@ mod tests {
             // Pearson's statistic; with up to 3 degrees of freedom it is above 16.3 once in a thousand times.
             let chi2: f64 = words
                 .iter()
-                .map(|&(word, p)| (f64::from(counts[word]) - p * f64::from(n)).powi(2) / (p * f64::from(n)))
+                .map(|&(word, p)| {
+                    (f64::from(counts[word]) - p * f64::from(n)).powi(2) / (p * f64::from(n))
+                })
                 .sum();
             assert!(chi2 < 16.3, "{sampling:?}: {counts:?}, {chi2}");
             let drawn = words.iter().map(|&(word, _)| counts[word]).sum::<u32>();

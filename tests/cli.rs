@@ -345,6 +345,114 @@ fn wrong_flags_are_usage_errors_that_name_the_flag() {
     assert_eq!(fails(&[]).0, 2);
 }
 
+/// A flag that would be ignored is an error that names it and the flag that it needs or
+/// contradicts.
+#[test]
+fn flags_that_would_be_ignored_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (metrics, save) = (at("metrics.jsonl"), at("run"));
+    for (flags, says) in [
+        (&["--keep", "2"][..], "--keep has no effect without --save-path"),
+        (&["--keep=3", "--metrics", text(&metrics)], "--keep has no effect without --save-path"),
+        (&["--checkpoint-every", "10m"], "--checkpoint-every has no effect without --save-path"),
+        (&["--log-every", "1"], "--log-every has no effect without --metrics or --save-path"),
+        (&["--test-on-interrupt"], "--test-on-interrupt has no effect with --no-eval"),
+        (&["--init-scale", "0.1", "--init-from", "f"], "--init-scale has no effect with --init-from"),
+        (&["--cell", "gru", "--forget-bias", "1"], "--forget-bias has no effect with --cell gru"),
+        (
+            &["--cell", "basic_rnn", "--forget_bias=1"],
+            "--forget-bias has no effect with --cell basic_rnn",
+        ),
+        (
+            &["--worker-timeout", "9"],
+            "--worker-timeout has no effect with one worker; --workers and --num-gpus start several",
+        ),
+        (&["--workers", "1", "--worker-timeout=9"], "--worker-timeout has no effect with one worker"),
+        (
+            &["--no-cuda-graph"],
+            "--no-cuda-graph has no effect on the CPU; --device cuda takes a GPU",
+        ),
+    ] {
+        let (code, error) = fails_to_train(flags);
+        assert_eq!(code, 2, "{flags:?}: {error}");
+        assert_eq!(error, format!("error: {says}\n"), "{flags:?}")
+    }
+    // Each has an effect where its company is there, and a value that changes nothing is no error.
+    for flags in [
+        &["--keep", "2", "--checkpoint-every", "10m", "--log-every", "1", "--save-path", text(&save)][..],
+        &["--log-every", "1", "--metrics", text(&metrics)],
+        &["--log-every", "0"],
+        &["--test-on-interrupt"],
+        &["--cell", "gru", "--forget-bias", "0"],
+        &["--cell", "lstm", "--forget-bias", "1"],
+    ] {
+        train(&[&["--max-steps", "1"], flags].concat());
+    }
+    for (args, says) in [
+        (
+            &["export", "--format", "tf-npz", "--block", "-o", "f"][..],
+            "--block has no effect with --format tf-npz",
+        ),
+        (
+            &["export", "--format=safetensors", "--block", "-o", "f"],
+            "--block has no effect with --format safetensors",
+        ),
+        (
+            &["generate", "--temperature", "0", "--top-k", "5"],
+            "--top-k has no effect with --temperature 0",
+        ),
+        (
+            &["generate", "--temperature", "0", "--top-p", "0.5"],
+            "--top-p has no effect with --temperature 0",
+        ),
+    ] {
+        let (code, error) = fails(&[args, &["--checkpoint", text(&save)]].concat());
+        assert_eq!((code, error), (2, format!("error: {says}\n")), "{args:?}");
+    }
+}
+
+/// The command that starts a run from a file resumes it, and no other run.
+#[test]
+fn init_from_starts_a_run_and_resumes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let export = |name: &str, file: &Path| {
+        let save = at(name);
+        let args = ["export", "--checkpoint", text(&save), "--format", "tf-npz", "--output"];
+        stdout(&run(&[&args[..], &[text(file)]].concat()));
+    };
+    let (first, other) = (at("first.npz"), at("other.npz"));
+    train(&["--max-steps", "5", "--no-eval", "--save-path", text(&at("plain"))]);
+    export("plain", &first);
+    train(&["--max-steps", "6", "--no-eval", "--save-path", text(&at("plain"))]);
+    export("plain", &other);
+
+    let whole = at("whole");
+    let save = at("run");
+    let start = |save: &Path, file: &Path, steps: &str| {
+        train(&["--init-from", text(file), "--max-steps", steps, "--save-path", text(save)]);
+    };
+    start(&whole, &first, "20");
+    start(&save, &first, "10");
+    let copy = at("a copy.npz");
+    fs::copy(&first, &copy).unwrap();
+    // The same variables at another place are the same; and a resumed run still knows of them.
+    start(&save, &copy, "15");
+    train(&["--max-steps", "17", "--save-path", text(&save)]);
+    start(&save, &first, "20");
+    assert_eq!(saved(&save), saved(&whole), "resumed or not, it is the same run");
+
+    for (run, file) in [("run", &other), ("plain", &first)] {
+        let (code, error) = fails_to_train(&["--init-from", text(file), "--save-path", text(&at(run))]);
+        assert_eq!(code, 2, "{error}");
+        let begins = format!("error: --init-from {}: the run in --save-path {} ", text(file), text(&at(run)));
+        assert!(error.starts_with(&begins), "{error}");
+        assert!(error.contains("not known to have started from these variables"), "{error}");
+        assert!(error.contains("Without --init-from it is resumed"), "{error}");
+    }
+}
+
 #[test]
 fn bad_input_is_an_error_in_words() {
     let folder = tempfile::tempdir().unwrap();
@@ -357,7 +465,7 @@ fn bad_input_is_an_error_in_words() {
         }
     };
     let huge = ["train", "--data-path", "sample", "--device", "cpu", "--hidden-size", "1000000"];
-    failing(&huge, &["no memory for layers of --hidden-size 1000000"]);
+    failing(&huge, &["no memory for layers of hidden_size 1000000"]);
     let nowhere = at("nowhere");
     failing(&["train", "--data-path", text(&nowhere)], &["--data-path", "nowhere", "no such folder"]);
     failing(&["eval", "--checkpoint", text(&nowhere), "--data-path", "sample"], &["nowhere"]);

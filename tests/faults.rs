@@ -418,7 +418,9 @@ fn what_a_run_left_is_taken_up_in_words() {
     let said = words(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(
-        said.contains("cannot be resumed") && said.contains("the training text is not the one"),
+        said.contains("cannot be resumed")
+            && said.contains("the training text is not the one")
+            && said.contains("Give the same --data-path to resume it"),
         "{said}"
     );
 
@@ -426,8 +428,8 @@ fn what_a_run_left_is_taken_up_in_words() {
     let good = || Checkpoint::load(&save, &mut |n| panic!("{n}")).unwrap();
     type Wrong = fn(&mut Checkpoint);
     let wrongs: [(Wrong, &str); 6] = [
-        (|c| c.run.config.batch_size = 0, "batch_size is 0"),
-        (|c| c.run.config.num_layers = 1 << 40, "num_layers"),
+        (|c| c.run.config.batch_size = 0, "its configuration cannot be: batch_size is 0"),
+        (|c| c.run.config.num_layers = 1 << 40, "its configuration cannot be: num_layers"),
         (|c| c.run.cell = "transformer".into(), "its cell"),
         (|c| c.progress.step = -1, "its place in the run cannot be"),
         (|c| c.run.config.vocab_size += 1, "words, expected"),

@@ -222,6 +222,40 @@ fn the_start_event_repeats_a_run_to_the_last_bit() {
     assert!(other.len() > 3 && other[0] != expected[0]);
 }
 
+/// A file may have more flags than a run needs, as a start event has all: only what stands on the
+/// command line is refused if it has no effect.
+#[test]
+fn flags_without_effect_are_refused_on_the_command_line_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (file, first, metrics) = (at("tiny.json"), at("first"), at("metrics.jsonl"));
+    fs::write(&file, tiny().to_string()).unwrap();
+    let flags = ["--keep", "3", "--checkpoint-every", "50", "--log-every", "7", "--test-on-interrupt"];
+    let base = ["train", "--config", text(&file), "--max-steps", "3", "--save-path", text(&first)];
+    stdout(&run(&[&base[..], &flags].concat()));
+    // Nothing is saved, logged or evaluated now, and the run had one worker.
+    let repeat = ["train", "--config", text(&first), "--no-eval"];
+    stdout(&run(&repeat));
+    stdout(&run(&[&repeat[..], &["--metrics", text(&metrics)]].concat()));
+    // As the metrics of a run on a GPU, and of one that began from a file, may have them.
+    let mut start = self::metrics(&metrics).remove(0);
+    for (flag, value) in [("no_cuda_graph", json!(true)), ("worker_timeout", json!(9))] {
+        start["flags"][flag] = value;
+    }
+    fs::write(at("start.json"), start.to_string()).unwrap();
+    let start = at("start.json");
+    stdout(&run(&["train", "--config", text(&start)]));
+
+    for (flags, says) in [
+        (&["--keep", "3"][..], "--keep has no effect without --save-path"),
+        (&["--test-on-interrupt"], "--test-on-interrupt has no effect with --no-eval"),
+        (&["--no-cuda-graph"], "--no-cuda-graph has no effect on the CPU"),
+    ] {
+        let (code, error) = fails(&[&repeat[..], flags].concat());
+        assert!(code == 2 && error.contains(says), "{error}");
+    }
+}
+
 #[test]
 fn a_run_that_was_resumed_is_repeated_to_where_it_came() {
     let folder = tempfile::tempdir().unwrap();

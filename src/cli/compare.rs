@@ -34,7 +34,7 @@ use crate::files::{make_folder_of, write_atomically};
 
 Examples:
   ptb-word-lm compare runs/small runs/medium
-  ptb-word-lm compare a.jsonl b.jsonl --plot curves.svg --plot curves.png --html report.html
+  ptb-word-lm compare a.jsonl b.jsonl --plot curves.svg --html report.html
   ptb-word-lm compare runs/small --format json | jq '.runs[0].valid'")]
 pub struct CompareArgs {
     /// Metrics files, or save paths of runs [default: all files in results/]

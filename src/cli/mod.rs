@@ -27,7 +27,7 @@ use crate::checkpoint::SaveFolder;
 use crate::device;
 use crate::kernels::libtorch;
 use flags::UsageError;
-use flags::config_file::{self, Given};
+use flags::config_file;
 use report::{ensure_written, line, notice};
 
 /// Exit code of a command that was understood and failed.
@@ -49,9 +49,9 @@ The original's flags also work in its own spelling: --data_path, --save_path.",
     after_help = "\
 Examples:
   ptb-word-lm doctor
-      check what is installed and what is missing
+      check what is here and what is missing
   ptb-word-lm train --data-path sample --save-path run
-      train on the corpus inside this program; `ptb-word-lm train --help` has more
+      train on the corpus inside this program
   ptb-word-lm eval --checkpoint run --data-path sample
       evaluate the model that was saved
 
@@ -71,7 +71,7 @@ enum Command {
     #[command(after_help = "\
 Examples:
   ptb-word-lm train --data-path data/ptb --save-path runs/small
-      train the small model on PTB; the same command resumes it if it was stopped
+      train the small model on PTB, or resume that run
   ptb-word-lm train --data_path=data/ptb --model=medium --save_path=runs/m
       the command line of the original
   ptb-word-lm train --data-path sample --max-steps 100 --threads 1
@@ -88,7 +88,7 @@ Example:
     #[command(after_help = "\
 Examples:
   ptb-word-lm generate --checkpoint runs/small --words 50
-  ptb-word-lm generate --checkpoint runs/small --temperature 0.7 --top-k 40 --seed 3
+  ptb-word-lm generate --checkpoint runs/small --temperature 0.7 --top-k 40
   ptb-word-lm generate --checkpoint runs/small --prompt 'the company said'
       continue these words")]
     Generate(generate::GenerateArgs),
@@ -103,7 +103,7 @@ Examples:
     /// Write a saved model in TensorFlow's formats
     #[command(after_help = "\
 Examples:
-  ptb-word-lm export --checkpoint runs/small --format tf-checkpoint -o model.ckpt
+  ptb-word-lm export --checkpoint runs/small --format tf-checkpoint -o tf.ckpt
   ptb-word-lm export --checkpoint runs/small --format tf-npz -o small.npz")]
     Export(convert::ExportArgs),
     /// Compare runs with TensorFlow's published results
@@ -178,11 +178,12 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let mut command = Cli::command();
     command.build();
     let train = command.find_subcommand("train").cloned().unwrap_or_default();
-    let (args, file) = config_file::expand(args.map(underscores_to_dashes).collect(), &train)?;
+    let (args, mut given) = config_file::expand(args.map(underscores_to_dashes).collect(), &train)?;
     let matches = command.try_get_matches_from(args)?;
     let mut cli = Cli::from_arg_matches(&matches)?;
     if let (Command::Train(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
-        args.given = Given::new(matches, file, &train);
+        given.record(matches, &train);
+        args.given = given;
     }
     Ok(cli)
 }

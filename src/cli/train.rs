@@ -32,11 +32,11 @@ use crate::tf;
 #[derive(Args)]
 #[command(args_override_self = true)]
 pub struct TrainArgs {
-    /// Folder of the three texts: ptb.train.txt, ptb.valid.txt and ptb.test.txt, or train.txt and
-    /// so on, or wiki.train.tokens and so on; `sample` is the corpus inside this program
+    /// Folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt (or train.txt and so on, or
+    /// wiki.train.tokens and so on); `sample` is the corpus inside this program
     #[arg(long, value_name = "DIR", help_heading = "The original's flags")]
     data_path: String,
-    /// Folder for checkpoints, metrics and TensorBoard's event files; a run that is in it already
+    /// Folder for checkpoints, metrics and TensorBoard's event files; if it holds a run, that run
     /// is resumed
     #[arg(long, value_name = "DIR", help_heading = "The original's flags")]
     save_path: Option<PathBuf>,
@@ -94,7 +94,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(i64).range(0..), help_heading = "Running")]
     max_steps: Option<i64>,
-    /// Save within an epoch too, every N steps, or every N minutes if an m follows
+    /// Save within an epoch too: 500 for every 500 steps, 10m for every 10 minutes
     #[arg(long, value_name = "N", default_value_t = CheckpointEvery::Minutes(10.0))]
     #[arg(help_heading = "Running")]
     checkpoint_every: CheckpointEvery,
@@ -164,7 +164,7 @@ impl TrainArgs {
     /// Refuses the first flag that was given though it has no effect. A rule is the flag, whether
     /// it has no effect, and where.
     fn refuse(&self, rules: &[(&str, bool, &str)]) -> Result<(), UsageError> {
-        match rules.iter().find(|(flag, ignored, _)| *ignored && self.given.by_hand(flag)) {
+        match rules.iter().find(|(flag, ignored, _)| *ignored && self.given.is_typed(flag)) {
             Some((flag, _, where_not)) => Err(UsageError::no_effect(flag, where_not)),
             None => Ok(()),
         }
@@ -215,7 +215,7 @@ struct Opened {
 enum Start {
     Random,
     Imported(tf::Model),
-    Resumed(Checkpoint),
+    Resumed(Box<Checkpoint>),
 }
 
 impl Training<'_> {
@@ -289,7 +289,7 @@ impl Training<'_> {
                 shown(&self.args.save_path)
             )));
         }
-        Ok(Start::Resumed(checkpoint))
+        Ok(Start::Resumed(Box::new(checkpoint)))
     }
 
     /// The model of `--init-from`.

@@ -1,4 +1,4 @@
-//! Which worker this process is: what torchrun, mpirun or Slurm put into its environment.
+//! Which worker this process is, by the environment that torchrun, mpirun or Slurm gave it.
 
 use std::env;
 
@@ -22,7 +22,8 @@ pub struct Place {
     pub size_from: &'static str,
     /// Its number on its machine, from 0: which GPU it takes (`LOCAL_RANK`).
     pub local_rank: i64,
-    /// The machine where the workers find each other (`MASTER_ADDR`): worker 0's, unless the launcher keeps the store itself.
+    /// The machine where the workers find each other (`MASTER_ADDR`): worker 0's, unless the
+    /// launcher keeps the store itself.
     pub host: String,
     /// And the port there (`MASTER_PORT`).
     pub port: u16,
@@ -32,7 +33,8 @@ pub struct Place {
     pub restart: i64,
 }
 
-/// The variables by which launchers tell rank, size, rank on the machine, and size on the machine. The first whose rank is set counts.
+/// The variables of launchers: rank, size, rank on the machine, and size on the machine. The first
+/// launcher whose rank is set counts.
 const LAUNCHERS: [[&str; 4]; 4] = [
     // torchrun, this program for the workers that it starts, and people by hand
     ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"],
@@ -45,7 +47,8 @@ const LAUNCHERS: [[&str; 4]; 4] = [
     ],
     // MPICH's and Intel's
     ["PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"],
-    // Slurm's srun. (SLURM_NTASKS is also set where nothing was started by srun: in a batch script itself.)
+    // Slurm's srun. (SLURM_NTASKS is also set where nothing was started by srun: in a batch script
+    // itself.)
     ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"],
 ];
 
@@ -76,20 +79,23 @@ impl Place {
                  MASTER_ADDR and MASTER_PORT in its environment (docs/distributed.md)"
             ))
         };
-        let Some([rank_name, size_name, local_name, local_size_name]) = LAUNCHERS
-            .into_iter()
-            .find(|[rank, size, ..]| get(rank).is_some() && (*rank == "RANK" || get(size).is_some()))
+        let Some([rank_name, size_name, local_name, local_size_name]) =
+            LAUNCHERS.into_iter().find(|[rank, size, ..]| {
+                get(rank).is_some() && (*rank == "RANK" || get(size).is_some())
+            })
         else {
             return Ok(None);
         };
         let rank = number(rank_name)?.unwrap_or(0);
-        let size = number(size_name)?.ok_or_else(|| missing(size_name, &format!("{rank_name} is {rank}")))?;
+        let size = number(size_name)?
+            .ok_or_else(|| missing(size_name, &format!("{rank_name} is {rank}")))?;
         if size <= 1 {
             return Ok(None);
         }
         if rank >= size {
             return Err(EnvironmentError(format!(
-                "{rank_name} is {rank} and {size_name} {size}: ranks count from 0, so the last is {}",
+                "{rank_name} is {rank} and {size_name} {size}: ranks count from 0, so the last is \
+                 {}",
                 size - 1
             )));
         }
@@ -113,7 +119,16 @@ impl Place {
         };
         let agent_store = get("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True");
         let restart = number("TORCHELASTIC_RESTART_COUNT")?.unwrap_or(0);
-        Ok(Some(Place { rank, size, size_from: size_name, local_rank, host, port, agent_store, restart }))
+        Ok(Some(Place {
+            rank,
+            size,
+            size_from: size_name,
+            local_rank,
+            host,
+            port,
+            agent_store,
+            restart,
+        }))
     }
 }
 
@@ -130,8 +145,8 @@ pub fn check_batch_size(batch_size: i64, workers: i64) -> Result<(), ConfigError
     let (below, above) = (batch_size / workers * workers, (batch_size / workers + 1) * workers);
     let sizes = if below > 0 { format!("{below} or {above}") } else { above.to_string() };
     let allowed = format!(
-        "{workers} workers cannot share out so many rows evenly. Workers that can: {}. Or take {sizes} \
-         (another batch size is another run)",
+        "{workers} workers cannot share out so many rows evenly. Workers that can: {}. Or take \
+         {sizes} (another batch size is another run)",
         divisors.join(", ")
     );
     Err(ConfigError::new("batch_size", batch_size, &allowed))
@@ -177,7 +192,10 @@ mod tests {
         let found = place(&mpirun).unwrap().unwrap();
         assert_eq!((found.rank, found.size, found.local_rank), (1, 2, 1));
         assert_eq!(found.size_from, "OMPI_COMM_WORLD_SIZE");
-        assert_eq!((found.host.as_str(), found.port, found.agent_store), ("127.0.0.1", DEFAULT_PORT, false));
+        assert_eq!(
+            (found.host.as_str(), found.port, found.agent_store),
+            ("127.0.0.1", DEFAULT_PORT, false)
+        );
         let srun = [
             ("SLURM_PROCID", "3"),
             ("SLURM_STEP_NUM_TASKS", "4"),
@@ -186,7 +204,10 @@ mod tests {
             ("MASTER_ADDR", "node0"),
         ];
         let found = place(&srun).unwrap().unwrap();
-        assert_eq!((found.rank, found.size, found.local_rank, found.host.as_str()), (3, 4, 1, "node0"));
+        assert_eq!(
+            (found.rank, found.size, found.local_rank, found.host.as_str()),
+            (3, 4, 1, "node0")
+        );
         assert_eq!(found.size_from, "SLURM_STEP_NUM_TASKS");
     }
 
@@ -211,16 +232,27 @@ mod tests {
         assert!(error(&[("RANK", "1"), ("WORLD_SIZE", "2")]).contains("MASTER_ADDR is not set"));
         assert!(error(&[("RANK", "2"), ("WORLD_SIZE", "2")]).contains("the last is 1"));
         assert!(error(&[("RANK", "one"), ("WORLD_SIZE", "2")]).contains("RANK is \"one\""));
-        let with_port =
-            |port| error(&[("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "a"), ("MASTER_PORT", port)]);
-        assert!(with_port("0").contains("MASTER_PORT") && with_port("70000").contains("MASTER_PORT"));
+        let with_port = |port| {
+            error(&[
+                ("RANK", "1"),
+                ("WORLD_SIZE", "2"),
+                ("MASTER_ADDR", "a"),
+                ("MASTER_PORT", port),
+            ])
+        };
+        assert!(
+            with_port("0").contains("MASTER_PORT") && with_port("70000").contains("MASTER_PORT")
+        );
     }
 
     #[test]
     fn uneven_batches_say_what_works() {
         assert!(check_batch_size(20, 4).is_ok());
         let error = check_batch_size(20, 3).unwrap_err().to_string();
-        assert!(error.contains("1, 2, 4, 5, 10, 20.") && error.contains("Or take 18 or 21 "), "{error}");
+        assert!(
+            error.contains("1, 2, 4, 5, 10, 20.") && error.contains("Or take 18 or 21 "),
+            "{error}"
+        );
         let error = check_batch_size(2, 4).unwrap_err().to_string();
         assert!(error.contains("1, 2.") && error.contains("Or take 4 "), "{error}");
     }

@@ -24,41 +24,39 @@ use crate::reader::RawData;
 /// `device` and `workers`.
 const NOT_REPEATED: [&str; 5] = ["config", "save_path", "metrics", "use_fp16", "num_gpus"];
 
-/// What was given to `train`, beside the values of the flags.
+/// How the flags of `train` were given.
 #[derive(Default)]
 pub struct Given {
     /// Every flag's value, given or default, as the `start` event records them.
     pub flags: Map<String, Value>,
     /// The `start` event that `--config` read, if it was one.
     pub start: Option<Value>,
-    /// Names of the flags that a person gave on the command line. A file may serve several runs.
-    by_hand: BTreeSet<String>,
+    /// Names of the flags that are on the command line, and not only in the file of `--config`.
+    typed: BTreeSet<String>,
 }
 
 impl Given {
-    pub fn new(matches: &ArgMatches, file: Option<File>, train: &Command) -> Self {
-        let flags = flags(matches, train);
-        match file {
-            Some(File { start, by_hand }) => Given { flags, start, by_hand },
-            None => Given { flags, start: None, by_hand: given_on_command_line(matches) },
+    /// True if the flag is on the command line, so that it must not be ignored. A file of
+    /// `--config` may have more than one run needs: a `start` event has all flags.
+    pub fn is_typed(&self, flag: &str) -> bool {
+        self.typed.contains(flag)
+    }
+
+    /// Records every flag's value, given or default.
+    pub fn record(&mut self, matches: &ArgMatches, train: &Command) {
+        let args = train.get_arguments();
+        for arg in args.filter(|arg| arg.get_long().is_some_and(|long| long != "help")) {
+            let id = arg.get_id().as_str();
+            if !NOT_REPEATED.contains(&id)
+                && let Some(value) = value(matches, arg)
+            {
+                self.flags.insert(id.into(), value);
+            }
         }
     }
-
-    /// True if a person gave the flag, so that it should not be ignored without a word.
-    pub fn by_hand(&self, flag: &str) -> bool {
-        self.by_hand.contains(flag)
-    }
 }
 
-/// What `--config` named.
-pub struct File {
-    /// Its `start` event, if it was a run's metrics.
-    start: Option<Value>,
-    /// Names of the flags that were given besides.
-    by_hand: BTreeSet<String>,
-}
-
-/// The arguments with those of their `--config` put in, and that file. `train` is that subcommand.
+/// The arguments with those of their `--config` put in. `train` is that subcommand.
 ///
 /// # Errors
 /// A file that cannot be read, is not JSON, or has a key that is not a flag or a value that does
@@ -66,26 +64,25 @@ pub struct File {
 pub fn expand(
     mut args: Vec<OsString>,
     train: &Command,
-) -> Result<(Vec<OsString>, Option<File>), clap::Error> {
+) -> Result<(Vec<OsString>, Given), clap::Error> {
+    let mut given = Given::default();
     if args.get(1).is_none_or(|command| command != "train") {
-        return Ok((args, None));
+        return Ok((args, given));
     }
     // Other errors in the arguments are reported when they are all parsed.
     let glance = train.clone().ignore_errors(true).try_get_matches_from(&args[1..]);
-    let Ok(glance) = glance else { return Ok((args, None)) };
-    let Some(path) = glance.get_one::<PathBuf>("config") else { return Ok((args, None)) };
-    let (flags, start) = read(path, train).map_err(|error| {
-        let message = format!("--config {}: {error:#}\n", path.display());
-        clap::Error::raw(ErrorKind::ValueValidation, message)
-    })?;
-    args.splice(2..2, flags);
-    let by_hand = given_on_command_line(&glance);
-    Ok((args, Some(File { start, by_hand })))
-}
-
-fn given_on_command_line(matches: &ArgMatches) -> BTreeSet<String> {
-    let ids = matches.ids().map(|id| id.as_str());
-    ids.filter(|id| matches.value_source(id) == Some(ValueSource::CommandLine)).map(str::to_owned).collect()
+    let Ok(glance) = glance else { return Ok((args, given)) };
+    let is_typed = |id: &&str| glance.value_source(id) == Some(ValueSource::CommandLine);
+    given.typed = glance.ids().map(|id| id.as_str()).filter(is_typed).map(str::to_owned).collect();
+    if let Some(path) = glance.get_one::<PathBuf>("config") {
+        let (flags, start) = read(path, train).map_err(|error| {
+            let message = format!("--config {}: {error:#}\n", path.display());
+            clap::Error::raw(ErrorKind::ValueValidation, message)
+        })?;
+        args.splice(2..2, flags);
+        given.start = start;
+    }
+    Ok((args, given))
 }
 
 /// The arguments that a file gives, and its `start` event, if it is a run's metrics.
@@ -119,11 +116,16 @@ fn read(path: &Path, train: &Command) -> Result<(Vec<OsString>, Option<Value>)> 
 }
 
 /// The flags that repeat the run of a `start` event.
-fn flags_of_start(start: &Map<String, Value>, last: Option<&Value>, train: &Command) -> Map<String, Value> {
+fn flags_of_start(
+    start: &Map<String, Value>,
+    last: Option<&Value>,
+    train: &Command,
+) -> Map<String, Value> {
     // What was asked for, and above it what came of it, such as the device that `auto` found.
     // Further figures are not flags.
     let mut flags = start.get("flags").and_then(Value::as_object).cloned().unwrap_or_default();
-    let resolved = start.iter().filter(|(key, _)| key.as_str() == "config" || flag(train, key).is_some());
+    let resolved =
+        start.iter().filter(|(key, _)| key.as_str() == "config" || flag(train, key).is_some());
     flags.extend(resolved.map(|(key, value)| (key.clone(), value.clone())));
     if let Some(path) = start.get("data").and_then(|data| data.get("path")) {
         flags.insert("data_path".into(), path.clone());
@@ -195,7 +197,8 @@ fn argument(arg: &Arg, value: &Value, train: &Command) -> Result<Option<OsString
         Ok(_) => Ok(Some(argument)),
         Err(error) => {
             let message = error.to_string();
-            let end = ["\n\nUsage", "\n\nFor more"].iter().filter_map(|end| message.find(end)).min();
+            let end =
+                ["\n\nUsage", "\n\nFor more"].iter().filter_map(|end| message.find(end)).min();
             let message = &message[..end.unwrap_or(message.len())];
             Err(message.trim_start_matches("error: ").trim().to_owned())
         }
@@ -233,20 +236,6 @@ fn kind(arg: &Arg) -> FlagKind {
     }
 }
 
-/// Every flag's value, given or default.
-fn flags(matches: &ArgMatches, train: &Command) -> Map<String, Value> {
-    let mut flags = Map::new();
-    for arg in train.get_arguments().filter(|arg| arg.get_long().is_some_and(|long| long != "help")) {
-        let id = arg.get_id().as_str();
-        if !NOT_REPEATED.contains(&id)
-            && let Some(value) = value(matches, arg)
-        {
-            flags.insert(id.into(), value);
-        }
-    }
-    flags
-}
-
 /// A flag's value, given or default, if it has one.
 fn value(matches: &ArgMatches, arg: &Arg) -> Option<Value> {
     let id = arg.get_id().as_str();
@@ -278,7 +267,10 @@ pub fn ensure_same_texts(start: &Value, data_path: &str, data: &RawData) -> Resu
              it cannot be repeated",
             ours.name, ours.md5
         );
-        ensure!(start["data"]["path"] != data_path, "{differs}; --data-path says where its text is");
+        ensure!(
+            start["data"]["path"] != data_path,
+            "{differs}; --data-path says where its text is"
+        );
         notice(&differs);
     }
     for (library, ours) in versions().as_object().into_iter().flatten() {
