@@ -211,11 +211,11 @@ fn text(tokens: &[i32], batch_size: i64) -> Producer {
     Producer::new(&split, batch_size, 1, Device::Cpu).unwrap()
 }
 
-/// The perplexity that the float32 model finds with one and with four threads.
+/// The perplexity that the float32 model finds with one and with two threads.
 fn found(float: &PtbVariables, producer: &Producer) -> [f64; 2] {
     let model = PtbModel::new(float, false, RnnMode::Cudnn);
     let before = tch::get_num_threads();
-    let found = [1, 4].map(|threads| {
+    let found = [1, 2].map(|threads| {
         tch::set_num_threads(threads);
         let evaluation = evaluate(&model, producer).unwrap();
         assert_eq!(evaluation.tokens, producer.epoch_size() * producer.batch_size());
@@ -285,7 +285,7 @@ fn a_long_text_has_the_perplexity_of_one_reading() {
     let double = variables(&config, CellType::BasicLstm);
     tch::manual_seed(5);
     let tokens: Vec<i32> = Tensor::randint(23, [words], (Kind::Int, Device::Cpu)).try_into().unwrap();
-    for forget_bias in [0.0, 4.0, 30.0] {
+    for forget_bias in [0.0, 30.0] {
         let mut variables = float.to_tensorflow().unwrap();
         for (name, tensor) in variables.iter_mut().filter(|(name, _)| name.ends_with("/bias")) {
             assert!(name.contains("basic_lstm_cell"));
@@ -296,7 +296,7 @@ fn a_long_text_has_the_perplexity_of_one_reading() {
             model.assign(&variables).unwrap();
         }
         let plain = |tokens: &[i32], batch_size| in_one_place(&double, tokens, batch_size);
-        for batch_size in [1, 2, 3] {
+        for batch_size in [1, 3] {
             close(found(&float, &text(&tokens, batch_size as i64)), plain(&tokens, batch_size));
         }
         // What the pieces must not do: begin with zeros.
