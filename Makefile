@@ -133,6 +133,7 @@ doc: $(CPU_LIBTORCH) ## The library's documentation
 
 lint: doc ## rustfmt, clippy and rustdoc, warnings denied
 	cargo fmt --check
+	scripts/width.sh
 	cargo clippy --release --all-targets -- -D warnings
 
 clean: ## Remove what was built; .libtorch and data/ptb stay

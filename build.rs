@@ -14,9 +14,11 @@ fn main() {
     }
     // torch-sys reports where it found libtorch; its `links` key passes this variable to the
     // packages that depend on it directly.
-    let lib =
-        PathBuf::from(std::env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys says where libtorch is"));
-    // The headers are beside the libraries, unless LIBTORCH_INCLUDE says otherwise, as for torch-sys.
+    let lib = PathBuf::from(
+        std::env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys says where libtorch is"),
+    );
+    // The headers are beside the libraries, unless LIBTORCH_INCLUDE says otherwise, as for
+    // torch-sys.
     let root = std::env::var_os("LIBTORCH_INCLUDE").map_or(lib.with_file_name(""), PathBuf::from);
     ensure_version(&root.join("include"));
     link(&lib);
@@ -37,15 +39,18 @@ fn main() {
     }
 }
 
-/// The softmax layer's pointwise part, once per instruction set. Any compiler from GCC 9 and clang 11 on makes the same fast loops: the
-/// program chooses between them when it runs, and their threads are those of the OpenMP runtime that libtorch brings.
+/// The softmax layer's pointwise part, once per instruction set. Any compiler from GCC 9 and clang
+/// 11 on makes the same fast loops: the program chooses between them when it runs, and their
+/// threads are those of the OpenMP runtime that libtorch brings.
 fn softmax() {
     let baseline: (&str, &[&str]) = ("baseline", &[]);
-    let avx2: (&str, &[&str]) = ("avx2", &["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mlzcnt", "-mf16c"]);
+    let avx2: (&str, &[&str]) =
+        ("avx2", &["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mlzcnt", "-mf16c"]);
     let avx512_flags =
         [avx2.1, &["-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl"]].concat();
     let x86_64 = std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
-    let sets = if x86_64 { vec![baseline, avx2, ("avx512", &avx512_flags)] } else { vec![baseline] };
+    let sets =
+        if x86_64 { vec![baseline, avx2, ("avx512", &avx512_flags)] } else { vec![baseline] };
     for (name, flags) in sets {
         kernel_compiler()
             .opt_level(3)
@@ -62,7 +67,8 @@ fn softmax() {
     softmax.file("src/kernels/softmax.cpp").compile("ptb_softmax");
 }
 
-/// The compiler of this package's own C++: PTB_CXX names another than torch-sys's (`make compilers`).
+/// The compiler of this package's own C++: PTB_CXX names another than torch-sys's (`make
+/// compilers`).
 fn kernel_compiler() -> cc::Build {
     println!("cargo:rerun-if-env-changed=PTB_CXX");
     let mut build = cc::Build::new();
@@ -86,7 +92,9 @@ fn ensure_version(include: &Path) {
         let mut lines = header.lines().map(str::trim);
         lines.find_map(|line| Some(line.strip_prefix('"')?.strip_suffix('"')?.to_owned()))
     });
-    if found.as_deref() != Some(LIBTORCH) && std::env::var_os("LIBTORCH_BYPASS_VERSION_CHECK").is_none() {
+    if found.as_deref() != Some(LIBTORCH)
+        && std::env::var_os("LIBTORCH_BYPASS_VERSION_CHECK").is_none()
+    {
         println!(
             "cargo::error={}: this is libtorch {}, and tch 0.24 needs libtorch {LIBTORCH}. \
              `make libtorch` fetches it; LIBTORCH=FOLDER names another",
@@ -100,8 +108,8 @@ fn ensure_version(include: &Path) {
 /// Passes the linker the folders in which programs look for libtorch when they start: first the
 /// one that `make install` fills, then the one that this build uses.
 ///
-/// They go into the older DT_RPATH, which is searched before LD_LIBRARY_PATH. DT_RUNPATH is searched
-/// after it, and an activated conda environment would put its own libtorch in our place.
+/// They go into the older DT_RPATH, which is searched before LD_LIBRARY_PATH. DT_RUNPATH is
+/// searched after it, and an activated conda environment would put its own libtorch in our place.
 fn link(lib: &Path) {
     // Other systems' linkers know neither the option nor the name `$ORIGIN`.
     let linux = std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux");
@@ -114,7 +122,8 @@ fn link(lib: &Path) {
     };
     println!("cargo:rustc-link-arg={arg}");
     // The argument reaches this package's programs only. The build script of a package that depends
-    // on this one finds it in DEP_PTB_WORD_LM_LINK_ARG (the section of README.md on a program of your own).
+    // on this one finds it in DEP_PTB_WORD_LM_LINK_ARG (the section of README.md on a program of
+    // your own).
     println!("cargo:link_arg={arg}");
 }
 
@@ -128,16 +137,19 @@ fn distributed(libtorch: &Path) {
     if Path::new(".libtorch/headers.stamp").exists() {
         println!("cargo:rerun-if-changed=.libtorch/headers.stamp");
     }
-    let ours =
-        PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join(".libtorch");
+    let ours = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"))
+        .join(".libtorch");
     let gloo = [
         std::env::var_os("GLOO_INCLUDE").map(PathBuf::from),
         Some(ours.join("gloo/usr/include")),
         Some("/usr/include".into()),
     ];
-    let Some(gloo) = gloo.into_iter().flatten().find(|folder| folder.join("gloo/context.h").exists()) else {
+    let Some(gloo) =
+        gloo.into_iter().flatten().find(|folder| folder.join("gloo/context.h").exists())
+    else {
         panic!(
-            "Gloo's headers are missing: `make distributed` fetches them; or install libgloo-dev, or set GLOO_INCLUDE"
+            "Gloo's headers are missing: `make distributed` fetches them; or install \
+             libgloo-dev, or set GLOO_INCLUDE"
         );
     };
     let includes = [libtorch.to_owned(), libtorch.join("torch/csrc/api/include")];
@@ -156,15 +168,18 @@ fn distributed(libtorch: &Path) {
     let folders = ["nccl/include", "cu13/include"];
     let headers: Vec<PathBuf> = match std::env::var_os("NCCL_INCLUDE") {
         Some(paths) => std::env::split_paths(&paths).collect(),
-        None => {
-            nvidia.iter().chain([&ours.join("nvidia")]).flat_map(|n| folders.map(|f| n.join(f))).collect()
-        }
+        None => nvidia
+            .iter()
+            .chain([&ours.join("nvidia")])
+            .flat_map(|n| folders.map(|f| n.join(f)))
+            .collect(),
     };
     let there = |file: &str| headers.iter().any(|folder| folder.join(file).exists());
     if !["nccl.h", "cuda_runtime.h", "crt/host_config.h", "nv/target"].into_iter().all(there) {
         return;
     }
-    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it")).join("libptb_nccl.so");
+    let out =
+        PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it")).join("libptb_nccl.so");
     let compiler = cc::Build::new()
         .cpp(true)
         .std("c++17")
@@ -177,6 +192,8 @@ fn distributed(libtorch: &Path) {
     let status = command.args(["-shared", "src/distributed/nccl.cpp", "-o"]).arg(&out).status();
     match status {
         Ok(status) if status.success() => println!("cargo:rustc-cfg=ptb_nccl"),
-        _ => println!("cargo:warning=src/distributed/nccl.cpp cannot be compiled: built without NCCL"),
+        _ => println!(
+            "cargo:warning=src/distributed/nccl.cpp cannot be compiled: built without NCCL"
+        ),
     }
 }

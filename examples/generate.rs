@@ -1,4 +1,5 @@
-//! Writes text with a model that `train --save-path` kept: `cargo run --release --example generate -- FOLDER [WORD...]`.
+//! Writes text with a model that `train --save-path` kept: `cargo run --release --example generate
+//! -- FOLDER [WORD...]`.
 
 use anyhow::{Context, Result};
 use ptb_word_lm::checkpoint::Checkpoint;
@@ -9,8 +10,9 @@ use tch::{Device, Kind};
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
-    let folder =
-        args.next().context("usage: generate FOLDER [WORD...] (the save path of a run, and a prompt)")?;
+    let folder = args
+        .next()
+        .context("usage: generate FOLDER [WORD...] (the save path of a run, and a prompt)")?;
     let checkpoint = Checkpoint::load(folder.as_ref(), &mut |notice| eprintln!("{notice}"))?;
     let vocabulary = checkpoint.vocabulary.as_ref().context("this checkpoint has no words")?;
     let variables =
@@ -20,8 +22,9 @@ fn main() -> Result<()> {
     let model = PtbModel::new(&variables, false, RnnMode::Cudnn);
     let sampling = Sampling { temperature: 0.8, top_k: Some(40), ..Sampling::default() };
     let mut generator = Generator::new(&model, sampling, 1)?; // the same seed gives the same text
-    let id =
-        |word: String| vocabulary.id(&word).with_context(|| format!("{word}: the model does not know it"));
+    let id = |word: String| {
+        vocabulary.id(&word).with_context(|| format!("{word}: the model does not know it"))
+    };
     let mut prompt = args.map(id).collect::<Result<Vec<i32>>>()?;
     if prompt.is_empty() {
         prompt = vec![id("<eos>".into())?]; // a new sentence comes after the end of one

@@ -11,7 +11,8 @@ fn main() -> Result<()> {
             "usage: sample_corpus DIR (the folder to write ptb.train.txt, ptb.valid.txt and ptb.test.txt to)"
         );
     };
-    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+    std::fs::create_dir_all(&dir)
+        .with_context(|| format!("cannot make the folder {}", dir.display()))?;
     let corpus = sample::generate(sample::SEED);
     for (split, text) in [("train", corpus.train), ("valid", corpus.valid), ("test", corpus.test)] {
         let path = dir.join(format!("ptb.{split}.txt"));

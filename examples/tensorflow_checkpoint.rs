@@ -1,7 +1,9 @@
-//! Reads a model that TensorFlow saved, and lets it read: `cargo run --release --example tensorflow_checkpoint -- [PREFIX [ID...]]`.
+//! Reads a model that TensorFlow saved, and lets it read: `cargo run --release --example
+//! tensorflow_checkpoint -- [PREFIX [ID...]]`.
 //!
-//! PREFIX is a checkpoint such as `model.ckpt-30056`, or a `.npz`; without it, a tiny one of TensorFlow 1.15 among this repository's tests.
-//! The IDs are the words to read, by their rank in the vocabulary.
+//! PREFIX is a checkpoint such as `model.ckpt-30056`, or a `.npz`; without it, a tiny one of
+//! TensorFlow 1.15 among this repository's tests. The IDs are the words to read, by their rank in
+//! the vocabulary.
 
 use anyhow::{Context, Result};
 use ptb_word_lm::config::{Config, RnnMode};
@@ -12,7 +14,8 @@ use tch::{Device, Kind, Tensor};
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
-    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tf_checkpoint/basic/model.ckpt-3");
+    let fixture =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tf_checkpoint/basic/model.ckpt-3");
     let saved = tf::Model::read(args.next().unwrap_or_else(|| fixture.into()))?;
     for (name, tensor) in &saved.variables {
         println!("{name} {:?}", tensor.size());
@@ -32,13 +35,20 @@ fn main() -> Result<()> {
         ids = (0..vocab_size).collect();
     }
     anyhow::ensure!(ids.len() > 1, "one word alone predicts nothing");
-    anyhow::ensure!(ids.iter().all(|id| (0..vocab_size).contains(id)), "ids are 0 to {}", vocab_size - 1);
+    anyhow::ensure!(
+        ids.iter().all(|id| (0..vocab_size).contains(id)),
+        "ids are 0 to {}",
+        vocab_size - 1
+    );
     let text = Tensor::from_slice(&ids).unsqueeze(0); // [batch_size, words]
     let predicted = ids.len() as i64 - 1;
     let (x, y) = (text.narrow(1, 0, predicted), text.narrow(1, 1, predicted));
     let model = PtbModel::new(&variables, false, RnnMode::Cudnn);
     let (cost, _state) = model.evaluate(&x, &y, &model.zero_state(1))?;
     let cost = cost.double_value(&[]);
-    println!("cost of {predicted} words: {cost:.6}, perplexity {:.3}", (cost / predicted as f64).exp());
+    println!(
+        "cost of {predicted} words: {cost:.6}, perplexity {:.3}",
+        (cost / predicted as f64).exp()
+    );
     Ok(())
 }

@@ -41,7 +41,8 @@ impl Average {
     /// Adds a model's costs in nats, `[rows, words]`, float64, for each window of the text. Returns
     /// the perplexity of these alone.
     pub(crate) fn add_costs(&mut self, costs: Vec<Tensor>) -> Result<f64> {
-        let own = Average { start: self.start, models: 1, log_sums: costs.iter().map(|c| -c).collect() };
+        let own =
+            Average { start: self.start, models: 1, log_sums: costs.iter().map(|c| -c).collect() };
         let perplexity = own.evaluation()?.perplexity;
         if self.models == 0 {
             self.log_sums = own.log_sums;
@@ -88,7 +89,8 @@ pub fn ensure_same_words(a: (&str, &Vocabulary), b: (&str, &Vocabulary)) -> Resu
     for (words, which, other) in [(a, "first", "second"), (b, "second", "first")] {
         if let Some(word) = words.word(common) {
             bail!(
-                "{differ}: word {common} is {word:?} in the {which}, and the {other} has no more than {common}"
+                "{differ}: word {common} is {word:?} in the {which}, and the {other} has no more \
+                 than {common}"
             );
         }
     }

@@ -1,8 +1,10 @@
 //! Checkpoints: everything a run needs to go on as if it had never stopped, in one file.
 //!
-//! A checkpoint is a safetensors file, `model-<global_step>.safetensors`: the variables under TensorFlow's names and in TensorFlow's
-//! layout, the LSTM's state, and as metadata the configuration, the vocabulary, the position in the run and a SHA-256 over it all. It is
-//! written beside its place, synced and renamed into it, and the previous one is kept, so a crash at any moment leaves a good one.
+//! A checkpoint is a safetensors file, `model-<global_step>.safetensors`: the variables under
+//! TensorFlow's names and in TensorFlow's layout, the LSTM's state, and as metadata the
+//! configuration, the vocabulary, the position in the run and a SHA-256 over it all. It is written
+//! beside its place, synced and renamed into it, and the previous one is kept, so a crash at any
+//! moment leaves a good one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -245,7 +247,8 @@ impl Checkpoint {
         Self::from_bytes(&bytes).with_context(|| format!("checkpoint {}", path.display()))
     }
 
-    /// The newest good checkpoint of a folder, or the file itself if `path` is one. Damaged ones are passed over with a word to `notice`.
+    /// The newest good checkpoint of a folder, or the file itself if `path` is one. Damaged ones
+    /// are passed over with a word to `notice`.
     ///
     /// # Errors
     /// No good checkpoint there; or one that cannot be read at all.
@@ -257,8 +260,8 @@ impl Checkpoint {
         Ok(Self::latest(path, notice, false)?.ok_or_else(|| NoCheckpoint(path.to_owned()))?)
     }
 
-    /// The newest good checkpoint of `folder`, if it has any file of that name. Damaged ones may be `set_aside` for it: renamed, so that
-    /// they are not counted among those that are kept.
+    /// The newest good checkpoint of `folder`, if it has any file of that name. Damaged ones may be
+    /// `set_aside` for it: renamed, so that they are not counted among those that are kept.
     fn latest(
         folder: &Path,
         notice: &mut dyn FnMut(&str),
@@ -320,7 +323,8 @@ fn sort_metadata(bytes: &mut [u8]) -> Result<()> {
     }
     let sorted = sorted.to_string();
     // (The same entries in another order are as long; what follows is padding.)
-    let (json, padding) = header.split_at_mut_checked(sorted.len()).context("the header has grown")?;
+    let (json, padding) =
+        header.split_at_mut_checked(sorted.len()).context("the header has grown")?;
     json.copy_from_slice(sorted.as_bytes());
     padding.fill(b' ');
     Ok(())
@@ -392,7 +396,8 @@ fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// The folder that a run saves to: checked to be writable, and locked for as long as this value lives.
+/// The folder that a run saves to: checked to be writable, and locked for as long as this value
+/// lives.
 pub struct SaveFolder {
     path: PathBuf,
     /// Number of checkpoints to keep.
@@ -401,11 +406,12 @@ pub struct SaveFolder {
 }
 
 impl SaveFolder {
-    /// Locks the folder, and creates it if it does not exist. The newest `keep` checkpoints are kept,
-    /// at least 1.
+    /// Locks the folder, and creates it if it does not exist. The newest `keep` checkpoints are
+    /// kept, at least 1.
     ///
     /// # Errors
-    /// A place that cannot be written, or that another run is using. The error begins with the path.
+    /// A place that cannot be written, or that another run is using. The error begins with the
+    /// path.
     pub fn open(path: &Path, keep: usize) -> Result<Self> {
         let cannot = || format!("{}: cannot be written", path.display());
         fs::create_dir_all(path).with_context(cannot)?;
@@ -434,7 +440,8 @@ impl SaveFolder {
         self.lock.warning()
     }
 
-    /// The newest good checkpoint, if there is any. Damaged ones that are newer get `.damaged` to their names, with a word to `notice`.
+    /// The newest good checkpoint, if there is any. Damaged ones that are newer get `.damaged` to
+    /// their names, with a word to `notice`.
     ///
     /// # Errors
     /// Checkpoints are there, but none is whole.
@@ -450,7 +457,8 @@ impl SaveFolder {
     /// Writes a checkpoint, reads it back to prove it, then removes the oldest.
     ///
     /// # Errors
-    /// A disk that is full or gone, or does not give back what was written; the earlier checkpoints are then untouched.
+    /// A disk that is full or gone, or does not give back what was written; the earlier checkpoints
+    /// are then untouched.
     pub fn save(&self, checkpoint: &Checkpoint) -> Result<PathBuf> {
         let path = self.path.join(format!("model-{}.safetensors", checkpoint.progress.global_step));
         let bytes = checkpoint.to_bytes()?;
@@ -473,7 +481,8 @@ impl SaveFolder {
     }
 }
 
-/// Refuses to continue `saved` as `wanted` where they differ in more than the number of epochs, naming each difference.
+/// Refuses to continue `saved` as `wanted` where they differ in more than the number of epochs,
+/// naming each difference.
 pub fn ensure_same_run(saved: &RunConfig, wanted: &RunConfig) -> Result<()> {
     let fields = |run: &RunConfig| serde_json::to_value(run);
     let (saved, wanted) = (fields(saved)?, fields(wanted)?);

@@ -58,8 +58,8 @@ fn words_at_once(device: Device) -> i64 {
 /// steps, they need not be read one step at a time, nor in one place at a time: the number is the
 /// same to float32's rounding.
 ///
-/// One of several workers evaluates its rows, and the result is that of all rows. A text of a single
-/// row cannot be shared out: it needs a model of its own team of one.
+/// One of several workers evaluates its rows, and the result is that of all rows. A text of a
+/// single row cannot be shared out: it needs a model of its own team of one.
 ///
 /// # Errors
 /// Errors of libtorch, such as too little memory; a worker is lost.
@@ -76,7 +76,8 @@ pub(crate) fn evaluate_until(
     let start = Instant::now();
     let batch_size = producer.batch_size();
     let (first, rows) = model.team().share(batch_size);
-    let reader = RowReader { model, text: producer, rows: first..first + rows, longest: LONGEST, stopped };
+    let reader =
+        RowReader { model, text: producer, rows: first..first + rows, longest: LONGEST, stopped };
     let mut total = 0.0;
     let read = reader.read_all(model.zero_state(rows), &mut |costs| {
         total += costs.f_sum(Kind::Double)?.f_double_value(&[])?;
@@ -91,11 +92,12 @@ pub(crate) fn evaluate_until(
     Ok(Some(Evaluation::new(total / batch_size as f64, iters, batch_size, start)))
 }
 
-/// Costs in nats of all words of a split, `[rows, words]`, float64, in the windows in which they are
-/// read; on one worker. The same split has the same windows with every model on a device.
+/// Costs in nats of all words of a split, `[rows, words]`, float64, in the windows in which they
+/// are read; on one worker. The same split has the same windows with every model on a device.
 pub(crate) fn text_windows(model: &PtbModel, producer: &Producer) -> Result<Vec<Tensor>> {
     let rows = producer.batch_size();
-    let reader = RowReader { model, text: producer, rows: 0..rows, longest: LONGEST, stopped: &|| false };
+    let reader =
+        RowReader { model, text: producer, rows: 0..rows, longest: LONGEST, stopped: &|| false };
     let mut windows = Vec::new();
     reader.read_all(model.zero_state(rows), &mut |costs| {
         windows.push(costs);
@@ -106,10 +108,15 @@ pub(crate) fn text_windows(model: &PtbModel, producer: &Producer) -> Result<Vec<
 
 /// Costs in nats of all words of a text but the first, which is only context, and the state after
 /// the last but one word. Reading begins in `state`, of one row.
-pub(crate) fn text_costs(model: &PtbModel, text: Vec<i32>, state: State) -> Result<(Vec<f64>, State)> {
+pub(crate) fn text_costs(
+    model: &PtbModel,
+    text: Vec<i32>,
+    state: State,
+) -> Result<(Vec<f64>, State)> {
     let split = Split { tokens: text.into(), ..Split::default() };
     let producer = Producer::new(&split, 1, 1, model.device())?;
-    let reader = RowReader { model, text: &producer, rows: 0..1, longest: LONGEST, stopped: &|| false };
+    let reader =
+        RowReader { model, text: &producer, rows: 0..1, longest: LONGEST, stopped: &|| false };
     let mut all = Vec::with_capacity(split.tokens.len() - 1);
     let state = reader.read_all(state, &mut |costs| {
         all.extend(Vec::<f64>::try_from(costs.f_flatten(0, -1)?)?);
@@ -118,8 +125,8 @@ pub(crate) fn text_costs(model: &PtbModel, text: Vec<i32>, state: State) -> Resu
     Ok((all, state))
 }
 
-/// [`text_costs`] of lines that are texts of their own, each read from zeros. Lines of similar length
-/// are one batch.
+/// [`text_costs`] of lines that are texts of their own, each read from zeros. Lines of similar
+/// length are one batch.
 pub(crate) fn line_costs(model: &PtbModel, lines: &[Vec<i32>]) -> Result<Vec<Vec<f64>>> {
     let mut costs = vec![Vec::new(); lines.len()];
     let steps = |line: usize| lines[line].len().saturating_sub(1);
@@ -188,7 +195,11 @@ type Place = (i64, i64);
 impl RowReader<'_> {
     /// Reads the rows from `state` on, window by window. `take` is given the costs of each,
     /// `[rows, words]`, in nats. Returns the final state.
-    fn read_all(&self, mut state: State, take: &mut dyn FnMut(Tensor) -> Result<()>) -> Result<State> {
+    fn read_all(
+        &self,
+        mut state: State,
+        take: &mut dyn FnMut(Tensor) -> Result<()>,
+    ) -> Result<State> {
         let words = self.text.epoch_size() * self.text.num_steps();
         let rows = self.rows.end - self.rows.start;
         let at_most = (pieces_at_once(self.model.device()) + rows - 1) / rows;
@@ -208,18 +219,27 @@ impl RowReader<'_> {
 
     /// Reads the words from `column` on in so many pieces a row, each of `length` words, side by
     /// side. Returns their costs, `[rows, pieces * length]`, and the final state of each row.
-    fn read_window(&self, column: i64, pieces: i64, length: i64, state: State) -> Result<(Tensor, State)> {
+    fn read_window(
+        &self,
+        column: i64,
+        pieces: i64,
+        length: i64,
+        state: State,
+    ) -> Result<(Tensor, State)> {
         let rows = self.rows.end - self.rows.start;
         // The first piece of every row, then the second of every row, and so on.
         let in_order = |piece| self.rows.clone().map(move |row| (row, column + piece * length));
         let places: Vec<Place> = (0..pieces).flat_map(in_order).collect();
         let mut begin = state;
         if pieces > 1 {
-            let early: Vec<Place> =
-                places[rows as usize..].iter().map(|&(row, column)| (row, column - WARM_UP)).collect();
+            let early: Vec<Place> = places[rows as usize..]
+                .iter()
+                .map(|&(row, column)| (row, column - WARM_UP))
+                .collect();
             let zeros = self.model.zero_state(early.len() as i64);
             let (_, warm) = self.read(&early, WARM_UP, &zeros, false)?;
-            let both = begin.iter().zip(&warm).map(|(first, others)| Tensor::f_cat(&[first, others], 0));
+            let both =
+                begin.iter().zip(&warm).map(|(first, others)| Tensor::f_cat(&[first, others], 0));
             begin = both.collect::<Result<_, _>>()?;
         }
         let (mut costs, mut end) = self.read(&places, length, &begin, true)?;
@@ -238,11 +258,15 @@ impl RowReader<'_> {
             let places: Vec<Place> = unfit.iter().map(|&piece| places[piece as usize]).collect();
             let index = Tensor::f_from_slice(&unfit)?.f_to_device(self.model.device())?;
             let before = &index - rows;
-            let from: State = end.iter().map(|t| t.f_index_select(0, &before)).collect::<Result<_, _>>()?;
+            let from: State =
+                end.iter().map(|t| t.f_index_select(0, &before)).collect::<Result<_, _>>()?;
             let (new_costs, new_end) = self.read(&places, length, &from, true)?;
             costs = costs.f_index_copy(0, &index, &new_costs)?;
             let put = |old: &State, new: &State| -> Result<State> {
-                old.iter().zip(new).map(|(old, new)| Ok(old.f_index_copy(0, &index, new)?)).collect()
+                old.iter()
+                    .zip(new)
+                    .map(|(old, new)| Ok(old.f_index_copy(0, &index, new)?))
+                    .collect()
             };
             (begin, end) = (put(&begin, &from)?, put(&end, &new_end)?);
         }
@@ -274,16 +298,24 @@ impl RowReader<'_> {
         Ok(unfit)
     }
 
-    /// Reads `length` words from each of the places on, side by side, from `state` on. Returns their
-    /// costs, `[places, length]`, if they are to `score`, and the final state.
-    fn read(&self, places: &[Place], length: i64, state: &State, score: bool) -> Result<(Tensor, State)> {
+    /// Reads `length` words from each of the places on, side by side, from `state` on. Returns
+    /// their costs, `[places, length]`, if they are to `score`, and the final state.
+    fn read(
+        &self,
+        places: &[Place],
+        length: i64,
+        state: &State,
+        score: bool,
+    ) -> Result<(Tensor, State)> {
         let steps = (words_at_once(self.model.device()) / places.len() as i64).max(1);
         let mut state: State = state.iter().map(Tensor::shallow_clone).collect();
-        let mut costs = vec![Tensor::f_empty([places.len() as i64, 0], (Kind::Double, self.model.device()))?];
+        let mut costs =
+            vec![Tensor::f_empty([places.len() as i64, 0], (Kind::Double, self.model.device()))?];
         for start in (0..length).step_by(steps as usize) {
             ensure!(!(self.stopped)(), Stopped);
             let len = steps.min(length - start);
-            let places: Vec<Place> = places.iter().map(|&(row, column)| (row, column + start)).collect();
+            let places: Vec<Place> =
+                places.iter().map(|&(row, column)| (row, column + start)).collect();
             let words = self.text.words_at(&places, len + 1)?;
             let output;
             (output, state) = self.model.read(&words.narrow(1, 0, len), &state)?;
@@ -312,7 +344,8 @@ mod tests {
     const FORGETS: [f64; 3] = [0.0, 4.0, 30.0];
 
     fn variables(forget_bias: f64) -> PtbVariables {
-        let v = PtbVariables::new(&CONFIG, CellType::BasicLstm, Device::Cpu, Kind::Double, 2).unwrap();
+        let v =
+            PtbVariables::new(&CONFIG, CellType::BasicLstm, Device::Cpu, Kind::Double, 2).unwrap();
         let mut named = v.to_tensorflow().unwrap();
         for (_, bias) in named.iter_mut().filter(|(name, _)| name.ends_with("cell/bias")) {
             // (input, j, forget, output)
@@ -348,8 +381,8 @@ mod tests {
         costs
     }
 
-    /// What is read of a text of one row: all costs, how many there are in each window, and the calls
-    /// of the model.
+    /// What is read of a text of one row: all costs, how many there are in each window, and the
+    /// calls of the model.
     fn read_all(model: &PtbModel, text: &Producer, longest: i64) -> (Vec<f64>, Vec<usize>, usize) {
         let (mut costs, mut windows, calls) = (Vec::new(), Vec::new(), Cell::new(0));
         let stopped = || {
@@ -380,8 +413,9 @@ mod tests {
         ((words + steps - 1) / steps) as usize
     }
 
-    /// Every word of a row that is cut costs what it costs in one place. A model that forgets is read
-    /// once; one that forgets slowly is read a second time; one that never does, piece after piece.
+    /// Every word of a row that is cut costs what it costs in one place. A model that forgets is
+    /// read once; one that forgets slowly is read a second time; one that never does, piece after
+    /// piece.
     #[test]
     fn a_row_in_pieces_is_the_row_in_one_place() {
         let (pieces, length) = (13, 2000);
@@ -421,7 +455,8 @@ mod tests {
                 assert_eq!(read, once, "{cell} {mode}");
             }
         }
-        let (wide, narrow) = (new(CellType::BasicLstm, Kind::Double), new(CellType::BasicLstm, Kind::Float));
+        let (wide, narrow) =
+            (new(CellType::BasicLstm, Kind::Double), new(CellType::BasicLstm, Kind::Float));
         narrow.assign(&wide.to_tensorflow().unwrap()).unwrap();
         let model = PtbModel::new(&narrow, false, RnnMode::Cudnn).precision(Precision::Fp16);
         let (costs, _, read) = read_all(&model, &producer(&tokens, 1), LONGEST);
@@ -437,7 +472,8 @@ mod tests {
         let v = variables(30.0);
         let model = PtbModel::new(&v, false, RnnMode::Cudnn);
         let tokens = tokens(20 * 3000);
-        let (costs, _, read) = read_all(&model, &producer(&tokens[..2 * SHORTEST as usize], 1), LONGEST);
+        let (costs, _, read) =
+            read_all(&model, &producer(&tokens[..2 * SHORTEST as usize], 1), LONGEST);
         assert_close(&costs, &in_one_place(&model, &tokens[..2 * SHORTEST as usize]));
         assert_eq!(read, calls(1, 2 * SHORTEST - 1));
         let calls_made = Cell::new(0);
@@ -452,8 +488,8 @@ mod tests {
         assert!((found.perplexity.ln() / (expected / found.tokens as f64) - 1.0).abs() < 1e-10);
     }
 
-    /// A long text goes through in windows, each from the state in which the one before it ended: no
-    /// more costs are there at once, and they are the right ones.
+    /// A long text goes through in windows, each from the state in which the one before it ended:
+    /// no more costs are there at once, and they are the right ones.
     #[test]
     fn a_text_of_any_length_is_read_in_windows() {
         let v = variables(4.0);
@@ -466,8 +502,8 @@ mod tests {
         assert_close(&costs, &in_one_place(&model, &tokens));
     }
 
-    /// It is stopped within a call of the model, in the warm-up, in the pieces, where a piece is read
-    /// again, and in the rest.
+    /// It is stopped within a call of the model, in the warm-up, in the pieces, where a piece is
+    /// read again, and in the rest.
     #[test]
     fn evaluation_stops_within_a_window() {
         let v = variables(30.0);
@@ -506,8 +542,11 @@ mod tests {
             let at_once = words_at_once(Device::Cpu) as usize;
             let long = if mode == RnnMode::Cudnn { 6001 } else { at_once + 2 };
             let lengths = [5, 2, 0, 7, 1, 400, long, 5, 3, at_once + 1, 30, 2];
-            let lines: Vec<Vec<i32>> =
-                lengths.iter().enumerate().map(|(k, &length)| tokens[k * 11..][..length].to_vec()).collect();
+            let lines: Vec<Vec<i32>> = lengths
+                .iter()
+                .enumerate()
+                .map(|(k, &length)| tokens[k * 11..][..length].to_vec())
+                .collect();
             let costs = line_costs(&model, &lines).unwrap();
             assert_eq!(costs.len(), lines.len());
             for (line, costs) in lines.iter().zip(&costs) {

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// What happens in a run, in the order in which it happens. Epochs count from 1 here, as they are printed.
+/// What happens in a run, in the order in which it happens. Epochs count from 1 here, as they are
+/// printed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// An epoch begins, or goes on after a resume.

@@ -25,8 +25,12 @@ pub fn make_folder_of(file: &Path) -> Result<()> {
 /// # Errors
 /// A place that cannot be written, a full disk. The old file is then untouched. The error names the
 /// path.
-pub fn write_atomically(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
-    let name = path.file_name().with_context(|| format!("{}: is not a file's name", path.display()))?;
+pub fn write_atomically(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
+) -> Result<()> {
+    let name =
+        path.file_name().with_context(|| format!("{}: is not a file's name", path.display()))?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut beside = OsString::from(".");
     beside.push(name);
@@ -51,7 +55,10 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut BufWriter<File>) ->
 /// Renames a file, or copies it where the file system cannot rename.
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
-        Err(error) if is_unsupported(&error) || is(&error, &[Errno::EXDEV, Errno::EEXIST, Errno::EPERM]) => {
+        Err(error)
+            if is_unsupported(&error)
+                || is(&error, &[Errno::EXDEV, Errno::EEXIST, Errno::EPERM]) =>
+        {
             // Not fs::copy, which also copies permissions.
             let mut copy = File::create(to)?;
             io::copy(&mut File::open(from)?, &mut copy)?;
@@ -81,7 +88,9 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder) {
         Ok(folder) => sync(&folder),
         // Some file systems do not open folders, and a folder may be writable but not readable.
-        Err(error) if is_unsupported(&error) || is(&error, &[Errno::EACCES, Errno::EISDIR]) => Ok(()),
+        Err(error) if is_unsupported(&error) || is(&error, &[Errno::EACCES, Errno::EISDIR]) => {
+            Ok(())
+        }
         Err(error) => Err(error),
     }
 }

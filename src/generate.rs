@@ -1,4 +1,5 @@
-//! Text from a model, word by word: each word is drawn from the model's distribution after all words before it, and fed back.
+//! Text from a model, word by word: each word is drawn from the model's distribution after all
+//! words before it, and fed back.
 
 use anyhow::{Context, Result, bail, ensure};
 use rand_chacha::ChaCha8Rng;
@@ -15,7 +16,8 @@ const PROMPT_PIECE: usize = 400;
 /// How the next word is chosen from the logits; applied in the order of the fields.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
-    /// The logits are divided by it: below 1 likely words become likelier. 0 takes the likeliest word, of several the first by id.
+    /// The logits are divided by it: below 1 likely words become likelier. 0 takes the likeliest
+    /// word, of several the first by id.
     pub temperature: f64,
     /// Only so many likeliest words are left, if given.
     pub top_k: Option<usize>,
@@ -51,7 +53,8 @@ impl Sampling {
         Ok(())
     }
 
-    /// The words that may come next and their probabilities, which add up to 1; the likeliest first, of equals the one of the lower id.
+    /// The words that may come next and their probabilities, which add up to 1; the likeliest
+    /// first, of equals the one of the lower id.
     ///
     /// # Errors
     /// Logits that are not numbers.
@@ -106,8 +109,9 @@ fn uniform(rng: &mut ChaCha8Rng) -> f64 {
 
 /// A text in the making.
 ///
-/// It begins with the original's zero state. The random numbers are ChaCha8's, one for every word, and a function of the seed alone: the
-/// same seed gives the same text, on every machine that computes the same logits.
+/// It begins with the original's zero state. The random numbers are ChaCha8's, one for every word,
+/// and a function of the seed alone: the same seed gives the same text, on every machine that
+/// computes the same logits.
 pub struct Generator<'a> {
     model: &'a PtbModel<'a>,
     sampling: Sampling,
@@ -173,7 +177,8 @@ impl<'a> Generator<'a> {
     }
 }
 
-/// The word at `uniform` in [0, 1), where the words lie side by side, each as wide as its probability.
+/// The word at `uniform` in [0, 1), where the words lie side by side, each as wide as its
+/// probability.
 fn draw(words: &[(usize, f64)], uniform: f64) -> usize {
     let mut below = 0.0;
     let found = words.iter().find(|(_, p)| {
@@ -188,7 +193,8 @@ fn draw(words: &[(usize, f64)], uniform: f64) -> usize {
 mod tests {
     use super::*;
 
-    /// Logits of a softmax with probabilities 0.4, 0.3, 0.2, 0.1 for the words 2, 0, 3, 1, and another constant.
+    /// Logits of a softmax with probabilities 0.4, 0.3, 0.2, 0.1 for the words 2, 0, 3, 1, and
+    /// another constant.
     const LOGITS: [f32; 4] = [1.796_027_2, 0.697_414_9, 2.083_709_3, 1.390_562];
 
     fn chosen(sampling: Sampling) -> Vec<(usize, f64)> {
@@ -251,7 +257,8 @@ mod tests {
             for _ in 0..n {
                 counts[draw(&words, uniform(&mut rng))] += 1;
             }
-            // Pearson's statistic; with up to 3 degrees of freedom it is above 16.3 once in a thousand times.
+            // Pearson's statistic; with up to 3 degrees of freedom it is above 16.3 once in a
+            // thousand times.
             let chi2: f64 = words
                 .iter()
                 .map(|&(word, p)| {

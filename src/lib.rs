@@ -50,7 +50,8 @@ mod train_step;
 #[doc = include_str!("../docs/port.md")]
 struct PortDoc;
 
-/// libtorch's generator belongs to the process, and tests share it: with this guard a test has it to itself, from `seed` on.
+/// libtorch's generator belongs to the process, and tests share it: with this guard a test has it
+/// to itself, from `seed` on.
 #[cfg(test)]
 fn random_numbers(seed: i64) -> std::sync::MutexGuard<'static, ()> {
     static GENERATOR: std::sync::Mutex<()> = std::sync::Mutex::new(());

@@ -26,7 +26,8 @@ impl FolderLock {
     /// Another run has locked it; a folder that cannot be written.
     pub fn acquire(folder: &Path) -> Result<Self> {
         let cannot = "cannot be written";
-        let file = File::options().create(true).append(true).open(folder.join("lock")).context(cannot)?;
+        let file =
+            File::options().create(true).append(true).open(folder.join("lock")).context(cannot)?;
         match file.try_lock() {
             Ok(()) => Ok(FolderLock::System(file)),
             Err(TryLockError::WouldBlock) => {
@@ -64,7 +65,8 @@ pub(crate) struct OwnerFile {
 impl OwnerFile {
     fn create(folder: &Path) -> Result<Self> {
         let path = folder.join("lock.owner");
-        let owner = Owner::of(std::process::id()).context("this process is not in /proc")?.to_string();
+        let owner =
+            Owner::of(std::process::id()).context("this process is not in /proc")?.to_string();
         loop {
             match File::options().write(true).create_new(true).open(&path) {
                 Ok(mut file) => {
@@ -144,7 +146,12 @@ impl Owner {
         // The newline shows that the line is whole.
         let mut words = text.strip_suffix('\n')?.split(' ').map(str::to_owned);
         let [host, namespace, pid, started] = [(); 4].map(|()| words.next());
-        Some(Owner { host: host?, namespace: namespace?, pid: pid?.parse().ok()?, started: started? })
+        Some(Owner {
+            host: host?,
+            namespace: namespace?,
+            pid: pid?.parse().ok()?,
+            started: started?,
+        })
     }
 
     /// The process with this number, or `None` if there is none.
@@ -193,7 +200,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = OwnerFile::create(folder.path()).unwrap();
         let error = OwnerFile::create(folder.path()).err().unwrap().to_string();
-        let expected = format!("another run is using this folder (process {} on ", std::process::id());
+        let expected =
+            format!("another run is using this folder (process {} on ", std::process::id());
         assert!(error.starts_with(&expected) && error.contains("lock.owner"), "{error}");
         drop(first);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -1,8 +1,10 @@
 //! `tf.clip_by_global_norm`, `tf.train.GradientDescentOptimizer` and `tf.train.AdamOptimizer`.
 //!
-//! The embedding's gradient is what TensorFlow keeps: one row per occurrence of a word (`tf.IndexedSlices`), never summed into a
-//! `[vocab, hidden]` tensor. That is not only faster. **The rows enter the global norm one by one**: a word that occurs twice in
-//! a batch counts as two rows, not as their sum. A dense gradient has another norm, so the clipping differs, and with it the run.
+//! The embedding's gradient is what TensorFlow keeps: one row per occurrence of a word
+//! (`tf.IndexedSlices`), never summed into a `[vocab, hidden]` tensor. That is not only faster.
+//! **The rows enter the global norm one by one**: a word that occurs twice in a batch counts as two
+//! rows, not as their sum. A dense gradient has another norm, so the clipping differs, and with it
+//! the run.
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -15,7 +17,8 @@ use crate::kernels::foreach;
 pub enum Gradient {
     /// One value per element of the variable.
     Dense(Tensor),
-    /// `tf.IndexedSlices`: row `k` of `values` belongs to row `indices[k]` of the variable; an index may occur more than once.
+    /// `tf.IndexedSlices`: row `k` of `values` belongs to row `indices[k]` of the variable; an
+    /// index may occur more than once.
     IndexedSlices {
         /// `[n, ...]`
         values: Tensor,
@@ -32,7 +35,8 @@ impl Gradient {
         }
     }
 
-    /// The same gradient with one value per element of a variable of shape `size`; rows of the same index are summed.
+    /// The same gradient with one value per element of a variable of shape `size`; rows of the same
+    /// index are summed.
     pub fn to_dense(&self, size: &[i64]) -> Tensor {
         match self {
             Gradient::Dense(values) => values.shallow_clone(),
@@ -45,15 +49,16 @@ impl Gradient {
     fn scale(&self, factor: &Tensor) -> Gradient {
         match self {
             Gradient::Dense(values) => Gradient::Dense(values * factor),
-            Gradient::IndexedSlices { values, indices } => {
-                Gradient::IndexedSlices { values: values * factor, indices: indices.shallow_clone() }
-            }
+            Gradient::IndexedSlices { values, indices } => Gradient::IndexedSlices {
+                values: values * factor,
+                indices: indices.shallow_clone(),
+            },
         }
     }
 }
 
-/// `tf.global_norm`: the square root of the sum of squares over all gradients, a scalar on their device.
-/// Indexed slices enter row by row, un-aggregated.
+/// `tf.global_norm`: the square root of the sum of squares over all gradients, a scalar on their
+/// device. Indexed slices enter row by row, un-aggregated.
 pub fn global_norm(gradients: &[Gradient]) -> Tensor {
     let kind = gradients[0].values().kind();
     if gradients[0].values().device().is_cuda() {
@@ -61,8 +66,9 @@ pub fn global_norm(gradients: &[Gradient]) -> Tensor {
         let values: Vec<Tensor> = gradients.iter().map(|g| g.values().shallow_clone()).collect();
         return foreach::norms(&values).to_kind(Kind::Double).norm().to_kind(kind);
     }
-    // Row by row first: over a whole matrix libtorch's CPU kernel adds millions of squares into a few float32 accumulators and loses
-    // the fifth digit (3e-5 for softmax_w of `small`, 7e-4 for `large`'s).
+    // Row by row first: over a whole matrix libtorch's CPU kernel adds millions of squares into a
+    // few float32 accumulators and loses the fifth digit (3e-5 for softmax_w of `small`, 7e-4 for
+    // `large`'s).
     let norm = |g: &Gradient| {
         let rows = g.values().norm_scalaropt_dim(2, [-1i64].as_slice(), false);
         rows.to_kind(Kind::Double).norm()
@@ -71,8 +77,9 @@ pub fn global_norm(gradients: &[Gradient]) -> Tensor {
     Tensor::stack(&norms, 0).norm().to_kind(kind)
 }
 
-/// How much `clip_by_global_norm` multiplies every gradient by: `clip_norm / max(global_norm, clip_norm)`, a scalar on the norm's
-/// device. NaN if the norm is not finite, as in TensorFlow, so that nobody trains on.
+/// How much `clip_by_global_norm` multiplies every gradient by: `clip_norm / max(global_norm,
+/// clip_norm)`, a scalar on the norm's device. NaN if the norm is not finite, as in TensorFlow, so
+/// that nobody trains on.
 pub fn clip_scale(global_norm: &Tensor, clip_norm: f64) -> Tensor {
     // (A finite number less itself is 0; otherwise it is NaN.)
     global_norm.clamp_min(clip_norm).reciprocal() * clip_norm + (global_norm - global_norm)
@@ -80,12 +87,15 @@ pub fn clip_scale(global_norm: &Tensor, clip_norm: f64) -> Tensor {
 
 /// `tf.clip_by_global_norm`: the gradients scaled by [`clip_scale`], and the global norm before it.
 ///
-/// Nothing is read back to the host, so on a GPU nothing waits. The training step does the same within its update, without the
-/// copies: [`Optimizer::apply_gradients`].
+/// Nothing is read back to the host, so on a GPU nothing waits. The training step does the same
+/// within its update, without the copies: [`Optimizer::apply_gradients`].
 ///
 /// # Errors
 /// `clip_norm` that is not above 0, no gradients.
-pub fn clip_by_global_norm(gradients: &[Gradient], clip_norm: f64) -> Result<(Vec<Gradient>, Tensor)> {
+pub fn clip_by_global_norm(
+    gradients: &[Gradient],
+    clip_norm: f64,
+) -> Result<(Vec<Gradient>, Tensor)> {
     ensure!(clip_norm > 0.0, "clip_norm is {clip_norm}; it must be above 0");
     ensure!(!gradients.is_empty(), "there are no gradients to clip");
     let norm = global_norm(gradients);
@@ -122,8 +132,8 @@ impl Optimizer {
         }
     }
 
-    /// Updates the variables, in place, by gradients that are multiplied by `scale` ([`clip_scale`]). `scale` and `learning_rate`
-    /// are scalars on the variables' device.
+    /// Updates the variables, in place, by gradients that are multiplied by `scale`
+    /// ([`clip_scale`]). `scale` and `learning_rate` are scalars on the variables' device.
     pub fn apply_gradients(
         &self,
         variables: &[&Tensor],
@@ -133,11 +143,14 @@ impl Optimizer {
     ) {
         tch::no_grad(|| match self {
             Optimizer::GradientDescent => descend(variables, gradients, &-(scale * learning_rate)),
-            Optimizer::Adam(adam) => adam.apply_gradients(variables, gradients, scale, learning_rate),
+            Optimizer::Adam(adam) => {
+                adam.apply_gradients(variables, gradients, scale, learning_rate)
+            }
         })
     }
 
-    /// The slots, in the variables' order: m and v of each; then the two powers. None for gradient descent.
+    /// The slots, in the variables' order: m and v of each; then the two powers. None for gradient
+    /// descent.
     pub fn slots(&self) -> Vec<&Tensor> {
         match self {
             Optimizer::GradientDescent => Vec::new(),
@@ -148,7 +161,8 @@ impl Optimizer {
     }
 }
 
-/// `variable += factor * gradient`, in place. Of an embedding only the rows that occurred are touched.
+/// `variable += factor * gradient`, in place. Of an embedding only the rows that occurred are
+/// touched.
 fn descend(variables: &[&Tensor], gradients: &[Gradient], factor: &Tensor) {
     // (libtorch's fused kernel takes its learning rate as float32.)
     let fused = factor.device().is_cuda() && factor.kind() == Kind::Float;
@@ -173,17 +187,19 @@ fn descend(variables: &[&Tensor], gradients: &[Gradient], factor: &Tensor) {
     }
 }
 
-/// The slots of `tf.train.AdamOptimizer`, which starts from `beta1` 0.9, `beta2` 0.999, `epsilon` 1e-8.
+/// The slots of `tf.train.AdamOptimizer`, which starts from `beta1` 0.9, `beta2` 0.999, `epsilon`
+/// 1e-8.
 ///
-/// PyTorch's Adam puts epsilon elsewhere, and its SparseAdam leaves the rows of absent words alone; TensorFlow's decays their m and v
-/// and moves them too. Both give another run.
+/// PyTorch's Adam puts epsilon elsewhere, and its SparseAdam leaves the rows of absent words alone;
+/// TensorFlow's decays their m and v and moves them too. Both give another run.
 #[derive(Debug)]
 pub struct Adam {
     /// Of each variable: the decayed mean of its gradients.
     pub(crate) m: Vec<Tensor>,
     /// Of each variable: the decayed mean of their squares.
     pub(crate) v: Vec<Tensor>,
-    /// `beta1_power` and `beta2_power`: beta to the power of the next step's number. Float32 in TensorFlow, rounding and all.
+    /// `beta1_power` and `beta2_power`: beta to the power of the next step's number. Float32 in
+    /// TensorFlow, rounding and all.
     pub(crate) powers: [Tensor; 2],
 }
 
@@ -238,11 +254,14 @@ mod tests {
         let rand = |size: &[i64]| Tensor::randn(size, (Kind::Float, Device::Cpu));
         let sizes: [&[i64]; 4] = [&[57, 24], &[96, 24], &[96], &[24, 57]];
         let variables: Vec<Tensor> = sizes.iter().map(|size| rand(size)).collect();
-        let mut gradients: Vec<Gradient> = sizes.iter().map(|size| Gradient::Dense(rand(size))).collect();
+        let mut gradients: Vec<Gradient> =
+            sizes.iter().map(|size| Gradient::Dense(rand(size))).collect();
         let indices = Tensor::from_slice(&[3i64, 5, 3]);
         gradients[0] = Gradient::IndexedSlices { values: rand(&[3, 24]), indices };
         let values: Vec<Tensor> = gradients.iter().map(|g| g.values().shallow_clone()).collect();
-        let off = (foreach::norms(&values).norm() / global_norm(&gradients) - 1.0).abs().double_value(&[]);
+        let off = (foreach::norms(&values).norm() / global_norm(&gradients) - 1.0)
+            .abs()
+            .double_value(&[]);
         assert!(off < 1e-6, "the norm is off by {off:e}");
         let copies: Vec<Tensor> = variables.iter().map(Tensor::copy).collect();
         descend(&variables.iter().collect::<Vec<_>>(), &gradients, &Tensor::from(-0.25f32));
@@ -255,7 +274,10 @@ mod tests {
     }
 
     fn slices(rows: &[[f64; 2]], indices: &[i64]) -> Gradient {
-        Gradient::IndexedSlices { values: Tensor::from_slice2(rows), indices: Tensor::from_slice(indices) }
+        Gradient::IndexedSlices {
+            values: Tensor::from_slice2(rows),
+            indices: Tensor::from_slice(indices),
+        }
     }
 
     #[test]
@@ -267,13 +289,15 @@ mod tests {
         assert!((global_norm(&dense).double_value(&[]) - 10.0).abs() < 1e-12);
     }
 
-    /// At the real sizes of softmax_w, where libtorch's own float32 norm of the whole loses the fifth digit and with it TensorFlow's clipping.
+    /// At the real sizes of softmax_w, where libtorch's own float32 norm of the whole loses the
+    /// fifth digit and with it TensorFlow's clipping.
     #[test]
     fn float32_norms_of_large_gradients_keep_their_digits() {
         let _random = crate::random_numbers(11);
         for hidden in [200, 650] {
             let gradient = Tensor::randn([hidden, 10_000], (Kind::Float, Device::Cpu)) * 1e-3;
-            let exact = gradient.to_kind(Kind::Double).square().sum(Kind::Double).sqrt().double_value(&[]);
+            let exact =
+                gradient.to_kind(Kind::Double).square().sum(Kind::Double).sqrt().double_value(&[]);
             let ours = global_norm(&[Gradient::Dense(gradient)]).double_value(&[]);
             assert!((ours / exact - 1.0).abs() < 1e-6, "{hidden}: {ours} instead of {exact}");
         }
@@ -281,7 +305,8 @@ mod tests {
 
     #[test]
     fn clipping_scales_only_above_the_norm() {
-        let gradients = || [Gradient::Dense(Tensor::from_slice(&[3.0])), slices(&[[0.0, 4.0]], &[0])];
+        let gradients =
+            || [Gradient::Dense(Tensor::from_slice(&[3.0])), slices(&[[0.0, 4.0]], &[0])];
         for (clip_norm, factor) in [(10.0, 1.0), (2.5, 0.5)] {
             let (clipped, norm) = clip_by_global_norm(&gradients(), clip_norm).unwrap();
             assert_eq!(norm.double_value(&[]), 5.0);
@@ -296,10 +321,17 @@ mod tests {
     fn update_touches_only_the_rows_that_occurred() {
         let ones = |size: &[i64]| Tensor::ones(size, (Kind::Double, Device::Cpu));
         let (embedding, w) = (ones(&[3, 2]), ones(&[2]));
-        let gradients =
-            [slices(&[[1.0, 0.0], [1.0, 2.0]], &[2, 2]), Gradient::Dense(Tensor::from_slice(&[4.0, 8.0]))];
+        let gradients = [
+            slices(&[[1.0, 0.0], [1.0, 2.0]], &[2, 2]),
+            Gradient::Dense(Tensor::from_slice(&[4.0, 8.0])),
+        ];
         let [scale, learning_rate] = [0.5, 0.1].map(Tensor::from);
-        Optimizer::GradientDescent.apply_gradients(&[&embedding, &w], &gradients, &scale, &learning_rate);
+        Optimizer::GradientDescent.apply_gradients(
+            &[&embedding, &w],
+            &gradients,
+            &scale,
+            &learning_rate,
+        );
         assert!(
             (embedding - Tensor::from_slice2(&[[1.0, 1.0], [1.0, 1.0], [0.9, 0.9]]))
                 .abs()
@@ -313,7 +345,8 @@ mod tests {
     #[test]
     fn a_norm_that_is_not_finite_spoils_every_gradient() {
         for bad in [f64::INFINITY, f64::NAN] {
-            let gradients = [Gradient::Dense(Tensor::from_slice(&[bad, 1.0])), slices(&[[0.0, 4.0]], &[0])];
+            let gradients =
+                [Gradient::Dense(Tensor::from_slice(&[bad, 1.0])), slices(&[[0.0, 4.0]], &[0])];
             let (clipped, _) = clip_by_global_norm(&gradients, 5.0).unwrap();
             for gradient in &clipped {
                 assert!(
@@ -325,7 +358,8 @@ mod tests {
         }
     }
 
-    /// By hand, two steps: a row without a gradient still moves in the second, by what is left of the first.
+    /// By hand, two steps: a row without a gradient still moves in the second, by what is left of
+    /// the first.
     #[test]
     fn adam_moves_absent_rows_too() {
         let embedding = Tensor::zeros([2, 1], (Kind::Double, Device::Cpu));
@@ -338,7 +372,8 @@ mod tests {
         for k in 0..2 {
             optimizer.apply_gradients(&[&embedding], &[row(k)], &one, &rate);
         }
-        // Both rows' gradients are 2 + 1 = 3. In the first step m / sqrt(v) is 3 * 0.1 / (3 * sqrt(0.001)).
+        // Both rows' gradients are 2 + 1 = 3. In the first step m / sqrt(v) is 3 * 0.1 / (3 *
+        // sqrt(0.001)).
         let (b1, b2): (f64, f64) = (0.9f32.into(), 0.999f32.into());
         let step = |m: f64, v: f64, t: i32| {
             0.1 * (1.0 - b2.powi(t)).sqrt() / (1.0 - b1.powi(t)) * m / (v.sqrt() + 1e-8)

@@ -1,15 +1,17 @@
-//! The sample corpus: newspaper-like text in PTB's format from a source whose probabilities are known exactly.
+//! The sample corpus: newspaper-like text in PTB's format from a source whose probabilities are
+//! known exactly.
 //!
-//! PTB needs a licence; this text needs none, and it brings what PTB cannot: since the program that wrote it is here, so is
-//! the probability of every next word, and with it the best perplexity that any model can reach. That number,
-//! [`best_perplexity`], is a check of a whole training run.
+//! PTB needs a licence; this text needs none, and it brings what PTB cannot: since the program that
+//! wrote it is here, so is the probability of every next word, and with it the best perplexity that
+//! any model can reach. That number, [`best_perplexity`], is a check of a whole training run.
 //!
 //! # The source
 //!
-//! The source is an automaton whose state is a function of the words so far: what may come next is a list of arcs, each
-//! a class of words with a probability and the state it leads to, and no word is in two of them. So who knows the rules is
-//! never in doubt about the state, and `p(word | all words before) = p(arc) * p(word | class)` is exact. Within a class, as
-//! in Zipf's law, the word of rank 1, 2, 3, ... has a weight of 1, 1/2, 1/3, ...
+//! The source is an automaton whose state is a function of the words so far: what may come next is
+//! a list of arcs, each a class of words with a probability and the state it leads to, and no word
+//! is in two of them. So who knows the rules is never in doubt about the state, and `p(word | all
+//! words before) = p(arc) * p(word | class)` is exact. Within a class, as in Zipf's law, the word
+//! of rank 1, 2, 3, ... has a weight of 1, 1/2, 1/3, ...
 //!
 //! What has to be remembered, as in real text, and for how long:
 //!
@@ -21,8 +23,9 @@
 //! | tense of the narration | verbs | about twenty sentences, and over quotations, which are in the present |
 //! | an open quotation | `we`, `our`, the present tense, the closing `''` | its sentences |
 //!
-//! All but the first outlive the end of a sentence. This is what the LSTM's state, carried from one batch to the next, is
-//! good for: a reader who forgets at every `<eos>` has a perplexity about a quarter higher at best (a test computes it).
+//! All but the first outlive the end of a sentence. This is what the LSTM's state, carried from one
+//! batch to the next, is good for: a reader who forgets at every `<eos>` has a perplexity about a
+//! quarter higher at best (a test computes it).
 
 use anyhow::{Context, Result, ensure};
 use rand_chacha::ChaCha8Rng;
@@ -37,7 +40,8 @@ pub const TEST: &str = include_str!("../data/sample/ptb.test.txt");
 /// The seed that [`TRAIN`], [`VALID`] and [`TEST`] were drawn with.
 pub const SEED: u64 = 2016;
 
-/// Three texts from one source in PTB's format: lower case, one sentence a line, a space before and after every word.
+/// Three texts from one source in PTB's format: lower case, one sentence a line, a space before and
+/// after every word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Corpus {
     /// About 100,000 tokens, counting each newline as the token `<eos>`.
@@ -48,8 +52,8 @@ pub struct Corpus {
     pub test: String,
 }
 
-/// Draws a corpus. A seed always gives the same text, on every machine: ChaCha8 gives the random bits, and nothing is done
-/// with floating-point numbers beyond `+ - * /`.
+/// Draws a corpus. A seed always gives the same text, on every machine: ChaCha8 gives the random
+/// bits, and nothing is done with floating-point numbers beyond `+ - * /`.
 pub fn generate(seed: u64) -> Corpus {
     let text = |stream, tokens| {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -75,10 +79,12 @@ fn write_text(rng: &mut ChaCha8Rng, tokens: usize) -> String {
     text
 }
 
-/// ln p(token | all tokens before), in nats and exact, for each token of a text of the source, `<eos>` included.
+/// ln p(token | all tokens before), in nats and exact, for each token of a text of the source,
+/// `<eos>` included.
 ///
 /// # Errors
-/// A token that the source cannot produce at its place: the text is not one of the source's, or does not start at its start.
+/// A token that the source cannot produce at its place: the text is not one of the source's, or
+/// does not start at its start.
 pub fn best_log_probs(tokens: &[&str]) -> Result<Vec<f64>> {
     let mut state = State::start();
     let mut log_probs = Vec::with_capacity(tokens.len());
@@ -92,16 +98,18 @@ pub fn best_log_probs(tokens: &[&str]) -> Result<Vec<f64>> {
     Ok(log_probs)
 }
 
-/// The best perplexity on a text of the source, taken over the very tokens that a model is scored on with this batch_size
-/// and num_steps.
+/// The best perplexity on a text of the source, taken over the very tokens that a model is scored
+/// on with this batch_size and num_steps.
 ///
-/// As the producer cuts it, the text becomes `batch_size` rows of `batch_len = len / batch_size` tokens; in each row
-/// `epoch_size * num_steps` tokens after the first are predicted, `epoch_size = (batch_len - 1) / num_steps`. With 1 and 1, as
-/// for the test text, these are all tokens but the first.
+/// As the producer cuts it, the text becomes `batch_size` rows of `batch_len = len / batch_size`
+/// tokens; in each row `epoch_size * num_steps` tokens after the first are predicted, `epoch_size =
+/// (batch_len - 1) / num_steps`. With 1 and 1, as for the test text, these are all tokens but the
+/// first.
 ///
-/// It is the best in this sense: no model that has not seen this very text can expect to do better. (A model that was trained
-/// on it can.) In rows that start in mid-text the source knows the rows before while a model starts from nothing, so there
-/// the best that a model can reach is a little worse.
+/// It is the best in this sense: no model that has not seen this very text can expect to do better.
+/// (A model that was trained on it can.) In rows that start in mid-text the source knows the rows
+/// before while a model starts from nothing, so there the best that a model can reach is a little
+/// worse.
 ///
 /// # Errors
 /// Fewer tokens than one batch takes, or a text that is not the source's.
@@ -111,7 +119,8 @@ pub fn best_perplexity(tokens: &[&str], batch_size: usize, num_steps: usize) -> 
     let scored = batch_len.saturating_sub(1) / num_steps * num_steps;
     ensure!(scored > 0, "{} tokens are too few: decrease batch_size or num_steps", tokens.len());
     let log_probs = best_log_probs(tokens)?;
-    let sum: f64 = log_probs.chunks(batch_len).take(batch_size).flat_map(|row| &row[1..=scored]).sum();
+    let sum: f64 =
+        log_probs.chunks(batch_len).take(batch_size).flat_map(|row| &row[1..=scored]).sum();
     Ok((-sum / (batch_size * scored) as f64).exp())
 }
 
@@ -230,22 +239,24 @@ impl Arcs {
         self
     }
 
-    /// With probability `p` one of the verbs, in the form that tense and number ask for, and then `slot`.
+    /// With probability `p` one of the verbs, in the form that tense and number ask for, and then
+    /// `slot`.
     fn verb(self, p: f64, verbs: &'static Forms, state: State, slot: Slot) -> Self {
-        state
-            .tenses()
-            .into_iter()
-            .fold(self, |arcs, (p_tense, form, shown)| arcs.word(p * p_tense, verbs[form], shown.at(slot)))
+        state.tenses().into_iter().fold(self, |arcs, (p_tense, form, shown)| {
+            arcs.word(p * p_tense, verbs[form], shown.at(slot))
+        })
     }
 }
 
-/// How probable it is that a sentence keeps the topic of the one before; if not, the other topics are equally probable.
+/// How probable it is that a sentence keeps the topic of the one before; if not, the other topics
+/// are equally probable.
 const KEEP_TOPIC: f64 = 0.95;
 /// How probable it is that a sentence keeps the tense of the narration.
 const KEEP_TENSE: f64 = 0.95;
 
 impl State {
-    /// Where every text starts: as if after a sentence about a thing of the first topic, in the past.
+    /// Where every text starts: as if after a sentence about a thing of the first topic, in the
+    /// past.
     fn start() -> State {
         State {
             slot: Slot::Sentence,
@@ -265,7 +276,13 @@ impl State {
 
     /// The state after `<eos>`.
     fn next_sentence(self) -> State {
-        State { slot: Slot::Sentence, number: Singular, topic_shown: false, tense_shown: false, ..self }
+        State {
+            slot: Slot::Sentence,
+            number: Singular,
+            topic_shown: false,
+            tense_shown: false,
+            ..self
+        }
     }
 
     /// The topics that the next noun or unit may show, with their probabilities.
@@ -275,7 +292,9 @@ impl State {
         }
         let change = (1.0 - KEEP_TOPIC) / (TOPICS.len() - 1) as f64;
         let p = |topic| if topic == self.topic { KEEP_TOPIC } else { change };
-        (0..TOPICS.len()).map(|topic| (p(topic), State { topic, topic_shown: true, ..self })).collect()
+        (0..TOPICS.len())
+            .map(|topic| (p(topic), State { topic, topic_shown: true, ..self }))
+            .collect()
     }
 
     /// The tenses that the next verb may show: probability, index of the verb's form, state.
@@ -329,7 +348,9 @@ impl State {
 
             // "dr. smith N years old said that", "she visited"
             Slot::Name => none.word(1.0, NAMES, self.at(Slot::Age)),
-            Slot::Age => none.word(0.2, &["N"], self.at(Slot::Years)).skip(0.8, self.at(Slot::PersonVerb)),
+            Slot::Age => {
+                none.word(0.2, &["N"], self.at(Slot::Years)).skip(0.8, self.at(Slot::PersonVerb))
+            }
             Slot::Years => none.word(1.0, &["years"], self.at(Slot::Old)),
             Slot::Old => none.word(1.0, &["old"], self.at(Slot::PersonVerb)),
             Slot::PersonVerb => none.verb(0.65, &SAY, self, Slot::Said).verb(
@@ -353,8 +374,16 @@ impl State {
                     (false, Referent::Person) => &["her"],
                 };
                 none.word(0.15, own, self.at(Slot::Adjective(role, Singular)))
-                    .word(0.55, &["the", "a", "this", "each"], self.at(Slot::Adjective(role, Singular)))
-                    .word(0.3, &["some", "many", "these", "N"], self.at(Slot::Adjective(role, Plural)))
+                    .word(
+                        0.55,
+                        &["the", "a", "this", "each"],
+                        self.at(Slot::Adjective(role, Singular)),
+                    )
+                    .word(
+                        0.3,
+                        &["some", "many", "these", "N"],
+                        self.at(Slot::Adjective(role, Plural)),
+                    )
             }
             Slot::Adjective(role, number) => {
                 let noun = self.at(Slot::Noun(role, number));
@@ -363,7 +392,9 @@ impl State {
             Slot::Noun(role, number) => self.topics().into_iter().fold(none, |arcs, (p, shown)| {
                 let referent = Referent::Thing(number);
                 let next = match role {
-                    Role::FirstSubject => State { number, referent, ..shown.at(Slot::SubjectPhrase) },
+                    Role::FirstSubject => {
+                        State { number, referent, ..shown.at(Slot::SubjectPhrase) }
+                    }
                     Role::Subject => State { number, ..shown.at(Slot::SubjectPhrase) },
                     Role::InSubject => shown.at(Slot::Verb),
                     Role::Object => shown.at(Slot::ObjectPhrase),
@@ -434,7 +465,8 @@ impl State {
     }
 }
 
-/// The forms of some verbs: past, present singular, present plural; the same verbs in the same order.
+/// The forms of some verbs: past, present singular, present plural; the same verbs in the same
+/// order.
 type Forms = [&'static [&'static str]; 3];
 
 /// The words of a topic, which no other topic has.
@@ -445,13 +477,14 @@ struct Topic {
 }
 
 const EOS: &[&str] = &["<eos>"];
-const WEEKDAYS: &[&str] = &["monday", "friday", "tuesday", "wednesday", "thursday", "sunday", "saturday"];
+const WEEKDAYS: &[&str] =
+    &["monday", "friday", "tuesday", "wednesday", "thursday", "sunday", "saturday"];
 const NAMES: &[&str] = &[
-    "<unk>", "smith", "jones", "brown", "johnson", "miller", "clark", "lewis", "baker", "adams", "young",
-    "carter", "allen", "scott", "green", "hall", "turner", "parker", "evans", "morgan", "cooper", "reed",
-    "bailey", "bell", "cox", "ward", "gray", "price", "foster", "long", "ross", "hughes", "myers", "ford",
-    "fisher", "wells", "hunt", "black", "stone", "fox", "hill", "wood", "king", "lee", "moore", "cole",
-    "grant", "webb",
+    "<unk>", "smith", "jones", "brown", "johnson", "miller", "clark", "lewis", "baker", "adams",
+    "young", "carter", "allen", "scott", "green", "hall", "turner", "parker", "evans", "morgan",
+    "cooper", "reed", "bailey", "bell", "cox", "ward", "gray", "price", "foster", "long", "ross",
+    "hughes", "myers", "ford", "fisher", "wells", "hunt", "black", "stone", "fox", "hill", "wood",
+    "king", "lee", "moore", "cole", "grant", "webb",
 ];
 const PREPOSITIONS: &[&str] = &["of", "for", "with", "near"];
 const CONJUNCTIONS: &[&str] = &["and", "but", "while"];
@@ -552,7 +585,8 @@ const PLACES: &[&str] = &[
     "kansas",
     "oregon",
 ];
-const SAY: Forms = [&["said", "added", "noted"], &["says", "adds", "notes"], &["say", "add", "note"]];
+const SAY: Forms =
+    [&["said", "added", "noted"], &["says", "adds", "notes"], &["say", "add", "note"]];
 const MEET: Forms =
     [&["met", "visited", "joined"], &["meets", "visits", "joins"], &["meet", "visit", "join"]];
 const BE: Forms = [&["was"], &["is"], &["are"]];
@@ -570,15 +604,26 @@ const VERBS: Forms = [
         "ended",
         "continued",
     ],
-    &["helps", "changes", "follows", "moves", "improves", "fails", "returns", "works", "ends", "continues"],
+    &[
+        "helps",
+        "changes",
+        "follows",
+        "moves",
+        "improves",
+        "fails",
+        "returns",
+        "works",
+        "ends",
+        "continues",
+    ],
     &["help", "change", "follow", "move", "improve", "fail", "return", "work", "end", "continue"],
 ];
 static TOPICS: [Topic; 3] = [
     Topic {
         nouns: [
             &[
-                "company", "stock", "bank", "market", "fund", "investor", "bond", "broker", "dollar",
-                "merger", "dealer", "trader",
+                "company", "stock", "bank", "market", "fund", "investor", "bond", "broker",
+                "dollar", "merger", "dealer", "trader",
             ],
             &[
                 "companies",
@@ -600,8 +645,8 @@ static TOPICS: [Topic; 3] = [
     Topic {
         nouns: [
             &[
-                "storm", "wind", "river", "coast", "island", "valley", "harbor", "cloud", "forest", "lake",
-                "mountain", "beach",
+                "storm", "wind", "river", "coast", "island", "valley", "harbor", "cloud", "forest",
+                "lake", "mountain", "beach",
             ],
             &[
                 "storms",
@@ -627,8 +672,8 @@ static TOPICS: [Topic; 3] = [
                 "referee", "racket", "sponsor",
             ],
             &[
-                "teams", "players", "coaches", "clubs", "leagues", "pitchers", "fans", "stadiums", "seasons",
-                "referees", "rackets", "sponsors",
+                "teams", "players", "coaches", "clubs", "leagues", "pitchers", "fans", "stadiums",
+                "seasons", "referees", "rackets", "sponsors",
             ],
         ],
         units: &["games", "goals", "runs"],
@@ -670,7 +715,8 @@ mod tests {
         assert!(["<unk>", "N", "<eos>"].iter().all(|word| known.contains(word)));
         for (text, size) in [(TRAIN, 100_000), (VALID, 10_000), (TEST, 10_000)] {
             for line in text.split_inclusive('\n') {
-                let words = line.strip_prefix(' ').and_then(|line| line.strip_suffix(" \n")).unwrap();
+                let words =
+                    line.strip_prefix(' ').and_then(|line| line.strip_suffix(" \n")).unwrap();
                 assert!(
                     words
                         .split(' ')
@@ -679,7 +725,8 @@ mod tests {
             }
             let tokens = tokens(text);
             assert!((size..size + 100).contains(&tokens.len()), "{} tokens", tokens.len());
-            // The reader would drop words that are not in the training text, and the state would be lost.
+            // The reader would drop words that are not in the training text, and the state would be
+            // lost.
             assert!(tokens.iter().all(|word| known.contains(word)));
         }
     }
@@ -719,15 +766,16 @@ mod tests {
         assert_eq!(best_log_probs(&words).unwrap(), log_probs);
     }
 
-    /// The words are really drawn with the probabilities that are claimed: -ln p of the words, less the entropy of the
-    /// state that each was drawn in, has a mean of 0 and a known variance.
+    /// The words are really drawn with the probabilities that are claimed: -ln p of the words, less
+    /// the entropy of the state that each was drawn in, has a mean of 0 and a known variance.
     #[test]
     fn the_cross_entropy_is_the_entropy_within_sampling_error() {
         for text in [TRAIN, VALID, TEST] {
             let tokens = tokens(text);
             let (mut entropy, mut variance) = (0.0, 0.0);
             for (state, _) in walk(&tokens) {
-                let p = |arc: &Arc| (0..arc.words.len()).map(|i| arc.p_word(i)).collect::<Vec<f64>>();
+                let p =
+                    |arc: &Arc| (0..arc.words.len()).map(|i| arc.p_word(i)).collect::<Vec<f64>>();
                 let all: Vec<f64> = state.arcs().iter().flat_map(p).collect();
                 let mean: f64 = all.iter().map(|p| -p * p.ln()).sum();
                 entropy += mean;
@@ -771,8 +819,9 @@ mod tests {
         assert!(best_perplexity(&["the", "bank"], 0, 1).is_err());
     }
 
-    /// What carrying the state over the ends of sentences is worth: the best perplexity of a reader who knows the source but
-    /// begins every sentence with no more than how often each state begins one.
+    /// What carrying the state over the ends of sentences is worth: the best perplexity of a reader
+    /// who knows the source but begins every sentence with no more than how often each state begins
+    /// one.
     #[test]
     fn forgetting_at_the_end_of_a_sentence_costs_a_fifth_or_more() {
         let train = tokens(TRAIN);

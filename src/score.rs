@@ -17,10 +17,11 @@ const WINDOW: usize = 1 << 17;
 pub struct Word {
     /// As it stands in the text; a line's end is `<eos>`.
     pub word: String,
-    /// Whether the vocabulary does not have it: it was then scored as `<unk>`, or left out where there is no `<unk>`.
+    /// Whether the vocabulary does not have it: it was then scored as `<unk>`, or left out where
+    /// there is no `<unk>`.
     pub unknown: bool,
-    /// ln p(word | all words before) in nats; none for a word that was not scored: the first of a text, which is only context, or
-    /// one left out.
+    /// ln p(word | all words before) in nats; none for a word that was not scored: the first of a
+    /// text, which is only context, or one left out.
     pub log_probability: Option<f64>,
 }
 
@@ -62,9 +63,10 @@ pub struct Scorer<'a> {
     pub model: &'a PtbModel<'a>,
     /// Its words.
     pub vocabulary: &'a Vocabulary,
-    /// Each line is a text of its own: it begins with the zero state after `<eos>`, all its words are scored, and its end is too, even if
-    /// the last line has none. Otherwise the text is one, as in the evaluation of a test text: the state goes on from line to line, and the
-    /// very first word is only context.
+    /// Each line is a text of its own: it begins with the zero state after `<eos>`, all its words
+    /// are scored, and its end is too, even if the last line has none. Otherwise the text is one,
+    /// as in the evaluation of a test text: the state goes on from line to line, and the very first
+    /// word is only context.
     pub independent: bool,
 }
 
@@ -73,7 +75,8 @@ impl Scorer<'_> {
     /// grow with the text. `name` is for messages.
     ///
     /// Many words are scored together. Where somebody waits for an answer, `text` should fail with
-    /// [`ErrorKind::WouldBlock`] at a pause: all words before it are then scored, and reading goes on.
+    /// [`ErrorKind::WouldBlock`] at a pause: all words before it are then scored, and reading goes
+    /// on.
     ///
     /// # Errors
     /// An empty text, one that is not UTF-8 (with line and byte), one without a word to score; or

@@ -1,6 +1,8 @@
-//! What the original's `main()` and `run_epoch()` do: the epochs, the learning-rate schedule, the state fed back at every step.
+//! What the original's `main()` and `run_epoch()` do: the epochs, the learning-rate schedule, the
+//! state fed back at every step.
 //!
-//! Nothing here knows about terminals or files of figures: what happens is told as [`Event`]s to whoever listens.
+//! Nothing here knows about terminals or files of figures: what happens is told as [`Event`]s to
+//! whoever listens.
 
 use std::fmt;
 use std::str::FromStr;
@@ -118,7 +120,8 @@ pub struct Options {
 /// The error of a run whose cost, gradients or variables are no longer finite numbers.
 #[derive(Debug, Error)]
 #[error(
-    "the run has diverged: at epoch {epoch}, step {step} (global step {global_step}) {what} is no longer a finite number. \
+    "the run has diverged: at epoch {epoch}, step {step} (global step {global_step}) {what} is \
+     no longer a finite number. \
      Nothing of it was saved; {kept}"
 )]
 pub struct Diverged {
@@ -234,8 +237,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Makes this session one of a team's, after worker 0's was resumed, if it was: all others start from there. `folder` is worker
-    /// 0's alone.
+    /// Makes this session one of a team's, after worker 0's was resumed, if it was: all others
+    /// start from there. `folder` is worker 0's alone.
     ///
     /// # Errors
     /// A worker is lost; variables that differ all the same.
@@ -261,7 +264,8 @@ impl<'a> Session<'a> {
         self.ensure_equal_variables()
     }
 
-    /// Trains to the end, or to `max_steps`, or until [`Options::stop`]; and evaluates: the original's `main()`.
+    /// Trains to the end, or to `max_steps`, or until [`Options::stop`]; and evaluates: the
+    /// original's `main()`.
     ///
     /// # Errors
     /// A cost that is not finite ([`Diverged`]); the last checkpoint could not be written.
@@ -271,7 +275,8 @@ impl<'a> Session<'a> {
         let mut validated = false;
         while self.progress.epoch < epochs && !self.at_limit() {
             let complete = self.run_epoch(&mut step, listen)?;
-            // Saved before the evaluation, which may take long; on a GPU it is over sooner than the saving.
+            // Saved before the evaluation, which may take long; on a GPU it is over sooner than the
+            // saving.
             if !(complete && self.variables.device().is_cuda()) {
                 self.save(step.state(), listen)?;
             }
@@ -282,7 +287,8 @@ impl<'a> Session<'a> {
             if !complete || self.stopped() {
                 break;
             }
-            self.progress = Progress { epoch: self.progress.epoch + 1, step: 0, costs: 0.0, ..self.progress };
+            self.progress =
+                Progress { epoch: self.progress.epoch + 1, step: 0, costs: 0.0, ..self.progress };
             self.save(&[], listen)?;
         }
         if self.evaluates() {
@@ -299,8 +305,13 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The original's `run_epoch(session, m, eval_op=m.train_op, verbose=True)`. Returns whether the epoch was finished.
-    fn run_epoch(&mut self, train_step: &mut TrainStep, listen: &mut dyn FnMut(Event)) -> Result<bool> {
+    /// The original's `run_epoch(session, m, eval_op=m.train_op, verbose=True)`. Returns whether
+    /// the epoch was finished.
+    fn run_epoch(
+        &mut self,
+        train_step: &mut TrainStep,
+        listen: &mut dyn FnMut(Event),
+    ) -> Result<bool> {
         let producer = &self.input.train;
         let epoch_size = producer.epoch_size();
         let epoch = EpochClock { done: self.progress.step, start: Instant::now() };
@@ -314,7 +325,8 @@ impl<'a> Session<'a> {
         listen(Event::Epoch { epoch: number, learning_rate, done: epoch.done, epoch_size });
         while self.progress.step < epoch_size && !self.at_limit() && !self.stopped() {
             let agreement = self.agree()?;
-            // The state is fed back within the step: it begins in the one that the step before left.
+            // The state is fed back within the step: it begins in the one that the step before
+            // left.
             let notice = train_step.run(&producer.columns(self.progress.step), self.mask_seed())?;
             notice.into_iter().for_each(|text| listen(Event::Notice { text }));
             self.progress.step += 1;
@@ -329,12 +341,14 @@ impl<'a> Session<'a> {
         self.add_costs(train_step)?;
         let complete = self.progress.step == epoch_size;
         let iters = self.progress.step * producer.num_steps();
-        let result = Evaluation::new(self.progress.costs, iters, producer.batch_size(), epoch.start);
+        let result =
+            Evaluation::new(self.progress.costs, iters, producer.batch_size(), epoch.start);
         listen(Event::EpochEnd { epoch: number, split: "train", result, complete });
         Ok(complete)
     }
 
-    /// Reports the step that was just done: the original's progress line and the logged step, where they are due.
+    /// Reports the step that was just done: the original's progress line and the logged step, where
+    /// they are due.
     fn report(
         &mut self,
         train_step: &mut TrainStep,
@@ -358,12 +372,27 @@ impl<'a> Session<'a> {
             let wps = words as f64 / epoch.start.elapsed().as_secs_f64();
             if log {
                 let [cost, global_norm] = train_step.last()?;
-                let (epoch, lr) =
-                    (self.progress.epoch + 1, self.run.config.learning_rate_at(self.progress.epoch));
-                listen(Event::Step { epoch, step, global_step, cost, global_norm, lr, perplexity, wps });
+                let (epoch, lr) = (
+                    self.progress.epoch + 1,
+                    self.run.config.learning_rate_at(self.progress.epoch),
+                );
+                listen(Event::Step {
+                    epoch,
+                    step,
+                    global_step,
+                    cost,
+                    global_norm,
+                    lr,
+                    perplexity,
+                    wps,
+                });
             }
             if line {
-                listen(Event::Progress { fraction: step as f64 / epoch_size as f64, perplexity, wps });
+                listen(Event::Progress {
+                    fraction: step as f64 / epoch_size as f64,
+                    perplexity,
+                    wps,
+                });
             }
         }
         listen(Event::Tick { done });
@@ -371,7 +400,9 @@ impl<'a> Session<'a> {
     }
 
     fn validate(&self, listen: &mut dyn FnMut(Event)) -> Result<()> {
-        if let Some(result) = evaluate_until(&self.model(false), &self.input.valid, &|| !self.evaluates())? {
+        if let Some(result) =
+            evaluate_until(&self.model(false), &self.input.valid, &|| !self.evaluates())?
+        {
             let epoch = self.progress.epoch + 1;
             listen(Event::EpochEnd { epoch, split: "valid", result, complete: true });
         }
@@ -406,8 +437,8 @@ impl<'a> Session<'a> {
         Ok(step)
     }
 
-    /// Seed of the next step's dropout masks: a function of the run's seed and the step alone, so that a resumed run draws the masks
-    /// that an uninterrupted one draws.
+    /// Seed of the next step's dropout masks: a function of the run's seed and the step alone, so
+    /// that a resumed run draws the masks that an uninterrupted one draws.
     fn mask_seed(&self) -> Option<i64> {
         let dropout = self.run.config.keep_prob < 1.0;
         dropout.then(|| step_seed(self.run.seed, self.progress.global_step))
@@ -417,9 +448,14 @@ impl<'a> Session<'a> {
         self.options.max_steps.is_some_and(|max| self.progress.global_step >= max)
     }
 
-    /// The signal to stop by; 0 is none. All workers must stop after the same step, so a signal counts once all know of it.
+    /// The signal to stop by; 0 is none. All workers must stop after the same step, so a signal
+    /// counts once all know of it.
     fn signal(&self) -> usize {
-        if self.team.size() > 1 { self.agreed_stop } else { self.options.stop.load(Ordering::Relaxed) }
+        if self.team.size() > 1 {
+            self.agreed_stop
+        } else {
+            self.options.stop.load(Ordering::Relaxed)
+        }
     }
 
     fn stopped(&self) -> bool {
@@ -428,11 +464,12 @@ impl<'a> Session<'a> {
 
     fn evaluates(&self) -> bool {
         let interrupted = self.signal() == Signal::SIGINT as usize;
-        self.options.evaluate && (!self.stopped() || self.options.evaluate_when_stopped && interrupted)
+        self.options.evaluate
+            && (!self.stopped() || self.options.evaluate_when_stopped && interrupted)
     }
 
-    /// Begins to agree with the other workers on what follows this step: by which signal to stop, and whether to save, because any of
-    /// them was asked to or by worker 0's clock.
+    /// Begins to agree with the other workers on what follows this step: by which signal to stop,
+    /// and whether to save, because any of them was asked to or by worker 0's clock.
     fn agree(&self) -> Result<(Tensor, Pending)> {
         let stop = self.options.stop.load(Ordering::Relaxed) as i64;
         let asked = self.options.save.swap(false, Ordering::Relaxed);
@@ -473,8 +510,10 @@ impl<'a> Session<'a> {
         let strays: Vec<String> = strays.iter().map(|rank| format!("rank {rank}")).collect();
         ensure!(
             strays.is_empty(),
-            "after global step {} the variables of {} are not those of rank 0. All workers must run on machines of one kind; where they \
-             do, a machine's memory or processor has failed. Nothing was saved after the last comparison",
+            "after global step {} the variables of {} are not those of rank 0. All workers must \
+             run on machines of one kind; where they \
+             do, a machine's memory or processor has failed. Nothing was saved after the last \
+             comparison",
             self.progress.global_step,
             strays.join(", ")
         );
@@ -504,8 +543,9 @@ impl<'a> Session<'a> {
         Diverged { epoch: epoch + 1, step, global_step, what, kept }.into()
     }
 
-    /// Writes a checkpoint with the state of this worker's rows, but never one with a number that is not finite. If the disk refuses
-    /// it, that is reported and training continues: the earlier checkpoints are still there.
+    /// Writes a checkpoint with the state of this worker's rows, but never one with a number that
+    /// is not finite. If the disk refuses it, that is reported and training continues: the earlier
+    /// checkpoints are still there.
     fn save(&mut self, state: &[Tensor], listen: &mut dyn FnMut(Event)) -> Result<()> {
         self.saved_at = Instant::now();
         self.ensure_equal_variables()?;
@@ -554,7 +594,8 @@ struct EpochClock {
 
 /// SplitMix64's finalizer over seed and step: neighbouring steps get unrelated seeds.
 fn step_seed(seed: i64, global_step: i64) -> i64 {
-    let mut z = (seed as u64).wrapping_add((global_step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut z =
+        (seed as u64).wrapping_add((global_step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     (z ^ (z >> 31)) as i64

@@ -1,11 +1,13 @@
-//! What the model and the session know of the other workers of a run: [`Team`], and [`Solo`], the team of one, which does nothing.
+//! What the model and the session know of the other workers of a run: [`Team`], and [`Solo`], the
+//! team of one, which does nothing.
 //!
 //! The teams of several are in [`crate::distributed`].
 
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
-/// All workers of a run, as one of them sees them. Every worker must make the same calls in the same order.
+/// All workers of a run, as one of them sees them. Every worker must make the same calls in the
+/// same order.
 pub trait Team {
     /// This worker's number, from 0. Worker 0 prints, logs and saves.
     fn rank(&self) -> i64;
@@ -13,7 +15,8 @@ pub trait Team {
     /// How many workers there are.
     fn size(&self) -> i64;
 
-    /// Starts to sum a tensor over all workers, in place. It must be contiguous, and nobody may touch it before the end.
+    /// Starts to sum a tensor over all workers, in place. It must be contiguous, and nobody may
+    /// touch it before the end.
     ///
     /// # Errors
     /// As all of these: another worker is lost (named if it can be known).
@@ -31,8 +34,8 @@ pub trait Team {
     /// Worker 0's text, on every worker. A `key` is used once.
     fn broadcast_text(&self, key: &str, text: &str) -> Result<String>;
 
-    /// Where this worker's share of `rows` begins, and how many they are. The number of workers divides them
-    /// ([`crate::distributed::check_batch_size`]).
+    /// Where this worker's share of `rows` begins, and how many they are. The number of workers
+    /// divides them ([`crate::distributed::check_batch_size`]).
     fn share(&self, rows: i64) -> (i64, i64) {
         let own = rows / self.size();
         (self.rank() * own, own)
@@ -51,10 +54,16 @@ pub trait Team {
         Ok(tensor.double_value(&[]))
     }
 
-    /// The end of a step's gradients: sums the `dense` ones over the workers, as one message, and returns the embedding's rows,
-    /// `[n, hidden]` on each worker, one after the other: rows as rows, so that they enter the global norm one by one. Waits for
-    /// these and for what was `travelling` before.
-    fn sum_gradients(&self, travelling: Pending, dense: Vec<&mut Tensor>, rows: Tensor) -> Result<Tensor> {
+    /// The end of a step's gradients: sums the `dense` ones over the workers, as one message, and
+    /// returns the embedding's rows, `[n, hidden]` on each worker, one after the other: rows as
+    /// rows, so that they enter the global norm one by one. Waits for these and for what was
+    /// `travelling` before.
+    fn sum_gradients(
+        &self,
+        travelling: Pending,
+        dense: Vec<&mut Tensor>,
+        rows: Tensor,
+    ) -> Result<Tensor> {
         let (all_rows, gathered) = self.all_gather(&rows)?;
         let sizes: Vec<i64> = dense.iter().map(|t| t.numel() as i64).collect();
         let bucket = Tensor::cat(&dense.iter().map(|t| t.flatten(0, -1)).collect::<Vec<_>>(), 0);
@@ -150,14 +159,18 @@ impl Pending {
     }
 }
 
-/// Sums over the bits of each variable, `[variables, 2]`, int64: one plain, one weighted by column, so that neither another value nor
-/// another place of a value goes unseen. Whole numbers: the same on every device, whatever the order of addition.
+/// Sums over the bits of each variable, `[variables, 2]`, int64: one plain, one weighted by column,
+/// so that neither another value nor another place of a value goes unseen. Whole numbers: the same
+/// on every device, whatever the order of addition.
 fn digest(variables: &[&Tensor]) -> Tensor {
     let of = |variable: &&Tensor| {
         let integer = if variable.kind() == Kind::Double { Kind::Int64 } else { Kind::Int };
         let bits = variable.detach().view_dtype(integer);
-        let columns =
-            bits.view([-1, *bits.size().last().unwrap_or(&1)]).sum_dim_intlist(0, false, Kind::Int64);
+        let columns = bits.view([-1, *bits.size().last().unwrap_or(&1)]).sum_dim_intlist(
+            0,
+            false,
+            Kind::Int64,
+        );
         let weights = Tensor::arange(columns.size()[0], (Kind::Int64, columns.device())) + 1;
         Tensor::stack(&[columns.sum(Kind::Int64), (columns * weights).sum(Kind::Int64)], 0)
     };

@@ -1,9 +1,12 @@
-//! The training step on fixed buffers: run eagerly, or on a GPU recorded once as a CUDA graph and replayed.
+//! The training step on fixed buffers: run eagerly, or on a GPU recorded once as a CUDA graph and
+//! replayed.
 //!
-//! A step is some fifty kernels, and launching one takes the host a few microseconds. Where the kernels are as short as that (`small`) the
-//! GPU waits for the host. A graph launches them all together. It repeats exactly what was recorded, addresses included, so whatever
-//! changes from step to step lives in buffers that are filled before the launch: the words, the learning rate, the state. Dropout
-//! masks are drawn within the graph: a replay takes the generator's seed at that time.
+//! A step is some fifty kernels, and launching one takes the host a few microseconds. Where the
+//! kernels are as short as that (`small`) the GPU waits for the host. A graph launches them all
+//! together. It repeats exactly what was recorded, addresses included, so whatever changes from
+//! step to step lives in buffers that are filled before the launch: the words, the learning rate,
+//! the state. Dropout masks are drawn within the graph: a replay takes the generator's seed at that
+//! time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -14,7 +17,8 @@ use crate::kernels::cuda_graph::{CudaGraph, own_stream};
 use crate::model::PtbModel;
 use crate::rnn::State;
 
-/// Steps that are run kernel by kernel first: cuDNN and cuBLAS set themselves up in them, which cannot be recorded.
+/// Steps that are run kernel by kernel first: cuDNN and cuBLAS set themselves up in them, which
+/// cannot be recorded.
 const WARM_UP: u32 = 3;
 
 /// The training step of a model, with its inputs and outputs always in the same place.
@@ -45,12 +49,18 @@ enum Recording {
 }
 
 impl<'a> TrainStep<'a> {
-    /// The step of `model`, a view that is training, for batches of `batch_size` rows, and for the state of `state_rows` of them (those
-    /// of this worker). With `record` the fourth step on a GPU is recorded, and from then on it is replayed.
+    /// The step of `model`, a view that is training, for batches of `batch_size` rows, and for the
+    /// state of `state_rows` of them (those of this worker). With `record` the fourth step on a GPU
+    /// is recorded, and from then on it is replayed.
     ///
     /// # Errors
     /// No memory.
-    pub(crate) fn new(model: PtbModel<'a>, batch_size: i64, state_rows: i64, record: bool) -> Result<Self> {
+    pub(crate) fn new(
+        model: PtbModel<'a>,
+        batch_size: i64,
+        state_rows: i64,
+        record: bool,
+    ) -> Result<Self> {
         let device = model.device();
         let state = model.zero_state(state_rows);
         let kind = state.first().map_or(Kind::Float, Tensor::kind);
@@ -109,7 +119,8 @@ impl<'a> TrainStep<'a> {
         read(&self.last)
     }
 
-    /// The sums of the steps' costs and global norms since this was last called. Waits for the device.
+    /// The sums of the steps' costs and global norms since this was last called. Waits for the
+    /// device.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -119,8 +130,9 @@ impl<'a> TrainStep<'a> {
         Ok(sums)
     }
 
-    /// One step over `words` (`[batch_size, num_steps + 1]`, any integers); with `seed` the device's generator is set to it before.
-    /// Returns a notice, once, if recording was tried and failed: from then on the step runs kernel by kernel.
+    /// One step over `words` (`[batch_size, num_steps + 1]`, any integers); with `seed` the
+    /// device's generator is set to it before. Returns a notice, once, if recording was tried and
+    /// failed: from then on the step runs kernel by kernel.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -132,7 +144,8 @@ impl<'a> TrainStep<'a> {
                 self.recording = self.record().map_or_else(
                     |error| {
                         notice = Some(format!(
-                            "the step cannot be recorded as a CUDA graph, so its kernels are launched one by one ({error:#})"
+                            "the step cannot be recorded as a CUDA graph, so its kernels are \
+                             launched one by one ({error:#})"
                         ));
                         Recording::Off
                     },
@@ -184,8 +197,9 @@ fn read(figures: &Tensor) -> Result<[f64; 2]> {
     Ok([figures[0], figures[1]])
 }
 
-/// Runs `work`. If an operator in it panics, as tch's do where libtorch refuses, the panic's text is the error, nothing is printed, and
-/// the thread's gradient mode is what it was. (`tch::no_grad` leaves it off when it is unwound.)
+/// Runs `work`. If an operator in it panics, as tch's do where libtorch refuses, the panic's text
+/// is the error, nothing is printed, and the thread's gradient mode is what it was. (`tch::no_grad`
+/// leaves it off when it is unwound.)
 fn caught(work: impl FnOnce() -> Result<()>) -> Result<()> {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
@@ -249,7 +263,9 @@ mod tests {
         let mut figures = Vec::new();
         for k in 0..STEPS {
             tch::manual_seed(100 + k);
-            let at = |start| words(text, config, k).narrow(1, start, config.num_steps).to_kind(Kind::Int64);
+            let at = |start| {
+                words(text, config, k).narrow(1, start, config.num_steps).to_kind(Kind::Int64)
+            };
             let step = model.train_step(&at(0), &at(1), &state, rate(k)).unwrap();
             figures.push([step.cost.double_value(&[]), step.global_norm.double_value(&[])]);
             state = step.state;
@@ -258,7 +274,11 @@ mod tests {
     }
 
     /// The same on fixed buffers, and the notices that came.
-    fn on_buffers(step: &mut TrainStep, text: &Tensor, config: &Config) -> (Vec<[f64; 2]>, Vec<String>) {
+    fn on_buffers(
+        step: &mut TrainStep,
+        text: &Tensor,
+        config: &Config,
+    ) -> (Vec<[f64; 2]>, Vec<String>) {
         let (mut figures, mut notices) = (Vec::new(), Vec::new());
         for k in 0..STEPS {
             step.assign_lr(rate(k)).unwrap();
@@ -270,18 +290,20 @@ mod tests {
 
     fn train_step<'a>(variables: &'a PtbVariables, mode: RnnMode, record: bool) -> TrainStep<'a> {
         let batch_size = variables.config().batch_size;
-        TrainStep::new(PtbModel::new(variables, true, mode), batch_size, batch_size, record).unwrap()
+        TrainStep::new(PtbModel::new(variables, true, mode), batch_size, batch_size, record)
+            .unwrap()
     }
 
-    /// The fixed buffers change no number: to the last bit on the CPU; on a GPU, where sums over repeated words have no fixed order, to
-    /// float32's rounding, recorded or not.
+    /// The fixed buffers change no number: to the last bit on the CPU; on a GPU, where sums over
+    /// repeated words have no fixed order, to float32's rounding, recorded or not.
     fn buffers_change_nothing(device: Device, record: bool) {
         let _random = crate::random_numbers(0);
         let host = |t: &Tensor| t.to_device(Device::Cpu);
         let tolerance = if device == Device::Cpu { 0.0 } else { 1e-5 };
         for config in [CONFIG, DROPOUT] {
             for mode in [RnnMode::Cudnn, RnnMode::Block, RnnMode::Basic] {
-                let what = format!("{device:?} {mode} keep_prob {} record {record}", config.keep_prob);
+                let what =
+                    format!("{device:?} {mode} keep_prob {} record {record}", config.keep_prob);
                 let [a, b] = [0, 1].map(|_| variables(&config, device, Kind::Float));
                 let text = text(&config, device);
                 let (plain, plain_state) = plainly(&PtbModel::new(&a, true, mode), &text, &config);
@@ -290,7 +312,10 @@ mod tests {
                 assert!(notices.is_empty(), "{what}: {notices:?}");
                 for (k, (plain, ours)) in plain.iter().zip(&ours).enumerate() {
                     for (p, o) in plain.iter().zip(ours) {
-                        assert!((o / p - 1.0).abs() <= tolerance, "{what}, step {k}: {o} instead of {p}");
+                        assert!(
+                            (o / p - 1.0).abs() <= tolerance,
+                            "{what}, step {k}: {o} instead of {p}"
+                        );
                     }
                 }
                 let sums = step.take_sums().unwrap();
@@ -300,7 +325,8 @@ mod tests {
                 }
                 assert_eq!(step.take_sums().unwrap(), [0.0; 2]);
                 let pairs = plain_state.iter().zip(step.state()).map(|(p, o)| (host(p), host(o)));
-                let trained = a.trainable().into_iter().zip(b.trainable()).map(|(p, o)| (host(p), host(o)));
+                let trained =
+                    a.trainable().into_iter().zip(b.trainable()).map(|(p, o)| (host(p), host(o)));
                 for (plain, ours) in pairs.chain(trained) {
                     let difference = (plain - ours).abs().max().double_value(&[]);
                     assert!(difference <= tolerance, "{what}: a tensor differs by {difference:e}");
@@ -314,7 +340,8 @@ mod tests {
         buffers_change_nothing(Device::Cpu, false);
     }
 
-    /// The GPU, selected before anything else of libtorch: each of these tests needs a process of its own, or none but the others.
+    /// The GPU, selected before anything else of libtorch: each of these tests needs a process of
+    /// its own, or none but the others.
     fn gpu() -> Device {
         let device = select(DeviceArg::Auto).unwrap();
         assert!(device.is_cuda(), "there is no GPU");
@@ -330,13 +357,15 @@ mod tests {
         }
     }
 
-    /// No operator of the step reads a number into the program, for which a GPU would make the host wait, and their number does not
-    /// creep up. In double precision the CPU takes the very operators that a GPU takes, but for the fused norm and update.
+    /// No operator of the step reads a number into the program, for which a GPU would make the host
+    /// wait, and their number does not creep up. In double precision the CPU takes the very
+    /// operators that a GPU takes, but for the fused norm and update.
     #[test]
     fn the_step_reads_nothing_and_has_few_operators() {
         let _random = crate::random_numbers(0);
         for (config, at_most) in [(CONFIG, 161), (DROPOUT, 178)] {
-            // What the LSTM does on the CPU grows with num_steps; on a GPU it is one operator. What does not grow is the rest.
+            // What the LSTM does on the CPU grows with num_steps; on a GPU it is one operator. What
+            // does not grow is the rest.
             let count = |num_steps| {
                 let config = Config { num_steps, ..config };
                 let v = variables(&config, Device::Cpu, Kind::Double);
@@ -346,7 +375,10 @@ mod tests {
                     step.run(&words(&text, &config, 2), Some(1)).unwrap();
                 });
                 assert_eq!(counted.reads, 0);
-                assert_eq!(count_operators(|| assert!(step.sums.double_value(&[0]) > 0.0)).reads, 1);
+                assert_eq!(
+                    count_operators(|| assert!(step.sums.double_value(&[0]) > 0.0)).reads,
+                    1
+                );
                 counted.all
             };
             let (few, more) = (count(4), count(8));
@@ -355,7 +387,8 @@ mod tests {
         }
     }
 
-    /// While it lives, waiting for the GPU is an error in the whole process; not any longer, whatever happens to the test.
+    /// While it lives, waiting for the GPU is an error in the whole process; not any longer,
+    /// whatever happens to the test.
     struct NoWaiting;
 
     impl NoWaiting {
@@ -392,20 +425,23 @@ mod tests {
         }
     }
 
-    /// The functions of libtorch_cuda that cuda_graph.cpp looks up, replaced by ones that succeed or fail on demand: tests/stub_cuda.cpp.
+    /// The functions of libtorch_cuda that cuda_graph.cpp looks up, replaced by ones that succeed
+    /// or fail on demand: tests/stub_cuda.cpp.
     fn stub() -> libloading::os::unix::Library {
         use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
         let folder = tempfile::tempdir().unwrap();
         let library = folder.path().join("stub.so");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stub_cuda.cpp");
         let mut compile = Command::new(std::env::var("CXX").unwrap_or("c++".into()));
-        let compiled = compile.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status().unwrap();
+        let compiled =
+            compile.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status().unwrap();
         assert!(compiled.success());
         // SAFETY: it has no initialisers.
         unsafe { Library::open(Some(&library), RTLD_NOW | RTLD_GLOBAL) }.unwrap()
     }
 
-    /// Whatever fails in a recording, there is one notice, gradients stay on, and the steps continue kernel by kernel with the same numbers.
+    /// Whatever fails in a recording, there is one notice, gradients stay on, and the steps
+    /// continue kernel by kernel with the same numbers.
     #[test]
     fn a_failed_recording_leaves_nothing_behind() {
         let _random = crate::random_numbers(0);
@@ -424,7 +460,8 @@ mod tests {
         for (stage, name) in [(1, "the constructor"), (2, "capture_begin"), (3, "capture_end")] {
             fail(stage);
             let (ours, notices) = costs(Recording::After(WARM_UP));
-            // (The stub lets a CPU compute what is to be recorded only: its steps after that are one ahead.)
+            // (The stub lets a CPU compute what is to be recorded only: its steps after that are
+            // one ahead.)
             let same = if stage == 3 { WARM_UP as usize } else { ours.len() };
             assert_eq!(ours[..same], expected[..same], "{name}");
             assert!(ours.iter().flatten().all(|cost| cost.is_finite()), "{ours:?}");

@@ -45,7 +45,8 @@ fn text(path: &Path) -> &str {
 
 /// Trains a small model on the sample corpus, for a second.
 fn train(save: &Path, more: &[&str]) {
-    let base = ["train", "--device", "cpu", "--model", "test", "--data-path", "sample", "--no-eval"];
+    let base =
+        ["train", "--device", "cpu", "--model", "test", "--data-path", "sample", "--no-eval"];
     run(&[&base[..], &["--max-steps", "60", "--save-path", text(save)], more].concat());
 }
 
@@ -53,7 +54,10 @@ fn train(save: &Path, more: &[&str]) {
 fn two_runs() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     train(&folder.path().join("a"), &["--hidden-size", "24", "--num-layers", "2", "--seed", "1"]);
-    train(&folder.path().join("b"), &["--hidden-size", "17", "--cell", "gru", "--batch-size", "13"]);
+    train(
+        &folder.path().join("b"),
+        &["--hidden-size", "17", "--cell", "gru", "--batch-size", "13"],
+    );
     folder
 }
 
@@ -61,7 +65,8 @@ fn two_runs() -> tempfile::TempDir {
 fn load(save: &Path) -> (PtbVariables, Vocabulary) {
     let checkpoint = Checkpoint::load(save, &mut |n| panic!("{n}")).unwrap();
     let cell = checkpoint.cell().unwrap();
-    let variables = PtbVariables::new(&checkpoint.run.config, cell, Device::Cpu, Kind::Double, 0).unwrap();
+    let variables =
+        PtbVariables::new(&checkpoint.run.config, cell, Device::Cpu, Kind::Double, 0).unwrap();
     variables.assign(&checkpoint.variables).unwrap();
     (variables, checkpoint.vocabulary.unwrap())
 }
@@ -74,7 +79,8 @@ fn probabilities(variables: &PtbVariables, row: &[i32]) -> Vec<f64> {
     for words in (0..ids.len() - 1).collect::<Vec<_>>().chunks(500) {
         let (first, last) = (words[0], words[words.len() - 1]);
         let logits;
-        (logits, state) = model.logits(&Tensor::from_slice(&ids[first..=last]).unsqueeze(0), &state).unwrap();
+        (logits, state) =
+            model.logits(&Tensor::from_slice(&ids[first..=last]).unsqueeze(0), &state).unwrap();
         let targets = Tensor::from_slice(&ids[first + 1..=last + 1]).unsqueeze(1);
         let p = logits.softmax(1, Kind::Double).gather(1, &targets, false).squeeze_dim(1);
         found.extend(Vec::<f64>::try_from(p).unwrap());

@@ -1,4 +1,5 @@
-//! The program as a person runs it: end to end on the sample corpus, resuming, and what it says to bad input.
+//! The program as a person runs it: end to end on the sample corpus, resuming, and what it says to
+//! bad input.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +10,8 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 /// Flags that make the sample corpus a matter of a second: one layer, few units, 60 steps an epoch.
-const TINY: &[&str] = &["--model", "test", "--hidden-size", "16", "--num-steps", "15", "--batch-size", "100"];
+const TINY: &[&str] =
+    &["--model", "test", "--hidden-size", "16", "--num-steps", "15", "--batch-size", "100"];
 
 fn run(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
@@ -34,7 +36,9 @@ fn fails(args: &[&str]) -> (i32, String) {
     println!("REFUSED cli {args:?}"); // scripts/torture.sh counts them
     assert!(code == 1 || code == 2, "{args:?} gave exit code {code}: {errors}");
     assert!(
-        !errors.contains("panicked") && !errors.contains("backtrace") && !errors.contains("frame #"),
+        !errors.contains("panicked")
+            && !errors.contains("backtrace")
+            && !errors.contains("frame #"),
         "{errors}"
     );
     (code, errors)
@@ -57,7 +61,11 @@ fn fails_to_train(more: &[&str]) -> (i32, String) {
 }
 
 fn metrics(path: &Path) -> Vec<Value> {
-    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    fs::read_to_string(path)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 fn text(path: &Path) -> &str {
@@ -66,7 +74,8 @@ fn text(path: &Path) -> &str {
 
 /// The newest checkpoint's variables.
 fn saved(folder: &Path) -> BTreeMap<String, Tensor> {
-    let checkpoint = ptb_word_lm::checkpoint::Checkpoint::load(folder, &mut |n| panic!("{n}")).unwrap();
+    let checkpoint =
+        ptb_word_lm::checkpoint::Checkpoint::load(folder, &mut |n| panic!("{n}")).unwrap();
     checkpoint.variables
 }
 
@@ -74,17 +83,28 @@ fn saved(folder: &Path) -> BTreeMap<String, Tensor> {
 fn a_run_prints_the_original_s_lines_and_writes_its_metrics() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("metrics.jsonl");
-    let lines =
-        train(&["--max-max-epoch", "2", "--max-epoch", "0", "--log-every", "20", "--metrics", text(&file)]);
-    let starts =
-        ["Epoch: 1 Learning rate: 1.000", "Epoch: 1 Train Perplexity: ", "Epoch: 1 Valid Perplexity: "]
-            .into_iter()
-            .chain([
-                "Epoch: 2 Learning rate: 0.500",
-                "Epoch: 2 Train Perplexity: ",
-                "Epoch: 2 Valid Perplexity: ",
-            ])
-            .chain(["Test Perplexity: "]);
+    let lines = train(&[
+        "--max-max-epoch",
+        "2",
+        "--max-epoch",
+        "0",
+        "--log-every",
+        "20",
+        "--metrics",
+        text(&file),
+    ]);
+    let starts = [
+        "Epoch: 1 Learning rate: 1.000",
+        "Epoch: 1 Train Perplexity: ",
+        "Epoch: 1 Valid Perplexity: ",
+    ]
+    .into_iter()
+    .chain([
+        "Epoch: 2 Learning rate: 0.500",
+        "Epoch: 2 Train Perplexity: ",
+        "Epoch: 2 Valid Perplexity: ",
+    ])
+    .chain(["Test Perplexity: "]);
     let epochs: Vec<&String> = lines.iter().filter(|line| !line.ends_with(" wps")).collect();
     assert_eq!(epochs.len(), 7, "{lines:?}");
     for (line, start) in epochs.iter().zip(starts) {
@@ -110,8 +130,10 @@ fn a_run_prints_the_original_s_lines_and_writes_its_metrics() {
     let first = of("step")[0];
     let perplexity = (first["cost"].as_f64().unwrap() / 15.0).exp();
     assert!((first["perplexity"].as_f64().unwrap() / perplexity - 1.0).abs() < 1e-12);
-    let splits: Vec<(i64, &str)> =
-        of("epoch").iter().map(|e| (e["epoch"].as_i64().unwrap(), e["split"].as_str().unwrap())).collect();
+    let splits: Vec<(i64, &str)> = of("epoch")
+        .iter()
+        .map(|e| (e["epoch"].as_i64().unwrap(), e["split"].as_str().unwrap()))
+        .collect();
     assert_eq!(splits, [(1, "train"), (1, "valid"), (2, "train"), (2, "valid")]);
     let last = events.last().unwrap();
     assert_eq!((&last["event"], &last["split"]), (&"final".into(), &"test".into()));
@@ -130,10 +152,14 @@ fn a_run_that_is_stopped_and_resumed_is_the_run_that_was_not() {
     let flags = ["--keep-prob", "0.5", "--max-max-epoch", "2", "--log-every", "1", "--save-path"];
     let whole_lines = train(&[&flags[..], &[text(&whole)]].concat());
     let epoch_size =
-        metrics(&whole.join("metrics.jsonl")).iter().filter(|e| e["event"] == "step").count() as i64 / 2;
+        metrics(&whole.join("metrics.jsonl")).iter().filter(|e| e["event"] == "step").count()
+            as i64
+            / 2;
     // Stopped within the first epoch, at its very end, and within the second.
     for stop in [7, epoch_size, epoch_size + 5] {
-        train(&[&flags[..], &[text(&parts), "--max-steps", &stop.to_string(), "--no-eval"]].concat());
+        train(
+            &[&flags[..], &[text(&parts), "--max-steps", &stop.to_string(), "--no-eval"]].concat(),
+        );
     }
     let resumed_lines = train(&[&flags[..], &[text(&parts)]].concat());
     assert_eq!(resumed_lines.last(), whole_lines.last());
@@ -154,7 +180,8 @@ fn a_run_that_is_stopped_and_resumed_is_the_run_that_was_not() {
     // Resuming a finished run trains nothing, and says the same.
     let again = train(&[&flags[..], &[text(&parts)]].concat());
     assert_eq!(again, [whole_lines.last().unwrap().clone()]);
-    let eval = run(&["eval", "--checkpoint", text(&parts), "--data-path", "sample", "--device", "cpu"]);
+    let eval =
+        run(&["eval", "--checkpoint", text(&parts), "--data-path", "sample", "--device", "cpu"]);
     let evaluated = stdout(&eval);
     let valid = whole_lines.iter().find(|l| l.starts_with("Epoch: 2 Valid")).unwrap();
     assert!(
@@ -167,7 +194,10 @@ fn a_run_that_is_stopped_and_resumed_is_the_run_that_was_not() {
 fn max_steps_0_trains_nothing_and_evaluates() {
     let lines = train(&["--max-steps", "0"]);
     assert_eq!(lines.len(), 2, "{lines:?}");
-    assert!(lines[0].starts_with("Epoch: 1 Valid Perplexity: ") && lines[1].starts_with("Test Perplexity: "));
+    assert!(
+        lines[0].starts_with("Epoch: 1 Valid Perplexity: ")
+            && lines[1].starts_with("Test Perplexity: ")
+    );
     let perplexity: f64 = lines[1].rsplit(' ').next().unwrap().parse().unwrap();
     assert!(perplexity > 100.0, "an untrained model cannot be at {perplexity}");
 }
@@ -176,8 +206,17 @@ fn max_steps_0_trains_nothing_and_evaluates() {
 fn all_modes_and_the_original_s_spelling_give_the_same_run() {
     let final_line = |flags: &[&str]| {
         let args =
-            [&["train", "--data_path=sample", "--max_steps", "20", "--device", "cpu"], TINY, flags].concat();
-        stdout(&run(&args)).lines().last().unwrap().rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+            [&["train", "--data_path=sample", "--max_steps", "20", "--device", "cpu"], TINY, flags]
+                .concat();
+        stdout(&run(&args))
+            .lines()
+            .last()
+            .unwrap()
+            .rsplit(' ')
+            .next()
+            .unwrap()
+            .parse::<f64>()
+            .unwrap()
     };
     let basic = final_line(&["--rnn_mode", "basic"]);
     for mode in ["block", "cudnn"] {
@@ -191,9 +230,11 @@ fn variables_go_out_and_come_in_unchanged() {
     let at = |name: &str| folder.path().join(name);
     let flags = ["--max-steps", "30", "--save-path"];
     let lines = train(&[&flags[..], &[text(&at("run"))]].concat());
-    for (format, file) in
-        [("tf-npz", "model.npz"), ("tf-checkpoint", "model.ckpt-30"), ("safetensors", "model.safetensors")]
-    {
+    for (format, file) in [
+        ("tf-npz", "model.npz"),
+        ("tf-checkpoint", "model.ckpt-30"),
+        ("safetensors", "model.safetensors"),
+    ] {
         let output = at(file);
         stdout(&run(&[
             "export",
@@ -215,8 +256,15 @@ fn variables_go_out_and_come_in_unchanged() {
         let imported = at(&format!("imported from {format}"));
         stdout(&run(&["import", text(&output), "--save-path", text(&imported), "--model", "test"]));
         assert_eq!(saved(&imported), saved(&at("run")));
-        let eval =
-            run(&["eval", "--checkpoint", text(&imported), "--data-path", "sample", "--device", "cpu"]);
+        let eval = run(&[
+            "eval",
+            "--checkpoint",
+            text(&imported),
+            "--data-path",
+            "sample",
+            "--device",
+            "cpu",
+        ]);
         assert!(stdout(&eval).ends_with(&format!("{}\n", lines.last().unwrap())), "{format}");
     }
 }
@@ -264,7 +312,8 @@ fn variables_that_are_not_finite_are_refused() {
         let save = at(file);
         checkpoint.variables = ptb_word_lm::tf::read_npz(&npz).unwrap();
         ptb_word_lm::checkpoint::SaveFolder::open(&save, 1).unwrap().save(&checkpoint).unwrap();
-        let resumed = [&["train", "--data-path", "sample", "--save-path", text(&save)], TINY].concat();
+        let resumed =
+            [&["train", "--data-path", "sample", "--save-path", text(&save)], TINY].concat();
         for args in [
             &["import", text(&npz), "--save-path", text(&at("imported"))][..],
             &["eval", "--checkpoint", text(&save), "--data-path", "sample"],
@@ -297,15 +346,23 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before_it() {
     flipped[middle] ^= 1;
     for damaged in [&whole[..whole.len() - 1], &whole[..100], &[], &flipped] {
         fs::write(&newest, damaged).unwrap();
-        let output = run(&["eval", "--checkpoint", text(&save), "--data-path", "sample", "--device", "cpu"]);
+        let output =
+            run(&["eval", "--checkpoint", text(&save), "--data-path", "sample", "--device", "cpu"]);
         stdout(&output);
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(
             errors.contains("model-20.safetensors") && errors.contains("trying the one before it"),
             "{errors}"
         );
-        let (_, error) =
-            fails(&["eval", "--checkpoint", text(&newest), "--data-path", "sample", "--device", "cpu"]);
+        let (_, error) = fails(&[
+            "eval",
+            "--checkpoint",
+            text(&newest),
+            "--data-path",
+            "sample",
+            "--device",
+            "cpu",
+        ]);
         assert!(error.contains("model-20.safetensors"), "{error}");
     }
     fs::write(save.join("model-10.safetensors"), b"").unwrap();
@@ -336,7 +393,11 @@ fn wrong_flags_are_usage_errors_that_name_the_flag() {
     ] {
         // The flags above take the place of those of TINY, so each is given once.
         let base = ["train", "--data-path", "sample", "--max-steps", "1", "--no-eval"];
-        let base = if flags[0] == "--max-steps" { [&base[..3], &base[5..]].concat() } else { base.to_vec() };
+        let base = if flags[0] == "--max-steps" {
+            [&base[..3], &base[5..]].concat()
+        } else {
+            base.to_vec()
+        };
         let (code, error) = fails(&[&base[..], flags].concat());
         assert_eq!(code, 2, "{flags:?}: {error}");
         assert!(error.contains(says), "{flags:?}: {error}");
@@ -358,7 +419,10 @@ fn flags_that_would_be_ignored_are_refused() {
         (&["--checkpoint-every", "10m"], "--checkpoint-every has no effect without --save-path"),
         (&["--log-every", "1"], "--log-every has no effect without --metrics or --save-path"),
         (&["--test-on-interrupt"], "--test-on-interrupt has no effect with --no-eval"),
-        (&["--init-scale", "0.1", "--init-from", "f"], "--init-scale has no effect with --init-from"),
+        (
+            &["--init-scale", "0.1", "--init-from", "f"],
+            "--init-scale has no effect with --init-from",
+        ),
         (&["--cell", "gru", "--forget-bias", "1"], "--forget-bias has no effect with --cell gru"),
         (
             &["--cell", "basic_rnn", "--forget_bias=1"],
@@ -368,7 +432,10 @@ fn flags_that_would_be_ignored_are_refused() {
             &["--worker-timeout", "9"],
             "--worker-timeout has no effect with one worker; --workers and --num-gpus start several",
         ),
-        (&["--workers", "1", "--worker-timeout=9"], "--worker-timeout has no effect with one worker"),
+        (
+            &["--workers", "1", "--worker-timeout=9"],
+            "--worker-timeout has no effect with one worker",
+        ),
         (
             &["--no-cuda-graph"],
             "--no-cuda-graph has no effect on the CPU; --device cuda takes a GPU",
@@ -380,7 +447,16 @@ fn flags_that_would_be_ignored_are_refused() {
     }
     // Each has an effect where its company is there, and a value that changes nothing is no error.
     for flags in [
-        &["--keep", "2", "--checkpoint-every", "10m", "--log-every", "1", "--save-path", text(&save)][..],
+        &[
+            "--keep",
+            "2",
+            "--checkpoint-every",
+            "10m",
+            "--log-every",
+            "1",
+            "--save-path",
+            text(&save),
+        ][..],
         &["--log-every", "1", "--metrics", text(&metrics)],
         &["--log-every", "0"],
         &["--test-on-interrupt"],
@@ -444,9 +520,14 @@ fn init_from_starts_a_run_and_resumes_it() {
     assert_eq!(saved(&save), saved(&whole), "resumed or not, it is the same run");
 
     for (run, file) in [("run", &other), ("plain", &first)] {
-        let (code, error) = fails_to_train(&["--init-from", text(file), "--save-path", text(&at(run))]);
+        let (code, error) =
+            fails_to_train(&["--init-from", text(file), "--save-path", text(&at(run))]);
         assert_eq!(code, 2, "{error}");
-        let begins = format!("error: --init-from {}: the run in --save-path {} ", text(file), text(&at(run)));
+        let begins = format!(
+            "error: --init-from {}: the run in --save-path {} ",
+            text(file),
+            text(&at(run))
+        );
         assert!(error.starts_with(&begins), "{error}");
         assert!(error.contains("not known to have started from these variables"), "{error}");
         assert!(error.contains("Without --init-from it is resumed"), "{error}");
@@ -467,7 +548,10 @@ fn bad_input_is_an_error_in_words() {
     let huge = ["train", "--data-path", "sample", "--device", "cpu", "--hidden-size", "1000000"];
     failing(&huge, &["no memory for layers of hidden_size 1000000"]);
     let nowhere = at("nowhere");
-    failing(&["train", "--data-path", text(&nowhere)], &["--data-path", "nowhere", "no such folder"]);
+    failing(
+        &["train", "--data-path", text(&nowhere)],
+        &["--data-path", "nowhere", "no such folder"],
+    );
     failing(&["eval", "--checkpoint", text(&nowhere), "--data-path", "sample"], &["nowhere"]);
 
     let data = |name: &str, texts: [&[u8]; 3]| -> PathBuf {
@@ -480,11 +564,17 @@ fn bad_input_is_an_error_in_words() {
     };
     let long = b"a b c d\n".repeat(100);
     let short = data("short", [b"a b c\n", b"a\n", b"a b\n"]);
-    failing(&["train", "--data-path", text(&short)], &["ptb.train.txt", "decrease batch_size or num_steps"]);
+    failing(
+        &["train", "--data-path", text(&short)],
+        &["ptb.train.txt", "decrease batch_size or num_steps"],
+    );
     let empty = data("empty", [&long, b"", &long]);
     failing(&["train", "--data-path", text(&empty)], &["ptb.valid.txt", "empty"]);
     let latin = data("latin", [&long, &long, b"a b\n\xe9 c\n"]);
-    failing(&["train", "--data-path", text(&latin)], &["ptb.test.txt", "UTF-8", "line 2", "byte 4"]);
+    failing(
+        &["train", "--data-path", text(&latin)],
+        &["ptb.test.txt", "UTF-8", "line 2", "byte 4"],
+    );
     let one = data("one", [b"\n\n\n\n", b"\n", b"\n"]);
     failing(&["train", "--data-path", text(&one)], &["1 word"]);
     let missing = data("missing", [&long, &long, &long]);
@@ -504,7 +594,8 @@ fn bad_input_is_an_error_in_words() {
 
     // Variables that are missing, misshapen, damaged.
     let npz = at("some.npz");
-    let variables = [("Model/embedding".to_owned(), Tensor::zeros([3, 2], (Kind::Float, Device::Cpu)))];
+    let variables =
+        [("Model/embedding".to_owned(), Tensor::zeros([3, 2], (Kind::Float, Device::Cpu)))];
     ptb_word_lm::tf::write_npz(&npz, &variables.into()).unwrap();
     let (_, error) = fails_to_train(&["--init-from", text(&npz)]);
     assert!(error.contains("some.npz") && error.contains("missing"), "{error}");

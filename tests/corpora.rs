@@ -1,6 +1,6 @@
-//! The fuzzer's seeds (fuzz/corpus), the files that it found worth keeping (fuzz/found.tar.gz), and those
-//! that once broke a reader (fuzz/regressions), through the same functions as the fuzzer's: each must be
-//! read, or refused with a message.
+//! The fuzzer's seeds (fuzz/corpus), the files that it found worth keeping (fuzz/found.tar.gz), and
+//! those that once broke a reader (fuzz/regressions), through the same functions as the fuzzer's:
+//! each must be read, or refused with a message.
 
 #[path = "../fuzz/src/targets.rs"]
 mod targets;
@@ -9,7 +9,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// What a file may make its reader allocate is measured where the fuzzer's allocator is (fuzz/src/lib.rs); here it is only read.
+/// What a file may make its reader allocate is measured where the fuzzer's allocator is
+/// (fuzz/src/lib.rs); here it is only read.
 fn within(_len: usize, _factor: usize, read: impl FnOnce()) {
     read();
 }
@@ -28,7 +29,8 @@ fn what_fuzzing_found_is_read_or_refused() {
         ("v1", targets::v1),
     ];
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
-    let files = |path: &Path| fs::read_dir(path).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let files =
+        |path: &Path| fs::read_dir(path).into_iter().flatten().map(|entry| entry.unwrap().path());
     // The folders and the functions are the same ones.
     let mut folders: Vec<String> = files(&fuzz.join("corpus"))
         .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())

@@ -1,4 +1,5 @@
-//! The crate as others meet it: packed, documented without libtorch, used by a program of one's own.
+//! The crate as others meet it: packed, documented without libtorch, used by a program of one's
+//! own.
 //!
 //! Two tests compile for minutes; `make package` runs them, and `cargo test` does not.
 
@@ -16,8 +17,12 @@ fn target() -> &'static Path {
 
 fn cargo(folder: &Path, args: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO"));
-    let output =
-        command.args(args).current_dir(folder).env_remove("RUSTFLAGS").output().expect("cargo starts");
+    let output = command
+        .args(args)
+        .current_dir(folder)
+        .env_remove("RUSTFLAGS")
+        .output()
+        .expect("cargo starts");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "cargo {args:?}: {errors}");
     String::from_utf8(output.stdout).unwrap()
@@ -56,7 +61,8 @@ fn the_package_holds_what_its_users_need_and_no_more() {
             }
         }
     }
-    for folder in ["fuzz/", "results/", "tests/", "bench/", "peers/", "scripts/", ".ci/", ".cargo/"] {
+    for folder in ["fuzz/", "results/", "tests/", "bench/", "peers/", "scripts/", ".ci/", ".cargo/"]
+    {
         assert!(!files.iter().any(|file| file.starts_with(folder)), "{folder} is in the package");
     }
     assert!(files.len() < 150, "{}", files.len());
@@ -68,7 +74,9 @@ fn the_package_holds_what_its_users_need_and_no_more() {
         assert!(package[key].is_string(), "{key}: {}", package[key]);
     }
     let keywords = package["keywords"].as_array().unwrap();
-    assert!((1..=5).contains(&keywords.len()) && !package["categories"].as_array().unwrap().is_empty());
+    assert!(
+        (1..=5).contains(&keywords.len()) && !package["categories"].as_array().unwrap().is_empty()
+    );
     assert_eq!(package["metadata"]["docs"]["rs"]["features"], serde_json::json!(["doc-only"]));
 }
 
@@ -90,7 +98,8 @@ fn the_documentation_is_built_without_libtorch() {
     let root = Path::new(ROOT);
     let packed = target().join("package");
     let into = target().to_str().unwrap();
-    let args = ["package", "--no-verify", "--allow-dirty", "--offline", "--quiet", "--target-dir", into];
+    let args =
+        ["package", "--no-verify", "--allow-dirty", "--offline", "--quiet", "--target-dir", into];
     cargo(root, &args);
     let name = format!("ptb-word-lm-{}", env!("CARGO_PKG_VERSION"));
     let folder = tempfile::tempdir().unwrap();
@@ -99,7 +108,15 @@ fn the_documentation_is_built_without_libtorch() {
     assert!(tar.unwrap().success());
     let docs = target().join("doc-only");
     let status = Command::new(env!("CARGO"))
-        .args(["doc", "--no-deps", "--features", "doc-only", "--offline", "--quiet", "--target-dir"])
+        .args([
+            "doc",
+            "--no-deps",
+            "--features",
+            "doc-only",
+            "--offline",
+            "--quiet",
+            "--target-dir",
+        ])
         .arg(&docs)
         .current_dir(folder.path().join(name))
         .env_remove("LIBTORCH")
@@ -123,13 +140,16 @@ fn blocks(readme: &str) -> Vec<String> {
     code.filter(|(language, _)| *language != "sh").map(|(_, code)| code.to_owned()).collect()
 }
 
-/// The package of README.md, with one of the examples as its program, starts in an empty environment.
+/// The package of README.md, with one of the examples as its program, starts in an empty
+/// environment.
 #[test]
 #[ignore = "compiles for minutes (make package)"]
 fn a_program_of_ones_own_is_built_and_starts() {
     let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
-    let blocks: Vec<String> =
-        blocks(&readme).into_iter().map(|block| block.replace("/path/to/ptb-word-lm", ROOT)).collect();
+    let blocks: Vec<String> = blocks(&readme)
+        .into_iter()
+        .map(|block| block.replace("/path/to/ptb-word-lm", ROOT))
+        .collect();
     let [manifest, config, build] = &blocks[..] else { panic!("{blocks:?}") };
     // Not in a folder of this repository, whose own .cargo/config.toml would help.
     let folder = tempfile::tempdir().unwrap();

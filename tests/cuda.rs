@@ -1,5 +1,6 @@
-//! What the training step needs on a GPU, tested as far as the device at hand can: fixed buffers and their recording, precisions, no waiting.
-//! Tests that only a GPU can answer are ignored elsewhere; bench/gpu.sh runs them there.
+//! What the training step needs on a GPU, tested as far as the device at hand can: fixed buffers
+//! and their recording, precisions, no waiting. Tests that only a GPU can answer are ignored
+//! elsewhere; bench/gpu.sh runs them there.
 
 mod devices;
 
@@ -44,13 +45,15 @@ fn words(config: &Config, device: Device) -> Tensor {
 #[test]
 fn one_call_for_all_layers_is_layer_by_layer() {
     for &device in devices() {
-        let [together, one_by_one] = [CONFIG, DROPOUT].map(|config| variables(&config, device, Kind::Float));
+        let [together, one_by_one] =
+            [CONFIG, DROPOUT].map(|config| variables(&config, device, Kind::Float));
         one_by_one.assign(&together.to_tensorflow().unwrap()).unwrap();
         let size = [CONFIG.batch_size, CONFIG.num_steps, CONFIG.hidden_size];
         let inputs = Tensor::randn(size, (Kind::Float, device));
         let run = |variables| {
             let model = PtbModel::new(variables, false, RnnMode::Cudnn);
-            let state: State = model.zero_state(CONFIG.batch_size).iter().map(|s| s + 0.1).collect();
+            let state: State =
+                model.zero_state(CONFIG.batch_size).iter().map(|s| s + 0.1).collect();
             let (outputs, last) = model.outputs(&inputs, &state, &[]).unwrap();
             std::iter::once(outputs).chain(last)
         };
@@ -61,15 +64,16 @@ fn one_call_for_all_layers_is_layer_by_layer() {
     }
 }
 
-/// In half the width the gradients are near the float32 ones, the small ones too: float16 keeps 11 bits of those that the loss scale lifts into
-/// its range.
+/// In half the width the gradients are near the float32 ones, the small ones too: float16 keeps 11
+/// bits of those that the loss scale lifts into its range.
 #[test]
 fn half_width_gradients_are_near_the_float32_ones() {
     for &device in devices() {
         for config in [CONFIG, DROPOUT] {
             let v = variables(&config, device, Kind::Float);
             let words = words(&config, device);
-            let (x, y) = (words.narrow(1, 0, config.num_steps), words.narrow(1, 1, config.num_steps));
+            let (x, y) =
+                (words.narrow(1, 0, config.num_steps), words.narrow(1, 1, config.num_steps));
             let gradients = |precision| {
                 set_precision(precision);
                 let model = PtbModel::new(&v, true, RnnMode::Cudnn).precision(precision);
@@ -81,13 +85,21 @@ fn half_width_gradients_are_near_the_float32_ones() {
             for (precision, tolerance) in [(Precision::Fp16, 4e-3), (Precision::Bf16, 5e-2)] {
                 let (half_cost, half, state) = gradients(precision);
                 let off = (&half_cost / &cost - 1.0).abs().double_value(&[]);
-                assert!(off < tolerance / 4.0, "{device:?} {precision}: the cost is off by {off:e}");
+                assert!(
+                    off < tolerance / 4.0,
+                    "{device:?} {precision}: the cost is off by {off:e}"
+                );
                 assert!(state.iter().all(|s| s.kind() == Kind::Float));
-                for (exact, ours) in exact.iter().map(Gradient::values).zip(half.iter().map(Gradient::values))
+                for (exact, ours) in
+                    exact.iter().map(Gradient::values).zip(half.iter().map(Gradient::values))
                 {
                     assert_eq!(ours.kind(), Kind::Float);
                     let off = ((ours - exact).norm() / exact.norm()).double_value(&[]);
-                    assert!(off < tolerance, "{device:?} {precision}: {:?} is off by {off:e}", exact.size());
+                    assert!(
+                        off < tolerance,
+                        "{device:?} {precision}: {:?} is off by {off:e}",
+                        exact.size()
+                    );
                 }
             }
             set_precision(Precision::Fp32);
@@ -95,8 +107,8 @@ fn half_width_gradients_are_near_the_float32_ones() {
     }
 }
 
-/// A text that is cut into pieces, rows that are not, and lines of their own: the same numbers on all
-/// devices and, to their rounding, in all precisions, as a float64 reading in one place gives.
+/// A text that is cut into pieces, rows that are not, and lines of their own: the same numbers on
+/// all devices and, to their rounding, in all precisions, as a float64 reading in one place gives.
 #[test]
 fn texts_cost_the_same_on_all_devices() {
     let devices = devices();
@@ -121,17 +133,24 @@ fn texts_cost_the_same_on_all_devices() {
             [(Precision::Fp32, 1e-6), (Precision::Bf16, 2e-2), (Precision::Fp16, 2e-3)]
         {
             let model = PtbModel::new(&v, false, RnnMode::Cudnn).precision(precision);
-            let split = Split { name: "text".into(), tokens: tokens.clone().into(), ..Split::default() };
+            let split =
+                Split { name: "text".into(), tokens: tokens.clone().into(), ..Split::default() };
             let producer = Producer::new(&split, 1, 1, device).unwrap();
             let found = evaluate(&model, &producer).unwrap().perplexity;
-            assert!((found / expected - 1.0).abs() < rounding, "{device:?} {precision}: {found}, {expected}");
+            assert!(
+                (found / expected - 1.0).abs() < rounding,
+                "{device:?} {precision}: {found}, {expected}"
+            );
             let score = |independent| {
                 let scorer = Scorer { model: &model, vocabulary: &vocabulary, independent };
                 let text = std::io::Cursor::new(lines.clone().into_bytes());
                 scorer.score(text, "lines", &mut |_| Ok(())).unwrap().perplexity().unwrap()
             };
             let scored = score(false);
-            assert!((scored / found - 1.0).abs() < rounding, "{device:?} {precision}: {scored}, {found}");
+            assert!(
+                (scored / found - 1.0).abs() < rounding,
+                "{device:?} {precision}: {scored}, {found}"
+            );
             of_lines.push((score(true), rounding));
         }
     }
@@ -140,13 +159,15 @@ fn texts_cost_the_same_on_all_devices() {
     }
 }
 
-/// cuDNN finds the weights side by side, also after values came in from outside: no variable leaves its place.
+/// cuDNN finds the weights side by side, also after values came in from outside: no variable leaves
+/// its place.
 #[test]
 #[ignore = "needs a GPU (bench/gpu.sh)"]
 fn gpu_weights_stay_in_one_buffer() {
     let device = *devices().last().unwrap();
     assert!(device.is_cuda(), "there is no GPU");
-    let (v, other) = (variables(&CONFIG, device, Kind::Float), variables(&CONFIG, Device::Cpu, Kind::Float));
+    let (v, other) =
+        (variables(&CONFIG, device, Kind::Float), variables(&CONFIG, Device::Cpu, Kind::Float));
     let check = || {
         let trainable = v.trainable();
         let weights = &trainable[1..trainable.len() - 2];
@@ -160,7 +181,8 @@ fn gpu_weights_stay_in_one_buffer() {
     check();
     // A seed means the same variables on every device.
     assert_eq!(v.to_tensorflow().unwrap(), other.to_tensorflow().unwrap());
-    let other = PtbVariables::new(&CONFIG, CellType::BasicLstm, Device::Cpu, Kind::Float, 4).unwrap();
+    let other =
+        PtbVariables::new(&CONFIG, CellType::BasicLstm, Device::Cpu, Kind::Float, 4).unwrap();
     v.assign(&other.to_tensorflow().unwrap()).unwrap();
     check();
     assert_eq!(v.to_tensorflow().unwrap(), other.to_tensorflow().unwrap());
@@ -186,8 +208,12 @@ fn precisions_that_the_cpu_has_not_are_refused() {
         "0",
         "--no-eval",
     ];
-    let refused: [&[&str]; 4] =
-        [&["--precision", "tf32"], &["--precision", "tf32-cudnn"], &["--precision", "fp16"], &["--use_fp16"]];
+    let refused: [&[&str]; 4] = [
+        &["--precision", "tf32"],
+        &["--precision", "tf32-cudnn"],
+        &["--precision", "fp16"],
+        &["--use_fp16"],
+    ];
     for flags in refused {
         let output = program(&[&train, flags].concat());
         let text = String::from_utf8_lossy(&output.stderr);
@@ -201,7 +227,8 @@ fn precisions_that_the_cpu_has_not_are_refused() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// `make train-cuda` and `--device cuda` where there is no GPU: what is missing, and what to do instead.
+/// `make train-cuda` and `--device cuda` where there is no GPU: what is missing, and what to do
+/// instead.
 #[test]
 fn without_a_gpu_the_way_to_the_cpu_is_named() {
     if Path::new("/dev/nvidiactl").exists() || Path::new("/dev/dxg").exists() {

@@ -1,4 +1,5 @@
-//! Workers as processes of their own on the loopback: they must compute the run that one computes, and end in words when one of them is lost.
+//! Workers as processes of their own on the loopback: they must compute the run that one computes,
+//! and end in words when one of them is lost.
 //!
 //! Some tests start this very program again as a worker, by the name of an ignored test.
 
@@ -82,7 +83,10 @@ fn assert_close(ours: &[f64], expected: &[f64], tolerance: f64, what: &str) {
         expected.len()
     );
     for (k, (ours, expected)) in ours.iter().zip(expected).enumerate() {
-        assert!((ours / expected - 1.0).abs() < tolerance, "{what} {k}: {ours} instead of {expected}");
+        assert!(
+            (ours / expected - 1.0).abs() < tolerance,
+            "{what} {k}: {ours} instead of {expected}"
+        );
     }
 }
 
@@ -119,7 +123,9 @@ fn as_workers(test: &str, size: usize, environment: &[(&str, &str)]) -> Vec<Outp
     let start = |rank| {
         let mut command = Command::new(std::env::current_exe().unwrap());
         as_rank(&mut command, rank, size, &port);
-        command.args(["--exact", test, "--include-ignored", "--nocapture"]).envs(environment.iter().copied());
+        command
+            .args(["--exact", test, "--include-ignored", "--nocapture"])
+            .envs(environment.iter().copied());
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let children: Vec<Child> = (0..size).map(start).collect();
@@ -161,7 +167,8 @@ fn collectives_worker() {
         let own = Tensor::arange(300_001, (kind, Device::Cpu)).g_add_scalar(rank);
         let sum = own.copy();
         group.all_reduce(&sum).unwrap().wait().unwrap();
-        let expected = Tensor::arange(300_001, (kind, Device::Cpu)) * size + (size * (size - 1) / 2);
+        let expected =
+            Tensor::arange(300_001, (kind, Device::Cpu)) * size + (size * (size - 1) / 2);
         // float32's sums are exact here too: below 2^24.
         assert_eq!(sum, expected);
         let largest = own.copy();
@@ -176,7 +183,8 @@ fn collectives_worker() {
     let total = ranks().sum(Kind::Float);
     assert_eq!((a, b), (total.copy(), total * 10));
 
-    let (all, gathered) = group.all_gather(&Tensor::from_slice(&[rank, -rank]).view([1, 2])).unwrap();
+    let (all, gathered) =
+        group.all_gather(&Tensor::from_slice(&[rank, -rank]).view([1, 2])).unwrap();
     gathered.wait().unwrap();
     let expected: Vec<Vec<i64>> = (0..size).map(|r| vec![r, -r]).collect();
     assert_eq!(Vec::<Vec<i64>>::try_from(all).unwrap(), expected);
@@ -185,21 +193,28 @@ fn collectives_worker() {
     group.broadcast(&of_rank_0).unwrap();
     assert_eq!(of_rank_0.double_value(&[]), 7.0);
     let long = "x".repeat(100_000);
-    assert_eq!(group.broadcast_text("key", if rank == 0 { &long } else { "not mine" }).unwrap(), long);
+    assert_eq!(
+        group.broadcast_text("key", if rank == 0 { &long } else { "not mine" }).unwrap(),
+        long
+    );
     assert_eq!(group.sum(rank as f64).unwrap(), (size * (size - 1) / 2) as f64);
     let shares = group.rows(&Tensor::arange(4 * size, (Kind::Int64, Device::Cpu)));
     assert_eq!(Vec::<i64>::try_from(shares).unwrap(), (4 * rank..4 * rank + 4).collect::<Vec<_>>());
     group.barrier().unwrap();
 }
 
-/// TensorFlow's own numbers, through several workers: every golden file whose batch can be shared out.
+/// TensorFlow's own numbers, through several workers: every golden file whose batch can be shared
+/// out.
 #[test]
 fn golden_files_through_workers() {
     for size in [2, 4] {
         let outputs = as_workers("golden_worker", size, &[]);
         assert_all_pass(&outputs, "golden_worker");
         let seen = String::from_utf8_lossy(&outputs[0].stdout).matches("GOLDEN ").count();
-        assert!(seen >= 2, "{size} workers: only {seen} golden files have a batch that they can share out");
+        assert!(
+            seen >= 2,
+            "{size} workers: only {seen} golden files have a batch that they can share out"
+        );
     }
 }
 
@@ -228,20 +243,27 @@ fn golden_worker() {
                 }
                 let scale = optimizer::clip_scale(&norm, config.max_grad_norm);
                 let rate = Tensor::from(config.learning_rate as f32);
-                Optimizer::GradientDescent.apply_gradients(&variables.trainable(), &gradients, &scale, &rate);
+                Optimizer::GradientDescent.apply_gradients(
+                    &variables.trainable(),
+                    &gradients,
+                    &scale,
+                    &rate,
+                );
                 state = next;
             }
             let ours = variables.to_tensorflow().unwrap();
             for (variable, expected) in golden.group("final") {
                 let scale = expected.abs().max().double_value(&[]).max(1e-12);
-                let difference = (&ours[&variable] - &expected).abs().max().double_value(&[]) / scale;
+                let difference =
+                    (&ours[&variable] - &expected).abs().max().double_value(&[]) / scale;
                 assert!(difference < 1e-5, "{} {mode} {variable}: {difference}", golden.name);
             }
         }
     }
 }
 
-/// One epoch with dropout, by 1, 2 and 4 workers, in all modes: the same costs and norms step by step, perplexities, lines and variables.
+/// One epoch with dropout, by 1, 2 and 4 workers, in all modes: the same costs and norms step by
+/// step, perplexities, lines and variables.
 #[test]
 fn several_workers_compute_the_run_of_one() {
     let folder = tempfile::tempdir().unwrap();
@@ -299,15 +321,20 @@ fn a_run_goes_on_with_another_number_of_workers() {
     assert_same_variables(&changing, &straight, 1e-5, "4, 1, 2, 4 workers");
 }
 
-/// Kills or stops workers in the middle of a run: within the time-out all others end, and one of them says who was lost; the checkpoint is
-/// whole, and the run goes on from it.
+/// Kills or stops workers in the middle of a run: within the time-out all others end, and one of
+/// them says who was lost; the checkpoint is whole, and the run goes on from it.
 #[test]
 fn a_lost_worker_ends_the_run_by_its_name() {
     let folder = tempfile::tempdir().unwrap();
     let timeout = 5;
-    for (workers, victim, signal) in
-        [(2, 1, "KILL"), (2, 1, "STOP"), (2, 0, "KILL"), (2, 0, "STOP"), (4, 2, "KILL"), (4, 3, "STOP")]
-    {
+    for (workers, victim, signal) in [
+        (2, 1, "KILL"),
+        (2, 1, "STOP"),
+        (2, 0, "KILL"),
+        (2, 0, "STOP"),
+        (4, 2, "KILL"),
+        (4, 3, "STOP"),
+    ] {
         let what = format!("SIG{signal} to rank {victim} of {workers}");
         let save = folder.path().join(&what);
         let (count, seconds) = (workers.to_string(), timeout.to_string());
@@ -321,11 +348,16 @@ fn a_lost_worker_ends_the_run_by_its_name() {
         let errors = errors(&output);
         assert!(!output.status.success(), "{what}");
         // Some seconds beyond: a worker that is silent is held for lost only then.
-        assert!(start.elapsed() < Duration::from_secs(timeout + 10), "{what}: it took {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(timeout + 10),
+            "{what}: it took {:?}",
+            start.elapsed()
+        );
         assert!(errors.contains(&format!("rank {victim} is lost")), "{what}: {errors}");
         if signal == "KILL" {
             assert!(
-                errors.contains(&format!("rank {victim} (process ")) && errors.contains("ended by signal 9"),
+                errors.contains(&format!("rank {victim} (process "))
+                    && errors.contains("ended by signal 9"),
                 "{errors}"
             );
         }
@@ -350,13 +382,17 @@ fn a_lost_worker_ends_the_run_by_its_name() {
 fn wait_for_step(save: &Path, step: i64) {
     let start = Instant::now();
     while Checkpoint::load(save, &mut |_| ()).map_or(0, |c| c.progress.global_step) < step {
-        assert!(start.elapsed() < Duration::from_secs(120), "no checkpoint of step {step} in two minutes");
+        assert!(
+            start.elapsed() < Duration::from_secs(120),
+            "no checkpoint of step {step} in two minutes"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 fn signal_to(signal: &str, process: u32) {
-    let sent = Command::new("kill").args([&format!("-{signal}"), &process.to_string()]).status().unwrap();
+    let sent =
+        Command::new("kill").args([&format!("-{signal}"), &process.to_string()]).status().unwrap();
     assert!(sent.success());
 }
 
@@ -375,8 +411,16 @@ fn worker_pid(parent: &Child, rank: usize) -> u32 {
 #[test]
 fn a_signal_stops_all_workers_after_the_same_step_and_saves() {
     let folder = tempfile::tempdir().unwrap();
-    let endless =
-        ["--max-max-epoch", "10000", "--no-eval", "--checkpoint-every", "3", "--workers", "2", "--save-path"];
+    let endless = [
+        "--max-max-epoch",
+        "10000",
+        "--no-eval",
+        "--checkpoint-every",
+        "3",
+        "--workers",
+        "2",
+        "--save-path",
+    ];
     // To the starting process, and to one worker alone, which tells the other.
     for (to, signal, code) in
         [(None, "INT", 130), (None, "TERM", 143), (None, "HUP", 129), (Some(1), "TERM", 143)]
@@ -416,8 +460,15 @@ fn a_signal_stops_all_workers_after_the_same_step_and_saves() {
 #[test]
 fn a_checkpoint_of_all_workers_is_saved_on_request() {
     let folder = tempfile::tempdir().unwrap();
-    let endless =
-        ["--max-max-epoch", "10000", "--no-eval", "--checkpoint-every", "1000000", "--keep", "1000000"];
+    let endless = [
+        "--max-max-epoch",
+        "10000",
+        "--no-eval",
+        "--checkpoint-every",
+        "1000000",
+        "--keep",
+        "1000000",
+    ];
     for to in [None, Some(0), Some(1)] {
         let save = folder.path().join(format!("{to:?}"));
         let flags = [&endless[..], &["--workers", "2", "--save-path", text(&save)]].concat();
@@ -429,7 +480,10 @@ fn a_checkpoint_of_all_workers_is_saved_on_request() {
         let wait_for = |step: f64| {
             let start = Instant::now();
             while steps().last().is_none_or(|last| *last < step) {
-                assert!(start.elapsed() < Duration::from_secs(120), "{to:?}: it does not get to step {step}");
+                assert!(
+                    start.elapsed() < Duration::from_secs(120),
+                    "{to:?}: it does not get to step {step}"
+                );
                 std::thread::sleep(Duration::from_millis(5));
             }
         };
@@ -438,7 +492,8 @@ fn a_checkpoint_of_all_workers_is_saved_on_request() {
         signal_to("USR1", to.map_or(parent.id(), |rank| worker_pid(&parent, rank)));
         let within_epochs = || {
             let names = fs::read_dir(&save).unwrap().map(|entry| entry.unwrap().path());
-            let checkpoints = names.filter(|path| path.extension().is_some_and(|e| e == "safetensors"));
+            let checkpoints =
+                names.filter(|path| path.extension().is_some_and(|e| e == "safetensors"));
             let checkpoints = checkpoints.filter_map(|path| Checkpoint::read(&path).ok());
             checkpoints.filter(|checkpoint| !checkpoint.state.is_empty()).collect::<Vec<_>>()
         };
@@ -460,7 +515,8 @@ fn a_checkpoint_of_all_workers_is_saved_on_request() {
     }
 }
 
-/// By hand, or on several machines: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment, the store kept by rank 0.
+/// By hand, or on several machines: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the
+/// environment, the store kept by rank 0.
 #[test]
 fn workers_started_one_by_one_find_each_other() {
     let folder = tempfile::tempdir().unwrap();
@@ -502,20 +558,25 @@ fn workers_started_one_by_one_find_each_other() {
     let output = second.wait_with_output().unwrap();
     let message = errors(&output);
     assert_eq!(output.status.code(), Some(1));
-    assert!(message.starts_with("error: rank 1: rank 0, which keeps the store at 127.0.0.1:"), "{message}");
+    assert!(
+        message.starts_with("error: rank 1: rank 0, which keeps the store at 127.0.0.1:"),
+        "{message}"
+    );
     assert!(load(&save).progress.global_step >= 6);
 
     // Rank 1 never comes.
     let output = start(0, 2, &["--worker-timeout", "2"]).wait_with_output().unwrap();
     let message = errors(&output);
     assert!(
-        message.contains("rank 1 of 2 did not come to 127.0.0.1:") && message.contains("within 2 s"),
+        message.contains("rank 1 of 2 did not come to 127.0.0.1:")
+            && message.contains("within 2 s"),
         "{message}"
     );
 
     // Told different things.
     let two = |first: &[&str], second: &[&str]| {
-        [start(0, 2, first), start(1, 2, second)].map(|child| errors(&child.wait_with_output().unwrap()))
+        [start(0, 2, first), start(1, 2, second)]
+            .map(|child| errors(&child.wait_with_output().unwrap()))
     };
     let [first, second] = two(&["--max-steps", "3", "--seed", "1"], &["--max-steps", "3"]);
     assert!(second.contains("rank 1: the workers do not run the same: run is"), "{second}");
@@ -547,7 +608,8 @@ fn drifting_worker() {
         max_max_epoch: 1,
         ..Config::TEST
     };
-    let variables = PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 0).unwrap();
+    let variables =
+        PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 0).unwrap();
     let input = Input::new(&data, &variables).unwrap();
     let run = RunConfig {
         config,
@@ -576,7 +638,8 @@ fn drifting_worker() {
             steps = done;
             if done == 120 && group.rank() == 1 {
                 // One value of one variable, by a little.
-                let _ = tch::no_grad(|| variables.trainable()[0].get(0).get(0).g_mul_scalar_(1.001));
+                let _ =
+                    tch::no_grad(|| variables.trainable()[0].get(0).get(0).g_mul_scalar_(1.001));
             }
         }
     });
@@ -605,8 +668,10 @@ fn what_cannot_be_shared_out_is_refused_in_words() {
     );
     let (code, error) = fails(&["--num-gpus", "2"], &[]);
     assert!(code == 2 && error.contains("--device cpu --workers 2"), "{error}");
-    let (code, error) =
-        fails(&["--workers", "2"], &[("RANK", "0"), ("WORLD_SIZE", "4"), ("MASTER_ADDR", "127.0.0.1")]);
+    let (code, error) = fails(
+        &["--workers", "2"],
+        &[("RANK", "0"), ("WORLD_SIZE", "4"), ("MASTER_ADDR", "127.0.0.1")],
+    );
     assert!(code == 2 && error.contains("has started 4 workers (WORLD_SIZE)"), "{error}");
     let (code, error) = fails(&[], &[("RANK", "0"), ("WORLD_SIZE", "4")]);
     assert!(code == 2 && error.contains("MASTER_ADDR is not set"), "{error}");

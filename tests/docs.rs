@@ -1,12 +1,16 @@
-//! The documents' commands are run: every line of every ```sh block of README.md, data/README.md, CONTRIBUTING.md and docs/*.md, as written,
-//! in order, one shell for each document, in a copy of the repository's layout where
+//! The documents' commands are run: every line of every ```sh block of README.md, data/README.md,
+//! CONTRIBUTING.md and docs/*.md, as written, in order, one shell for each document, in a copy of
+//! the repository's layout where
 //!
-//! - training ends after a few steps, since `target/release/ptb-word-lm` there adds `--max-steps` to `train`;
-//! - `ptb` and `my-text` are folders with a small piece of the sample corpus, and DATA names the first, so that nothing is fetched;
+//! - training ends after a few steps, since `target/release/ptb-word-lm` there adds `--max-steps`
+//!   to `train`;
+//! - `ptb` and `my-text` are folders with a small piece of the sample corpus, and DATA names the
+//!   first, so that nothing is fetched;
 //! - `cargo` works on the real repository, so that nothing is built twice.
 //!
-//! What cannot be run so is named below with the reason, and is checked without being run: a program's flags are parsed, what `make` would
-//! do is asked for (`make -n`), a script's syntax is checked.
+//! What cannot be run so is named below with the reason, and is checked without being run: a
+//! program's flags are parsed, what `make` would do is asked for (`make -n`), a script's syntax is
+//! checked.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -23,7 +27,10 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("make gpu-kit", "it builds and copies all tests, for a machine with a GPU"),
     ("gpu-kit/gpu.sh", "it needs a GPU"),
     ("make test", "this test is part of it"),
-    ("make distributed", "it builds a second time, with another feature; CI does, for the tests of it"),
+    (
+        "make distributed",
+        "it builds a second time, with another feature; CI does, for the tests of it",
+    ),
     ("ptb-word-lm train --data-path data/ptb --save-path run --device cpu --workers", WORKERS),
     ("ptb-word-lm train --data-path data/ptb --save-path run --num-gpus", WORKERS),
     ("torchrun", WORKERS),
@@ -46,8 +53,10 @@ struct Document {
 }
 
 fn documents() -> Vec<Document> {
-    let folder = fs::read_dir(Path::new(ROOT).join("docs")).unwrap().map(|entry| entry.unwrap().path());
-    let mut paths: Vec<PathBuf> = folder.filter(|path| path.extension().is_some_and(|e| e == "md")).collect();
+    let folder =
+        fs::read_dir(Path::new(ROOT).join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<PathBuf> =
+        folder.filter(|path| path.extension().is_some_and(|e| e == "md")).collect();
     paths.sort();
     let fixed = ["README.md", "data/README.md", "CONTRIBUTING.md", "CHANGELOG.md"];
     let fixed = fixed.map(|name| Path::new(ROOT).join(name));
@@ -101,8 +110,14 @@ fn copy() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let at = |path: &str| folder.path().join(path);
     // Copies, so that no command writes into the repository.
-    for name in ["Makefile", "README.md", "scripts", "bench", "results", "docs", "tests", "examples", "src"] {
-        let copied = Command::new("cp").arg("-r").arg(Path::new(ROOT).join(name)).arg(folder.path()).status();
+    for name in
+        ["Makefile", "README.md", "scripts", "bench", "results", "docs", "tests", "examples", "src"]
+    {
+        let copied = Command::new("cp")
+            .arg("-r")
+            .arg(Path::new(ROOT).join(name))
+            .arg(folder.path())
+            .status();
         assert!(copied.unwrap().success(), "{name} is copied");
     }
     for name in ["data/sample", "ptb", "my-text", "bin", "target/release"] {
@@ -111,7 +126,9 @@ fn copy() -> tempfile::TempDir {
     for file in ["README.md", "fetch.sh", "reference.json"] {
         fs::copy(Path::new(ROOT).join("data").join(file), at("data").join(file)).unwrap();
     }
-    for (split, text) in [("train", sample::TRAIN), ("valid", sample::VALID), ("test", sample::TEST)] {
+    for (split, text) in
+        [("train", sample::TRAIN), ("valid", sample::VALID), ("test", sample::TEST)]
+    {
         fs::write(at(&format!("data/sample/ptb.{split}.txt")), text).unwrap();
         let lines = if split == "train" { 1500 } else { 150 };
         let piece: String = text.split_inclusive('\n').take(lines).collect();
@@ -147,7 +164,11 @@ fn shell(folder: &Path, script: &str) -> Command {
         .current_dir(folder)
         .env(
             "PATH",
-            format!("{}:{}:{path}", folder.join("bin").display(), folder.join("target/release").display()),
+            format!(
+                "{}:{}:{path}",
+                folder.join("bin").display(),
+                folder.join("target/release").display()
+            ),
         )
         .env("LIBTORCH", libtorch())
         .env("DATA", folder.join("ptb"))
@@ -160,7 +181,8 @@ fn shell(folder: &Path, script: &str) -> Command {
     command
 }
 
-/// The libtorch that this test was built with: cargo's configuration sets it unless the environment did.
+/// The libtorch that this test was built with: cargo's configuration sets it unless the environment
+/// did.
 fn libtorch() -> OsString {
     std::env::var_os("LIBTORCH").unwrap_or_else(|| Path::new(ROOT).join(".libtorch/torch").into())
 }
@@ -187,7 +209,8 @@ fn the_documents_commands_run() {
     let documents = documents();
     // Each has a folder of its own, so they run side by side.
     let commands_run: usize = std::thread::scope(|scope| {
-        let runs: Vec<_> = documents.iter().map(|document| scope.spawn(|| run_document(document))).collect();
+        let runs: Vec<_> =
+            documents.iter().map(|document| scope.spawn(|| run_document(document))).collect();
         runs.into_iter().map(|run| run.join().expect("every command of the document works")).sum()
     });
     assert!(commands_run > 30, "only {commands_run}");
@@ -203,7 +226,8 @@ fn what_is_not_run_is_checked() {
             used.insert(why);
             let what = format!("{}: {command}", document.name);
             if let Some((_, program)) = command.split_once("ptb-word-lm ") {
-                let words = run(folder.path(), &format!("printf '%s\\n' ptb-word-lm {program}"), &what);
+                let words =
+                    run(folder.path(), &format!("printf '%s\\n' ptb-word-lm {program}"), &what);
                 parses(words.lines(), &what);
                 continue;
             }
@@ -250,7 +274,11 @@ fn commands_are_in_blocks_that_are_run() {
                 Some("sh") => false,
                 Some(_) => line.trim_start().starts_with("$ "),
             };
-            assert!(!(shown && command), "{}: this command is in no ```sh block: {line}", document.name);
+            assert!(
+                !(shown && command),
+                "{}: this command is in no ```sh block: {line}",
+                document.name
+            );
         }
     }
 }
@@ -259,20 +287,37 @@ fn commands_are_in_blocks_that_are_run() {
 fn what_the_text_names_is_there() {
     let makefile = fs::read_to_string(Path::new(ROOT).join("Makefile")).unwrap();
     let mut program = String::new();
-    for command in
-        ["train", "eval", "import", "export", "compare", "generate", "score", "doctor", "completions", "man"]
-    {
-        let output =
-            Command::new(env!("CARGO_BIN_EXE_ptb-word-lm")).args([command, "--help"]).output().unwrap();
+    for command in [
+        "train",
+        "eval",
+        "import",
+        "export",
+        "compare",
+        "generate",
+        "score",
+        "doctor",
+        "completions",
+        "man",
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
+            .args([command, "--help"])
+            .output()
+            .unwrap();
         program += &String::from_utf8(output.stdout).unwrap();
     }
     for document in documents() {
-        let outside: Vec<&str> =
-            document.lines().into_iter().filter(|(fence, _)| fence.is_none()).map(|(_, line)| line).collect();
+        let outside: Vec<&str> = document
+            .lines()
+            .into_iter()
+            .filter(|(fence, _)| fence.is_none())
+            .map(|(_, line)| line)
+            .collect();
         let outside = outside.join("\n");
         // Every other piece between backquotes is code.
         for code in outside.split('`').skip(1).step_by(2) {
-            if let Some(target) = code.strip_prefix("make ").and_then(|rest| rest.split_whitespace().next()) {
+            if let Some(target) =
+                code.strip_prefix("make ").and_then(|rest| rest.split_whitespace().next())
+            {
                 let target = format!("\n{target}:");
                 assert!(
                     makefile.contains(&target),
@@ -284,7 +329,11 @@ fn what_the_text_names_is_there() {
             // (`--release` is cargo's.)
             let others = code.contains("num_gpus=0") || flag == "--release";
             if flag.starts_with("--") && flag.len() > 2 && !others {
-                assert!(program.contains(&flag), "{}: `{code}`: no command has such a flag", document.name);
+                assert!(
+                    program.contains(&flag),
+                    "{}: `{code}`: no command has such a flag",
+                    document.name
+                );
             }
         }
         // Links to files and to their headings.
@@ -298,7 +347,8 @@ fn what_the_text_names_is_there() {
             assert!(file.exists(), "{}: {link}: there is no such file", document.name);
             if !anchor.is_empty() {
                 let text = fs::read_to_string(&file).unwrap();
-                let headings = text.lines().filter(|line| line.starts_with('#')).map(heading_anchor);
+                let headings =
+                    text.lines().filter(|line| line.starts_with('#')).map(heading_anchor);
                 assert!(
                     headings.into_iter().any(|heading| heading == anchor),
                     "{}: {link}: no such heading",

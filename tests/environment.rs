@@ -1,5 +1,6 @@
-//! Other people's machines: what their environment sets for other programs (LD_LIBRARY_PATH, DATA, pip's
-//! and cargo's variables), full disks and closed pipes, and an installed program that is moved.
+//! Other people's machines: what their environment sets for other programs (LD_LIBRARY_PATH, DATA,
+//! pip's and cargo's variables), full disks and closed pipes, and an installed program that is
+//! moved.
 
 mod tiny;
 
@@ -102,9 +103,13 @@ fn another_libtorch_is_refused_when_the_program_starts() {
         &["import", "model.ckpt", "--save-path", "run"],
         &["export", "--checkpoint", "run", "--format", "tf-npz", "-o", "run.npz"],
     ] {
-        let (code, errors) = fails(program(args).current_dir(folder.path()).env("LD_PRELOAD", &other));
+        let (code, errors) =
+            fails(program(args).current_dir(folder.path()).env("LD_PRELOAD", &other));
         assert_eq!(code, 1, "{errors}");
-        assert!(errors.contains("libtorch 2.11.0") && errors.contains("2.10.0"), "{args:?}: {errors}");
+        assert!(
+            errors.contains("libtorch 2.11.0") && errors.contains("2.10.0"),
+            "{args:?}: {errors}"
+        );
     }
     let (code, out, _) = output(program(&["doctor"]).env("LD_PRELOAD", &other));
     let says = "libtorch    2.10.0, CPU-only; this program was built against 2.11.0";
@@ -114,8 +119,9 @@ fn another_libtorch_is_refused_when_the_program_starts() {
 
 #[test]
 fn an_exported_data_is_no_reason_for_doctor_to_fail() {
-    let doctor =
-        |args: &[&str]| output(program(&[&["doctor"], args].concat()).env("DATA", "/no/such/folder"));
+    let doctor = |args: &[&str]| {
+        output(program(&[&["doctor"], args].concat()).env("DATA", "/no/such/folder"))
+    };
     let (code, out, errors) = doctor(&[]);
     assert_eq!(code, Some(0), "{out}{errors}");
     assert!(out.contains("/no/such/folder: cannot be used") && out.contains("-> "), "{out}");
@@ -127,7 +133,8 @@ fn an_exported_data_is_no_reason_for_doctor_to_fail() {
 fn writing(folder: &Path) -> BTreeMap<&'static str, Vec<Vec<String>>> {
     let at = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let args = |args: &[&str]| vec![args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>()];
-    let (saved, file, imported, new) = (at("run"), at("run.npz"), at("imported"), at("new/run.npz"));
+    let (saved, file, imported, new) =
+        (at("run"), at("run.npz"), at("imported"), at("new/run.npz"));
     let text = &at("text");
     let model = ["--device", "cpu", "--checkpoint", &saved];
     let train = [TINY, &["--max-steps", "2", "--save-path", &saved]].concat();
@@ -174,7 +181,10 @@ fn output_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none() {
     let names = parser.get_subcommands().map(|command| command.get_name());
     // `man` writes files, and nothing to standard output.
     let writes: Vec<&str> = names.filter(|&name| name != "man").collect();
-    assert!(writes.len() >= 9 && writes.iter().all(|name| commands.contains_key(name)), "{writes:?}");
+    assert!(
+        writes.len() >= 9 && writes.iter().all(|name| commands.contains_key(name)),
+        "{writes:?}"
+    );
     let flags = [vec!["--help".to_owned()], vec!["--version".to_owned()]];
     for args in commands.values().flatten().chain(&flags) {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -205,10 +215,25 @@ fn files_are_written_into_folders_that_are_not_there_yet() {
         ("tf-npz", "c/d/model.npz", "c/d/model.npz"),
         ("safetensors", "e/f/model.safetensors", "e/f/model.safetensors"),
     ] {
-        run(&mut program(&["export", "--checkpoint", &at("run"), "--format", format, "-o", &at(name)]));
+        run(&mut program(&[
+            "export",
+            "--checkpoint",
+            &at("run"),
+            "--format",
+            format,
+            "-o",
+            &at(name),
+        ]));
         assert!(Path::new(&at(file)).exists(), "{file}");
     }
-    run(&mut program(&["compare", &at("run"), "--plot", &at("g/p.svg"), "--html", &at("h/r.html")]));
+    run(&mut program(&[
+        "compare",
+        &at("run"),
+        "--plot",
+        &at("g/p.svg"),
+        "--html",
+        &at("h/r.html"),
+    ]));
     assert!(Path::new(&at("g/p.svg")).exists() && Path::new(&at("h/r.html")).exists());
     run(&mut program(&["man", &at("i/man1")]));
     let page = fs::read_to_string(at("i/man1/ptb-word-lm-train.1")).unwrap();
@@ -216,8 +241,15 @@ fn files_are_written_into_folders_that_are_not_there_yet() {
     // A file in the way is named.
     fs::write(at("file"), "").unwrap();
     let out = at("file/model.npz");
-    let (code, errors) =
-        fails(&mut program(&["export", "--checkpoint", &at("run"), "--format", "tf-npz", "-o", &out]));
+    let (code, errors) = fails(&mut program(&[
+        "export",
+        "--checkpoint",
+        &at("run"),
+        "--format",
+        "tf-npz",
+        "-o",
+        &out,
+    ]));
     assert!(code == 1 && errors.contains("file/model.npz"), "{errors}");
 }
 
@@ -226,8 +258,8 @@ struct Fetch {
     folder: tempfile::TempDir,
 }
 
-/// Makes wheels `NAME-1.0-py3-none-any.whl` with one file each: `wheels.py FOLDER NAME=FILE=CONTENT...`;
-/// prints a list with their digests.
+/// Makes wheels `NAME-1.0-py3-none-any.whl` with one file each: `wheels.py FOLDER
+/// NAME=FILE=CONTENT...`; prints a list with their digests.
 const WHEELS: &str = r#"
 import hashlib, sys, zipfile
 for wheel in sys.argv[2:]:
@@ -247,8 +279,10 @@ impl Fetch {
         let fetch = Fetch { folder: tempfile::tempdir().unwrap() };
         run(Command::new("cp").arg("-r").arg(Path::new(ROOT).join("scripts")).arg(fetch.at("")));
         fs::create_dir(fetch.at("wheels")).unwrap();
-        fetch
-            .list("cpu", &["torch=torch/lib/libtorch_cpu.so=cpu", "cudart=nvidia/cu13/lib/libcudart.so=old"]);
+        fetch.list(
+            "cpu",
+            &["torch=torch/lib/libtorch_cpu.so=cpu", "cudart=nvidia/cu13/lib/libcudart.so=old"],
+        );
         fetch.list(
             "cuda",
             &["cudnn=nvidia/cudnn/lib/libcudnn.so=new", "cudart2=nvidia/cu13/lib/libcudart.so=new"],
@@ -281,7 +315,8 @@ impl Fetch {
     }
 
     fn fetched(&self, path: &str) -> String {
-        fs::read_to_string(self.at(".libtorch").join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+        fs::read_to_string(self.at(".libtorch").join(path))
+            .unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 }
 
@@ -384,7 +419,10 @@ fn libtorch_is_fetched_for_linux_on_two_processors_only() {
     for list in ["libtorch-cpu.txt", "libtorch-cuda.txt", "cuda-headers.txt"] {
         let list = fs::read_to_string(Path::new(ROOT).join("scripts").join(list)).unwrap();
         let packages = list.split("\nnvidia-").skip(1);
-        assert!(packages.map(|package| package.matches("sha256:").count()).all(|count| count == 2), "{list}");
+        assert!(
+            packages.map(|package| package.matches("sha256:").count()).all(|count| count == 2),
+            "{list}"
+        );
     }
 }
 
@@ -397,7 +435,9 @@ fn another_libtorch_is_refused_before_anything_is_built() {
         make.args(["--no-print-directory", "build"]).current_dir(ROOT).env("LIBTORCH", libtorch);
         // Cargo is not to be reached.
         stub(&at("bin/cargo"), "echo cargo was reached >&2; exit 1");
-        for name in ["MAKEFLAGS", "MAKELEVEL", "LIBTORCH_USE_PYTORCH", "LIBTORCH_INCLUDE", "LIBTORCH_LIB"] {
+        for name in
+            ["MAKEFLAGS", "MAKELEVEL", "LIBTORCH_USE_PYTORCH", "LIBTORCH_INCLUDE", "LIBTORCH_LIB"]
+        {
             make.env_remove(name);
         }
         output(make.env("PATH", path_with(&at("bin")))).2
@@ -409,8 +449,10 @@ fn another_libtorch_is_refused_before_anything_is_built() {
     fs::write(at("torch/lib/libtorch_cpu.so"), "").unwrap();
     assert!(check(&at("torch")).contains("of an unknown version, not 2.11.0"));
     // As old releases have it, and as new ones have it.
-    let version = |version: &str| format!("#pragma once\n#define TORCH_VERSION \\\n  \"{version}\"\n");
-    fs::write(at("torch/include/torch/csrc/api/include/torch/version.h"), version("2.6.0")).unwrap();
+    let version =
+        |version: &str| format!("#pragma once\n#define TORCH_VERSION \\\n  \"{version}\"\n");
+    fs::write(at("torch/include/torch/csrc/api/include/torch/version.h"), version("2.6.0"))
+        .unwrap();
     assert!(check(&at("torch")).contains("libtorch 2.6.0, not 2.11.0"));
     fs::create_dir_all(at("torch/include/torch/headeronly")).unwrap();
     let header = at("torch/include/torch/headeronly/version.h");
@@ -426,9 +468,13 @@ fn make_finds_the_program_where_cargo_builds_it() {
     let would_run = |variables: &[(&str, &str)]| {
         let mut make = Command::new("make");
         make.args(["--no-print-directory", "-n", "compare"]).current_dir(ROOT);
-        for name in
-            ["MAKEFLAGS", "MAKELEVEL", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR", "CARGO_BUILD_TARGET"]
-        {
+        for name in [
+            "MAKEFLAGS",
+            "MAKELEVEL",
+            "CARGO_TARGET_DIR",
+            "CARGO_BUILD_TARGET_DIR",
+            "CARGO_BUILD_TARGET",
+        ] {
             make.env_remove(name);
         }
         run(make.envs(variables.iter().copied()))
@@ -463,11 +509,13 @@ fn an_installed_program_can_be_moved() {
     // Its own libraries lie beside it, and the rest is the system's.
     let own = ["libtorch_cpu.so", "libc10.so", "libgomp"];
     for library in own {
-        let path = libraries.iter().find(|path| path.contains(library)).unwrap_or_else(|| panic!("{ldd}"));
+        let path =
+            libraries.iter().find(|path| path.contains(library)).unwrap_or_else(|| panic!("{ldd}"));
         assert!(path.starts_with(text(&at("moved"))), "{path}");
     }
     for path in libraries {
-        let system = ["/lib", "/usr/lib", "/usr/local/lib"].iter().any(|start| path.starts_with(start));
+        let system =
+            ["/lib", "/usr/lib", "/usr/local/lib"].iter().any(|start| path.starts_with(start));
         assert!(system || path.starts_with(text(&at("moved"))), "{path}");
     }
     let mut command = Command::new(&moved);
@@ -492,9 +540,14 @@ fn scripts_use_no_option_that_some_systems_lack() {
         let path = entry.unwrap().path();
         let script = fs::read_to_string(&path).unwrap();
         for line in script.lines().filter(|line| line.trim_start().starts_with("cp ")) {
-            let options =
-                line.split_whitespace().filter(|word| word.starts_with('-') && !word.starts_with("--"));
-            assert!(options.into_iter().all(|word| !word.contains('n')), "{}: {line}", path.display());
+            let options = line
+                .split_whitespace()
+                .filter(|word| word.starts_with('-') && !word.starts_with("--"));
+            assert!(
+                options.into_iter().all(|word| !word.contains('n')),
+                "{}: {line}",
+                path.display()
+            );
             read += 1;
         }
     }
@@ -509,7 +562,10 @@ fn every_top_level_folder_has_its_line_in_the_readme() {
     for entry in fs::read_dir(ROOT).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
-        if !path.is_dir() || name == ".git" || ignored.lines().any(|line| line == format!("/{name}")) {
+        if !path.is_dir()
+            || name == ".git"
+            || ignored.lines().any(|line| line == format!("/{name}"))
+        {
             continue;
         }
         assert!(readme.contains(&format!("`{name}/")), "{name}/ has no line in README.md");

@@ -23,7 +23,8 @@ fn example(name: &str, args: &[&str]) -> String {
 /// The number after `label` in `text`.
 fn number(text: &str, label: &str) -> f64 {
     let (_, rest) = text.split_once(label).unwrap_or_else(|| panic!("no {label:?} in {text}"));
-    let word = rest.trim_start().split(|c: char| c.is_whitespace() || c == ',').next().unwrap_or_default();
+    let word =
+        rest.trim_start().split(|c: char| c.is_whitespace() || c == ',').next().unwrap_or_default();
     word.parse().unwrap_or_else(|_| panic!("no number after {label:?} in {text}"))
 }
 
@@ -33,7 +34,8 @@ fn train_learns_and_is_thirty_lines() {
     let first = number(&text, "Epoch: 1 Valid Perplexity:");
     let second = number(&text, "Epoch: 2 Valid Perplexity:");
     let test = number(&text, "Test Perplexity:");
-    // Nobody can be better than the source (8.733); guessing by the words' frequencies alone gives some 100.
+    // Nobody can be better than the source (8.733); guessing by the words' frequencies alone gives
+    // some 100.
     assert!(second < first && second < 40.0 && test < 40.0 && test > 8.733, "{text}");
     assert_eq!(text.lines().count(), 5, "{text}");
     let source = include_str!("../examples/train.rs");
@@ -50,7 +52,8 @@ fn a_checkpoint_of_tensorflow_costs_what_tensorflow_says() {
     assert!(text.contains("not part of the model: Model/global_step: Int64 [] = 3"), "{text}");
     assert!(number(&text, "cost of 8 words:").is_finite());
 
-    // The graph of one row: TensorFlow's cost of the first step, from variables that we hand over in a checkpoint.
+    // The graph of one row: TensorFlow's cost of the first step, from variables that we hand over
+    // in a checkpoint.
     let golden = tf::read_npz(Path::new("tests/fixtures/golden/ptb_one_row.npz")).unwrap();
     let initial = |(name, tensor): (&String, &tch::Tensor)| {
         Some((name.strip_prefix("init/")?.to_owned(), tensor.shallow_clone()))
@@ -61,13 +64,15 @@ fn a_checkpoint_of_tensorflow_costs_what_tensorflow_says() {
     let folder = tempfile::tempdir().unwrap();
     let prefix = folder.path().join("model.ckpt-0");
     tf::write_checkpoint(&prefix, &initial, true).unwrap();
-    let ids =
-        Vec::<i64>::try_from(&golden["tokens"].get(0).narrow(0, 0, num_steps + 1).to_kind(tch::Kind::Int64))
-            .unwrap();
+    let ids = Vec::<i64>::try_from(
+        &golden["tokens"].get(0).narrow(0, 0, num_steps + 1).to_kind(tch::Kind::Int64),
+    )
+    .unwrap();
     let ids: Vec<String> = ids.iter().map(i64::to_string).collect();
     let args: Vec<&str> =
         [prefix.to_str().unwrap()].into_iter().chain(ids.iter().map(String::as_str)).collect();
-    let cost = number(&example("tensorflow_checkpoint", &args), &format!("cost of {num_steps} words:"));
+    let cost =
+        number(&example("tensorflow_checkpoint", &args), &format!("cost of {num_steps} words:"));
     let theirs = golden["cost"].double_value(&[0]);
     assert!((cost / theirs - 1.0).abs() < 1e-5, "{cost}, TensorFlow {theirs}");
 }
@@ -77,7 +82,16 @@ fn generate_writes_words_of_the_text_after_the_prompt() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().to_str().unwrap();
     let train = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
-        .args(["train", "--data-path", "sample", "--device", "cpu", "--max-steps", "150", "--no-eval"])
+        .args([
+            "train",
+            "--data-path",
+            "sample",
+            "--device",
+            "cpu",
+            "--max-steps",
+            "150",
+            "--no-eval",
+        ])
         .args(["--hidden-size", "64", "--save-path", run])
         .env("OMP_NUM_THREADS", "1")
         .output()
@@ -97,7 +111,12 @@ fn generate_writes_words_of_the_text_after_the_prompt() {
 fn the_sample_corpus_is_what_its_generator_writes() {
     let folder = tempfile::tempdir().unwrap();
     example("sample_corpus", &[folder.path().to_str().unwrap()]);
-    for (split, text) in [("train", sample::TRAIN), ("valid", sample::VALID), ("test", sample::TEST)] {
-        assert_eq!(fs::read_to_string(folder.path().join(format!("ptb.{split}.txt"))).unwrap(), text);
+    for (split, text) in
+        [("train", sample::TRAIN), ("valid", sample::VALID), ("test", sample::TEST)]
+    {
+        assert_eq!(
+            fs::read_to_string(folder.path().join(format!("ptb.{split}.txt"))).unwrap(),
+            text
+        );
     }
 }

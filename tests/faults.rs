@@ -1,7 +1,9 @@
-//! Runs that are killed, stopped, or refused by the disk: nothing may be lost, and what goes on must be the same run to the last bit.
+//! Runs that are killed, stopped, or refused by the disk: nothing may be lost, and what goes on
+//! must be the same run to the last bit.
 //!
-//! How often is set by the environment: KILLS (12 unless told) and DISK_FAULTS (4); `make torture` sets both high. Lines that begin with
-//! TORTURE are rows of docs/reliability.md: what was tried, how often, how often survived, and lost.
+//! How often is set by the environment: KILLS (12 unless told) and DISK_FAULTS (4); `make torture`
+//! sets both high. Lines that begin with TORTURE are rows of docs/reliability.md: what was tried,
+//! how often, how often survived, and lost.
 
 mod tiny;
 
@@ -15,7 +17,8 @@ use ptb_word_lm::{sample, tf};
 use tiny::{DROPOUT, TINY};
 
 /// What is said beside the tiny run: two epochs, a checkpoint every third step.
-const MORE: &[&str] = &["--threads", "1", "--max-max-epoch", "2", "--checkpoint-every", "3", "--save-path"];
+const MORE: &[&str] =
+    &["--threads", "1", "--max-max-epoch", "2", "--checkpoint-every", "3", "--save-path"];
 
 fn command(save: &Path) -> Command {
     command_with(save, &[])
@@ -29,11 +32,17 @@ fn command_with(save: &Path, others: &[(&str, &str)]) -> Command {
         flags[at + 1] = value;
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"));
-    command.args(flags).arg(save).env("OMP_NUM_THREADS", "1").stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(flags)
+        .arg(save)
+        .env("OMP_NUM_THREADS", "1")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
-/// What a run comes to: its variables, its state's end, and the perplexities that it prints, in the order of the epochs.
+/// What a run comes to: its variables, its state's end, and the perplexities that it prints, in the
+/// order of the epochs.
 fn outcome(save: &Path) -> (Checkpoint, Vec<String>) {
     let checkpoint = Checkpoint::load(save, &mut |n| panic!("{n}")).unwrap();
     let text = fs::read_to_string(save.join("metrics.jsonl")).unwrap();
@@ -41,12 +50,19 @@ fn outcome(save: &Path) -> (Checkpoint, Vec<String>) {
     for line in text.lines() {
         // A kill may tear the line that was being written.
         let Ok(event) = serde_json::from_str::<serde_json::Value>(line) else { continue };
-        // An epoch that went on after a kill is told again, and differently only while it is not complete.
+        // An epoch that went on after a kill is told again, and differently only while it is not
+        // complete.
         if event["event"] == "final" || event["event"] == "epoch" && event["complete"] == true {
-            epochs.insert(format!("{} {}", event["epoch"], event["split"]), event["perplexity"].to_string());
+            epochs.insert(
+                format!("{} {}", event["epoch"], event["split"]),
+                event["perplexity"].to_string(),
+            );
         }
     }
-    (checkpoint, epochs.into_iter().map(|(which, perplexity)| format!("{which} {perplexity}")).collect())
+    (
+        checkpoint,
+        epochs.into_iter().map(|(which, perplexity)| format!("{which} {perplexity}")).collect(),
+    )
 }
 
 fn assert_same(run: &Path, reference: &(Checkpoint, Vec<String>), what: &str) {
@@ -112,7 +128,9 @@ fn a_run_killed_at_random_moments_comes_to_the_same_end() {
         assert_same(&save, &reference, &format!("run {runs}"));
         fs::remove_dir_all(&save).unwrap();
     }
-    println!("TORTURE | SIGKILL at a random moment, dropout on, then resumed | {done} | {done} | 0 |");
+    println!(
+        "TORTURE | SIGKILL at a random moment, dropout on, then resumed | {done} | {done} | 0 |"
+    );
 }
 
 /// Equal runs write equal files: a checkpoint's bytes depend on the run alone.
@@ -124,7 +142,10 @@ fn equal_runs_write_equal_checkpoints() {
         assert!(command(&save).stderr(Stdio::null()).status().unwrap().success());
         let names = checkpoints(&save);
         assert!(!names.is_empty());
-        names.into_iter().map(|name| (fs::read(save.join(&name)).unwrap(), name)).collect::<Vec<_>>()
+        names
+            .into_iter()
+            .map(|name| (fs::read(save.join(&name)).unwrap(), name))
+            .collect::<Vec<_>>()
     });
     for ((one, name), (other, other_name)) in files[0].iter().zip(&files[1]) {
         assert_eq!(name, other_name);
@@ -145,17 +166,23 @@ fn signals_save_and_exit_with_their_number() {
     let reference = outcome(&whole);
     let save = folder.path().join("stopped");
     for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
-        let before = Checkpoint::load(&save, &mut |n| panic!("{n}")).map_or(0, |c| c.progress.global_step);
+        let before =
+            Checkpoint::load(&save, &mut |n| panic!("{n}")).map_or(0, |c| c.progress.global_step);
         let child = command(&save).spawn().unwrap();
         // Until it has come some way, so that the signal meets a run at work.
-        while Checkpoint::load(&save, &mut |_| ()).map_or(0, |c| c.progress.global_step) < before + 6 {
+        while Checkpoint::load(&save, &mut |_| ()).map_or(0, |c| c.progress.global_step)
+            < before + 6
+        {
             std::thread::sleep(Duration::from_millis(5));
         }
         send(signal, &child);
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
         let lines = String::from_utf8(output.stdout).unwrap();
-        assert!(lines.lines().last().unwrap().contains("Train Perplexity"), "the perplexity so far: {lines}");
+        assert!(
+            lines.lines().last().unwrap().contains("Train Perplexity"),
+            "the perplexity so far: {lines}"
+        );
     }
     finish(command(&save).spawn().unwrap(), "resumed");
     assert_same(&save, &reference, "stopped three times");
@@ -169,7 +196,14 @@ fn signals_save_and_exit_with_their_number() {
     send("INT", &child);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
-    assert!(String::from_utf8(output.stdout).unwrap().lines().last().unwrap().starts_with("Test Perplexity"));
+    assert!(
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .lines()
+            .last()
+            .unwrap()
+            .starts_with("Test Perplexity")
+    );
 }
 
 /// A second SIGINT or SIGTERM does not wait for the step, nor for anything else. A SIGHUP is not
@@ -177,12 +211,22 @@ fn signals_save_and_exit_with_their_number() {
 #[test]
 fn a_second_signal_ends_the_process_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    for (signals, code) in [(&["INT", "INT"][..], 130), (&["HUP", "HUP", "TERM", "HUP", "TERM"], 143)] {
+    for (signals, code) in
+        [(&["INT", "INT"][..], 130), (&["HUP", "HUP", "TERM", "HUP", "TERM"], 143)]
+    {
         // One step of this takes minutes.
         let save = folder.path().join(signals[0]);
         let mut child = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
             .args(["train", "--data-path", "sample", "--device", "cpu", "--rnn-mode", "basic"])
-            .args(["--hidden-size", "1000", "--batch-size", "60", "--num-steps", "150", "--save-path"])
+            .args([
+                "--hidden-size",
+                "1000",
+                "--batch-size",
+                "60",
+                "--num-steps",
+                "150",
+                "--save-path",
+            ])
             .arg(&save)
             .env("OMP_NUM_THREADS", "1")
             .stdout(Stdio::piped())
@@ -242,7 +286,11 @@ fn a_checkpoint_is_saved_on_request() {
     asked.retain(|name| !whole.contains(name));
     assert_eq!(asked.len(), 1, "{asked:?}");
     let checkpoint = Checkpoint::read(&save.join(&asked[0])).unwrap();
-    assert!(checkpoint.progress.step > 0 && !checkpoint.state.is_empty(), "{:?}", checkpoint.progress);
+    assert!(
+        checkpoint.progress.step > 0 && !checkpoint.state.is_empty(),
+        "{:?}",
+        checkpoint.progress
+    );
 }
 
 /// Under nohup a hangup changes nothing.
@@ -272,13 +320,19 @@ fn a_hangup_that_is_ignored_stays_ignored() {
 fn a_closed_terminal_saves_the_run() {
     let folder = tempfile::tempdir().unwrap();
     let save = folder.path().join("run");
-    let endless = command_with(&save, &[("--max-max-epoch", "100000"), ("--checkpoint-every", "1000000")]);
+    let endless =
+        command_with(&save, &[("--max-max-epoch", "100000"), ("--checkpoint-every", "1000000")]);
     let line: Vec<String> = std::iter::once(endless.get_program())
         .chain(endless.get_args())
         .map(|word| format!("'{}'", word.to_str().unwrap()))
         .collect();
     let mut terminal = Command::new("script")
-        .args(["--quiet", "--command", &format!("exec {} --log-every 1", line.join(" ")), "/dev/null"])
+        .args([
+            "--quiet",
+            "--command",
+            &format!("exec {} --log-every 1", line.join(" ")),
+            "/dev/null",
+        ])
         .env("OMP_NUM_THREADS", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -305,7 +359,8 @@ fn a_closed_terminal_saves_the_run() {
     assert_eq!(checkpoint.progress.global_step, steps() as i64);
 }
 
-/// A cost that is not finite, a gradient's norm that is not, an update that overflows: each stops the run before anything is saved.
+/// A cost that is not finite, a gradient's norm that is not, an update that overflows: each stops
+/// the run before anything is saved.
 #[test]
 fn a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
@@ -322,7 +377,12 @@ fn a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint() {
         // A finite cost whose gradient is not.
         ("steep", steep, &[][..], "the cost or the gradient's norm"),
         // The first step is finite, and takes the variables out of float32's range.
-        ("a leap", scaled(1.0), &["--learning-rate", "1e300", "--max-grad-norm", "1e30"], "a variable"),
+        (
+            "a leap",
+            scaled(1.0),
+            &["--learning-rate", "1e300", "--max-grad-norm", "1e30"],
+            "a variable",
+        ),
     ] {
         let save = folder.path().join(name);
         let mut checkpoint = Checkpoint::load(&start, &mut |n| panic!("{n}")).unwrap();
@@ -333,11 +393,14 @@ fn a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint() {
         }
         let written = SaveFolder::open(&save, 2).unwrap().save(&checkpoint).unwrap();
         let before = fs::read(&written).unwrap();
-        let output = command_with(&save, &[("--checkpoint-every", "1")]).args(flags).output().unwrap();
+        let output =
+            command_with(&save, &[("--checkpoint-every", "1")]).args(flags).output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{name}: {errors}");
         let last = format!("the last good checkpoint is {}", written.display());
-        for words in ["diverged: at epoch 1, step 10 (global step 10)", says, "--learning-rate", &last] {
+        for words in
+            ["diverged: at epoch 1, step 10 (global step 10)", says, "--learning-rate", &last]
+        {
             assert!(errors.contains(words), "{name} should say {words:?}: {errors}");
         }
         assert_eq!(checkpoints(&save), ["model-9.safetensors"], "{name}");
@@ -345,7 +408,8 @@ fn a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint() {
     }
 }
 
-/// A checkpoint with variables that are no numbers, which this program would not have written, is refused, and the variable is named.
+/// A checkpoint with variables that are no numbers, which this program would not have written, is
+/// refused, and the variable is named.
 #[test]
 fn a_checkpoint_with_nan_is_not_resumed() {
     let folder = tempfile::tempdir().unwrap();
@@ -359,7 +423,10 @@ fn a_checkpoint_with_nan_is_not_resumed() {
         let output = command(&bad).output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{errors}");
-        assert!(errors.contains("cannot be resumed") && errors.contains("Model/softmax_b"), "{errors}");
+        assert!(
+            errors.contains("cannot be resumed") && errors.contains("Model/softmax_b"),
+            "{errors}"
+        );
         assert_eq!(checkpoints(&bad), ["model-9.safetensors"]);
     }
 }
@@ -372,21 +439,27 @@ fn checkpoints(save: &Path) -> Vec<String> {
     names
 }
 
-/// How the next process finds what a run left: the number kept, half a file, damaged ones, other data, other threads.
+/// How the next process finds what a run left: the number kept, half a file, damaged ones, other
+/// data, other threads.
 #[test]
 fn what_a_run_left_is_taken_up_in_words() {
     let folder = tempfile::tempdir().unwrap();
     let save = folder.path().join("run");
     // Checkpoints are made at 3, 6, ..., 18 and at the end.
     let run = |flags: &[&str]| command(&save).args(flags).output().unwrap();
-    let words = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let words =
+        |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(run(&["--max-steps", "20", "--no-eval", "--keep", "3"]).status.success());
-    assert_eq!(checkpoints(&save), ["model-15.safetensors", "model-18.safetensors", "model-20.safetensors"]);
+    assert_eq!(
+        checkpoints(&save),
+        ["model-15.safetensors", "model-18.safetensors", "model-20.safetensors"]
+    );
 
     // A process that was killed while it wrote leaves half a file beside; the next one removes it.
     let half = save.join(".model-18.safetensors.tmp");
     fs::write(&half, b"half").unwrap();
-    // A damaged checkpoint is not counted among those that are kept: with --keep 1 the only good one would go for it.
+    // A damaged checkpoint is not counted among those that are kept: with --keep 1 the only good
+    // one would go for it.
     fs::write(save.join("model-20.safetensors"), b"torn").unwrap();
     let output = run(&["--max-steps", "19", "--no-eval", "--keep", "1"]);
     let said = words(&output);
@@ -399,8 +472,13 @@ fn what_a_run_left_is_taken_up_in_words() {
     let output = run(&["--max-steps", "21", "--no-eval", "--rnn-mode", "block"]);
     let said = words(&output);
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("rnn_mode was cudnn, is block: the run goes on equal to rounding"), "{said}");
-    let output = command_with(&save, &[("--threads", "2")]).args(["--max-steps", "22", "--no-eval"]).output();
+    assert!(
+        said.contains("rnn_mode was cudnn, is block: the run goes on equal to rounding"),
+        "{said}"
+    );
+    let output = command_with(&save, &[("--threads", "2")])
+        .args(["--max-steps", "22", "--no-eval"])
+        .output();
     let output = output.unwrap();
     let said = words(&output);
     assert!(output.status.success() && said.contains("threads was 1, is 2"), "{said}");
@@ -408,7 +486,9 @@ fn what_a_run_left_is_taken_up_in_words() {
     // The same words in another order are other data.
     let data = folder.path().join("data");
     fs::create_dir(&data).unwrap();
-    for (split, text) in [("train", sample::TRAIN), ("valid", sample::VALID), ("test", sample::TEST)] {
+    for (split, text) in
+        [("train", sample::TRAIN), ("valid", sample::VALID), ("test", sample::TEST)]
+    {
         let lines: Vec<&str> = text.lines().collect();
         let mut lines = if split == "train" { lines.into_iter().rev().collect() } else { lines };
         lines.push("");
@@ -468,14 +548,16 @@ fn a_lock_does_not_outlive_its_process() {
     assert!(output.unwrap().status.success());
 }
 
-/// A folder that nothing can be written to is refused before anything else is done. A tmpfs mounted read-only, since root may write anywhere
-/// else; without the right to mount one, a folder without the right to write.
+/// A folder that nothing can be written to is refused before anything else is done. A tmpfs mounted
+/// read-only, since root may write anywhere else; without the right to mount one, a folder without
+/// the right to write.
 #[test]
 fn a_read_only_folder_is_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().join("disk");
     fs::create_dir(&disk).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "ro", "tmpfs"]).arg(&disk).output();
+    let mounted =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "ro", "tmpfs"]).arg(&disk).output();
     let _unmount = mounted.is_ok_and(|m| m.status.success()).then(|| Unmount(&disk));
     let mut rights = fs::metadata(&disk).unwrap().permissions();
     rights.set_readonly(true);
@@ -488,7 +570,11 @@ fn a_read_only_folder_is_refused_at_once() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains("--save-path") && said.contains("cannot be written"), "{said}");
-        assert!(output.stdout.is_empty(), "it trained: {}", String::from_utf8_lossy(&output.stdout));
+        assert!(
+            output.stdout.is_empty(),
+            "it trained: {}",
+            String::from_utf8_lossy(&output.stdout)
+        );
     }
 }
 
@@ -500,14 +586,16 @@ fn a_full_disk_is_told_and_costs_nothing_but_the_checkpoint() {
     let whole = folder.path().join("whole");
     finish(command(&whole).spawn().unwrap(), "the reference");
     let reference = outcome(&whole);
-    let size = fs::metadata(whole.join(format!("model-{}.safetensors", reference.0.progress.global_step)))
-        .unwrap()
-        .len();
+    let size =
+        fs::metadata(whole.join(format!("model-{}.safetensors", reference.0.progress.global_step)))
+            .unwrap()
+            .len();
     let mount = folder.path().join("disk");
     fs::create_dir(&mount).unwrap();
     let faults = count("DISK_FAULTS", 4);
     for k in 0..faults {
-        // Room for the lock, the metrics, and between one and a little under three checkpoints: two kept and one being written do not fit.
+        // Room for the lock, the metrics, and between one and a little under three checkpoints: two
+        // kept and one being written do not fit.
         let room = size + 40_000 + 2 * size * k / faults;
         let options = format!("size={room}");
         let status = Command::new("mount")
@@ -539,7 +627,9 @@ fn a_full_disk_is_told_and_costs_nothing_but_the_checkpoint() {
         let (checkpoint, _) = outcome(&roomy);
         assert_eq!(checkpoint.variables, reference.0.variables);
     }
-    println!("TORTURE | disk full while saving, then resumed with room | {faults} | {faults} | 0 |");
+    println!(
+        "TORTURE | disk full while saving, then resumed with room | {faults} | {faults} | 0 |"
+    );
 }
 
 struct Unmount<'a>(&'a Path);
@@ -550,7 +640,8 @@ impl Drop for Unmount<'_> {
     }
 }
 
-/// The newest checkpoint torn or damaged at random places: the one before it takes over, and the run ends as it would have.
+/// The newest checkpoint torn or damaged at random places: the one before it takes over, and the
+/// run ends as it would have.
 #[test]
 fn a_torn_checkpoint_costs_only_the_steps_since_the_one_before_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -579,10 +670,13 @@ fn a_torn_checkpoint_costs_only_the_steps_since_the_one_before_it() {
         fs::write(save.join("model-31.safetensors"), &torn).unwrap();
         let errors = finish(command(&save).spawn().unwrap(), "resumed");
         assert!(
-            errors.contains("model-31.safetensors") && errors.contains("resuming at epoch 1, step 30"),
+            errors.contains("model-31.safetensors")
+                && errors.contains("resuming at epoch 1, step 30"),
             "{errors}"
         );
         assert_same(&save, &reference, &format!("torn at {place}"));
     }
-    println!("TORTURE | newest checkpoint torn or a bit flipped, then resumed | {faults} | {faults} | 0 |");
+    println!(
+        "TORTURE | newest checkpoint torn or a bit flipped, then resumed | {faults} | {faults} | 0 |"
+    );
 }

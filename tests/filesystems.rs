@@ -112,14 +112,19 @@ fn without_file_locks_a_run_is_guarded_by_a_file() {
             save.display(),
             first.id()
         );
-        assert!(said.contains(&who) && said.contains(&format!("remove {}", owner.display())), "{said}");
+        assert!(
+            said.contains(&who) && said.contains(&format!("remove {}", owner.display())),
+            "{said}"
+        );
 
         // Killed, the first leaves its file, which the next run replaces.
         first.kill().unwrap();
         first.wait().unwrap();
         assert!(owner.exists());
         let steps = steps_of(&save) + 2;
-        let output = run(&["--max-max-epoch", "100000", "--max-steps", &steps.to_string()]).output().unwrap();
+        let output = run(&["--max-max-epoch", "100000", "--max-steps", &steps.to_string()])
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{errno}: {}", errors(&output));
         assert_eq!(steps_of(&save), steps);
         assert!(!owner.exists());
@@ -128,7 +133,10 @@ fn without_file_locks_a_run_is_guarded_by_a_file() {
         fs::write(&owner, "another-host pid:[4026531836] 17 boot/12345\n").unwrap();
         let output = run(&["--max-steps", "1"]).output().unwrap();
         let said = errors(&output);
-        assert!(output.status.code() == Some(1) && said.contains("process 17 on another-host"), "{said}");
+        assert!(
+            output.status.code() == Some(1) && said.contains("process 17 on another-host"),
+            "{said}"
+        );
         assert!(owner.exists());
     }
 }
@@ -148,14 +156,20 @@ fn what_a_file_system_does_not_have_is_done_without() {
     ] {
         let save = folder.path().join(format!("{refusal} {errno:?}"));
         for steps in ["2", "4"] {
-            let output =
-                command(&library, refusal, errno, &save).args(["--max-steps", steps]).output().unwrap();
+            let output = command(&library, refusal, errno, &save)
+                .args(["--max-steps", steps])
+                .output()
+                .unwrap();
             let said = errors(&output);
-            assert!(output.status.success() && !said.contains("warning"), "{refusal} {errno}: {said}");
+            assert!(
+                output.status.success() && !said.contains("warning"),
+                "{refusal} {errno}: {said}"
+            );
         }
         assert_eq!(steps_of(&save), 4);
         let hidden = fs::read_dir(&save).unwrap().map(|entry| entry.unwrap().file_name());
-        let hidden: Vec<_> = hidden.filter(|name| name.to_string_lossy().starts_with('.')).collect();
+        let hidden: Vec<_> =
+            hidden.filter(|name| name.to_string_lossy().starts_with('.')).collect();
         assert!(hidden.is_empty(), "{refusal} {errno}: {hidden:?} is left over");
     }
 }
@@ -167,11 +181,16 @@ fn a_failing_disk_is_reported() {
     let library = library(folder.path());
     for refusal in ["REFUSE_FLOCK", "REFUSE_FSYNC_FOLDER", "REFUSE_FSYNC", "REFUSE_RENAME"] {
         let save = folder.path().join(refusal);
-        let output =
-            command(&library, refusal, Errno::EIO, &save).args(["--max-steps", "1"]).output().unwrap();
+        let output = command(&library, refusal, Errno::EIO, &save)
+            .args(["--max-steps", "1"])
+            .output()
+            .unwrap();
         let said = errors(&output);
         assert_eq!(output.status.code(), Some(1), "{refusal}: {said}");
         let expected = format!("error: --save-path {}: cannot be written", save.display());
-        assert!(said.contains(&expected) && said.contains("Input/output error"), "{refusal}: {said}");
+        assert!(
+            said.contains(&expected) && said.contains("Input/output error"),
+            "{refusal}: {said}"
+        );
     }
 }

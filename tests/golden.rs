@@ -1,5 +1,6 @@
-//! The language model against TensorFlow 1.15: every `ptb_*.npz` of tests/fixtures/golden (its README says what is in them), or of the folder
-//! named by GOLDEN, in every rnn mode. They come from the original example's own PTBModel, driven for some steps from given variables.
+//! The language model against TensorFlow 1.15: every `ptb_*.npz` of tests/fixtures/golden (its
+//! README says what is in them), or of the folder named by GOLDEN, in every rnn mode. They come
+//! from the original example's own PTBModel, driven for some steps from given variables.
 
 mod devices;
 mod golden_file;
@@ -52,7 +53,8 @@ fn layers(state: &State, which: usize) -> Tensor {
 fn drive(golden: &Golden, mode: RnnMode, kind: Kind, device: Device, tolerance: f64) {
     let variables = golden.variables(kind, device);
     let model = PtbModel::new(&variables, true, mode);
-    let what = |k: i64, of: &str| format!("{} {mode} {kind:?} {device:?} step {k} {of}", golden.name);
+    let what =
+        |k: i64, of: &str| format!("{} {mode} {kind:?} {device:?} step {k} {of}", golden.name);
     let close = |ours: f64, expected: f64, what: String| {
         let difference = (ours / expected - 1.0).abs();
         assert!(difference < tolerance, "{what}: {ours} instead of {expected}, by {difference:e}");
@@ -69,8 +71,11 @@ fn drive(golden: &Golden, mode: RnnMode, kind: Kind, device: Device, tolerance: 
             what(k, "global norm"),
         );
         let sizes: Vec<Vec<i64>> = variables.trainable().iter().map(|v| v.size()).collect();
-        let dense: Vec<Gradient> =
-            gradients.iter().zip(sizes).map(|(g, size)| Gradient::Dense(g.to_dense(&size))).collect();
+        let dense: Vec<Gradient> = gradients
+            .iter()
+            .zip(sizes)
+            .map(|(g, size)| Gradient::Dense(g.to_dense(&size)))
+            .collect();
         close(
             optimizer::global_norm(&dense).double_value(&[]),
             golden.at("dense_norm", k),
@@ -81,17 +86,33 @@ fn drive(golden: &Golden, mode: RnnMode, kind: Kind, device: Device, tolerance: 
             assert_all_close(&named, &golden.group("grad0"), tolerance, &what(k, "gradient of"));
         }
         for (which, name) in ["final_c", "final_h"].iter().enumerate() {
-            assert_close(&layers(&next, which), &golden.arrays[*name].get(k), tolerance, &what(k, name));
+            assert_close(
+                &layers(&next, which),
+                &golden.arrays[*name].get(k),
+                tolerance,
+                &what(k, name),
+            );
         }
         if masks.is_empty() {
             let step = model.train_step(&x, &y, &state, golden.config.learning_rate).unwrap();
-            close(step.cost.double_value(&[]), cost.double_value(&[]), what(k, "train_step's cost"));
+            close(
+                step.cost.double_value(&[]),
+                cost.double_value(&[]),
+                what(k, "train_step's cost"),
+            );
             state = step.state;
         } else {
-            let scale =
-                optimizer::clip_scale(&optimizer::global_norm(&gradients), golden.config.max_grad_norm);
+            let scale = optimizer::clip_scale(
+                &optimizer::global_norm(&gradients),
+                golden.config.max_grad_norm,
+            );
             let rate = Tensor::from(golden.config.learning_rate).to_kind(kind).to_device(device);
-            Optimizer::GradientDescent.apply_gradients(&variables.trainable(), &gradients, &scale, &rate);
+            Optimizer::GradientDescent.apply_gradients(
+                &variables.trainable(),
+                &gradients,
+                &scale,
+                &rate,
+            );
             state = next;
         }
     }
@@ -105,11 +126,14 @@ fn drive(golden: &Golden, mode: RnnMode, kind: Kind, device: Device, tolerance: 
 
 /// Every file on every device.
 fn everywhere() -> impl Iterator<Item = (Golden, Device)> {
-    devices().iter().flat_map(|&device| Golden::all().into_iter().map(move |golden| (golden, device)))
+    devices()
+        .iter()
+        .flat_map(|&device| Golden::all().into_iter().map(move |golden| (golden, device)))
 }
 
-/// cuDNN's kernels round otherwise than the CPU's, and than its own from one card to the next: on an H100 the embedding's gradient is
-/// 1.2e-5 off in float32. In double precision all is within 1e-5 there too.
+/// cuDNN's kernels round otherwise than the CPU's, and than its own from one card to the next: on
+/// an H100 the embedding's gradient is 1.2e-5 off in float32. In double precision all is within
+/// 1e-5 there too.
 #[test]
 fn float32_over_all_steps_in_all_modes() {
     for (golden, device) in everywhere() {
@@ -130,7 +154,9 @@ fn adam_over_all_steps_in_all_modes() {
     for (golden, &device) in
         goldens.iter().flat_map(|golden| devices().iter().map(move |device| (golden, device)))
     {
-        for (mode, kind) in MODES.into_iter().flat_map(|mode| [(mode, Kind::Float), (mode, Kind::Double)]) {
+        for (mode, kind) in
+            MODES.into_iter().flat_map(|mode| [(mode, Kind::Float), (mode, Kind::Double)])
+        {
             let tolerance = if device.is_cuda() && kind == Kind::Float { 5e-5 } else { 1e-5 };
             let variables = golden.variables(kind, device).with_optimizer(OptimizerType::Adam);
             let model = PtbModel::new(&variables, true, mode);
@@ -171,12 +197,14 @@ fn float64_over_all_steps_in_all_modes() {
     }
 }
 
-/// The three modes agree far below float32's rounding, with dropout and a forget bias too, given the same masks: cost, gradients, state.
+/// The three modes agree far below float32's rounding, with dropout and a forget bias too, given
+/// the same masks: cost, gradients, state.
 #[test]
 fn modes_agree_with_dropout() {
     for (golden, device) in everywhere() {
         let config = Config { keep_prob: 0.5, forget_bias: 1.0, ..golden.config };
-        let variables = PtbVariables::new(&config, CellType::BasicLstm, device, Kind::Double, 0).unwrap();
+        let variables =
+            PtbVariables::new(&config, CellType::BasicLstm, device, Kind::Double, 0).unwrap();
         variables.assign(&golden.group("init")).unwrap();
         let (x, y) = golden.batch(0, device);
         let mut results: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
@@ -233,7 +261,8 @@ fn evaluation_gives_the_training_cost_without_dropout() {
         let (x, y) = golden.batch(0, device);
         for mode in MODES {
             let model = PtbModel::new(&variables, false, mode);
-            let (cost, state) = model.evaluate(&x, &y, &model.zero_state(golden.config.batch_size)).unwrap();
+            let (cost, state) =
+                model.evaluate(&x, &y, &model.zero_state(golden.config.batch_size)).unwrap();
             assert!((cost.double_value(&[]) / golden.at("cost", 0) - 1.0).abs() < 1e-5);
             assert_close(&layers(&state, 0), &golden.arrays["final_c"].get(0), 1e-5, "c");
         }

@@ -34,7 +34,10 @@ const LAUNCHERS: [(&str, &[(&str, &str)]); 5] = [
             ("OMPI_COMM_WORLD_LOCAL_SIZE", "2"),
         ],
     ),
-    ("PMI_SIZE", &[("PMI_RANK", "1"), ("PMI_SIZE", "2"), ("MPI_LOCALRANKID", "1"), ("MPI_LOCALNRANKS", "2")]),
+    (
+        "PMI_SIZE",
+        &[("PMI_RANK", "1"), ("PMI_SIZE", "2"), ("MPI_LOCALRANKID", "1"), ("MPI_LOCALNRANKS", "2")],
+    ),
     (
         "SLURM_STEP_NUM_TASKS",
         &[
@@ -62,7 +65,8 @@ fn refusal(flags: &[&str], environment: &[(&str, &str)]) -> String {
 #[test]
 fn one_worker_is_alone_whatever_the_environment_says() {
     let folder = tempfile::tempdir().unwrap();
-    let nonsense: [&[(&str, &str)]; 2] = [&[("RANK", "one")], &[("RANK", "7"), ("WORLD_SIZE", "2")]];
+    let nonsense: [&[(&str, &str)]; 2] =
+        [&[("RANK", "one")], &[("RANK", "7"), ("WORLD_SIZE", "2")]];
     for (k, environment) in LAUNCHERS.into_iter().map(|(_, set)| set).chain(nonsense).enumerate() {
         for more in [&["--workers", "1"][..], &["--workers=1", "--num_gpus=0"]] {
             let metrics = folder.path().join(format!("{k}.jsonl"));

@@ -136,13 +136,16 @@ fn a_line_of_ten_megabytes() {
 fn texts_of_other_systems() {
     let folder = tempfile::tempdir().unwrap();
     let plain = b" the cat sat \n on the mat \n".repeat(10);
-    let windows =
-        [b"\xef\xbb\xbf".to_vec(), String::from_utf8(plain.clone()).unwrap().replace('\n', "\r\n").into()]
-            .concat();
+    let windows = [
+        b"\xef\xbb\xbf".to_vec(),
+        String::from_utf8(plain.clone()).unwrap().replace('\n', "\r\n").into(),
+    ]
+    .concat();
     let open = plain[..plain.len() - 1].to_vec();
     let read = |name: &str, text: &[u8]| {
         let data = data(&folder.path().join(name), [text, text, text]);
-        let output = train(&data, &["--save-path", folder.path().join(name).join("run").to_str().unwrap()]);
+        let output =
+            train(&data, &["--save-path", folder.path().join(name).join("run").to_str().unwrap()]);
         assert!(output.status.success(), "{name}: {}", words(&output));
         RawData::read(data.to_str().unwrap()).unwrap()
     };
@@ -158,16 +161,18 @@ fn texts_of_other_systems() {
     assert_eq!(words(&open), words(&plain)[..plain.train.tokens.len() - 1]);
 }
 
-/// Words are split where Python's `str.split()` splits them: in the texts, in a prompt, in a scored text.
+/// Words are split where Python's `str.split()` splits them: in the texts, in a prompt, in a scored
+/// text.
 #[test]
 fn words_are_separated_by_python_s_white_space() {
     let folder = tempfile::tempdir().unwrap();
     let plain = " the cat sat \n on the mat \n".repeat(30);
     // All but the newline, which is a word.
-    let spaces: Vec<char> = "\t\u{b}\u{c}\r\u{1c}\u{1d}\u{1e}\u{1f}\u{85}\u{a0}\u{1680}\u{2000}\u{200a}\
+    let spaces: Vec<char> =
+        "\t\u{b}\u{c}\r\u{1c}\u{1d}\u{1e}\u{1f}\u{85}\u{a0}\u{1680}\u{2000}\u{200a}\
                              \u{2028}\u{2029}\u{202f}\u{205f}\u{3000}"
-        .chars()
-        .collect();
+            .chars()
+            .collect();
     let mut next = spaces.iter().cycle();
     let spread = |text: &str, next: &mut dyn Iterator<Item = &char>| -> String {
         text.chars().map(|c| if c == ' ' { *next.next().unwrap() } else { c }).collect()
@@ -188,11 +193,25 @@ fn words_are_separated_by_python_s_white_space() {
     assert!(output.status.success(), "{}", words(&output));
     let stdout = |args: &[&str]| {
         let output = run(args);
-        assert!(output.status.success() && output.stderr.is_empty(), "{args:?}: {}", words(&output));
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{args:?}: {}",
+            words(&output)
+        );
         String::from_utf8(output.stdout).unwrap()
     };
     let generate = |prompt| {
-        stdout(&["generate", "--device", "cpu", "--checkpoint", save, "--words", "5", "--prompt", prompt])
+        stdout(&[
+            "generate",
+            "--device",
+            "cpu",
+            "--checkpoint",
+            save,
+            "--words",
+            "5",
+            "--prompt",
+            prompt,
+        ])
     };
     assert_eq!(generate("the\u{1c}cat\u{85}sat\u{1f}"), generate("the cat sat"));
     for independent in [&[][..], &["--independent"]] {

@@ -1,4 +1,5 @@
-//! What people expect of a command line: --config, --version, completions, colours, help at 80 columns, doctor.
+//! What people expect of a command line: --config, --version, completions, colours, help at 80
+//! columns, doctor.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +15,11 @@ fn tiny() -> Value {
 }
 
 fn run(args: &[&str]) -> Output {
-    Command::new(PROGRAM).args(args).env("OMP_NUM_THREADS", "1").output().expect("the program starts")
+    Command::new(PROGRAM)
+        .args(args)
+        .env("OMP_NUM_THREADS", "1")
+        .output()
+        .expect("the program starts")
 }
 
 fn stdout(output: &Output) -> String {
@@ -36,7 +41,11 @@ fn text(path: &Path) -> &str {
 }
 
 fn metrics(path: &Path) -> Vec<Value> {
-    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    fs::read_to_string(path)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 /// What a run computed: every figure of its metrics but the times.
@@ -94,7 +103,10 @@ fn a_config_file_gives_flags_and_the_command_line_wins() {
     );
     assert_eq!(start["flags"]["checkpoint_every"], "500");
     // One training event, and no evaluation.
-    assert_eq!(figures(&at("from file.jsonl")).iter().filter(|line| line.contains("\"epoch\",")).count(), 1);
+    assert_eq!(
+        figures(&at("from file.jsonl")).iter().filter(|line| line.contains("\"epoch\",")).count(),
+        1
+    );
 
     // Before and after --config, in both spellings, with and without `=`.
     let output = text(&at("wins.jsonl")).to_owned();
@@ -169,7 +181,8 @@ fn the_start_event_repeats_a_run_to_the_last_bit() {
         "--max-epoch",
         "0",
     ];
-    let more = ["--seed", "11", "--log-every", "7", "--init-scale", "0.07", "--save-path", text(&first)];
+    let more =
+        ["--seed", "11", "--log-every", "7", "--init-scale", "0.07", "--save-path", text(&first)];
     fs::write(at("tiny.json"), tiny().to_string()).unwrap();
     let tiny_file = at("tiny.json");
     let base = ["train", "--config", text(&tiny_file)];
@@ -182,7 +195,8 @@ fn the_start_event_repeats_a_run_to_the_last_bit() {
     let whole = fs::read_to_string(&recorded).unwrap();
     fs::write(at("start.json"), whole.lines().next().unwrap()).unwrap();
     fs::write(at("cut.jsonl"), &whole[..whole.len() / 2]).unwrap();
-    for (k, config) in [at("start.json"), recorded.clone(), first.clone(), at("cut.jsonl")].iter().enumerate()
+    for (k, config) in
+        [at("start.json"), recorded.clone(), first.clone(), at("cut.jsonl")].iter().enumerate()
     {
         let again = at(&format!("again {k}"));
         stdout(&run(&["train", "--config", text(config), "--save-path", text(&again)]));
@@ -197,9 +211,18 @@ fn the_start_event_repeats_a_run_to_the_last_bit() {
         }
         start
     };
-    for key in
-        ["model", "config", "cell", "rnn_mode", "precision", "seed", "device", "threads", "data", "versions"]
-    {
+    for key in [
+        "model",
+        "config",
+        "cell",
+        "rnn_mode",
+        "precision",
+        "seed",
+        "device",
+        "threads",
+        "data",
+        "versions",
+    ] {
         assert_eq!(start(&at("again 1"))[key], start(&first)[key], "{key}");
     }
 
@@ -230,7 +253,8 @@ fn flags_without_effect_are_refused_on_the_command_line_alone() {
     let at = |name: &str| folder.path().join(name);
     let (file, first, metrics) = (at("tiny.json"), at("first"), at("metrics.jsonl"));
     fs::write(&file, tiny().to_string()).unwrap();
-    let flags = ["--keep", "3", "--checkpoint-every", "50", "--log-every", "7", "--test-on-interrupt"];
+    let flags =
+        ["--keep", "3", "--checkpoint-every", "50", "--log-every", "7", "--test-on-interrupt"];
     let base = ["train", "--config", text(&file), "--max-steps", "3", "--save-path", text(&first)];
     stdout(&run(&[&base[..], &flags].concat()));
     // Nothing is saved, logged or evaluated now, and the run had one worker.
@@ -291,8 +315,11 @@ fn another_text_in_the_same_place_is_not_the_same_run() {
     write("texts", "");
     write("moved", "");
     let (texts, moved, recorded) = (at("texts"), at("moved"), at("m.jsonl"));
-    let short = ["--model", "test", "--max-steps", "2", "--no-eval", "--device", "cpu", "--metrics"];
-    stdout(&run(&[&["train", "--data-path", text(&texts)], &short[..], &[text(&recorded)]].concat()));
+    let short =
+        ["--model", "test", "--max-steps", "2", "--no-eval", "--device", "cpu", "--metrics"];
+    stdout(&run(
+        &[&["train", "--data-path", text(&texts)], &short[..], &[text(&recorded)]].concat()
+    ));
     let again = at("again.jsonl");
     let repeat = ["train", "--config", text(&recorded), "--metrics", text(&again)];
     stdout(&run(&repeat));
@@ -368,8 +395,10 @@ fn every_shell_has_a_script() {
 fn help_fits_a_terminal_and_no_color_is_honoured() {
     let commands = on_a_terminal("help", "NO_COLOR=1");
     let names = commands.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
-    let names: Vec<&str> =
-        names.take_while(|line| !line.is_empty()).filter_map(|line| line.split_whitespace().next()).collect();
+    let names: Vec<&str> = names
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
     assert!(names.contains(&"train") && names.contains(&"doctor"), "{commands}");
     for name in names.iter().filter(|name| **name != "help") {
         for flag in ["-h", "--help"] {
@@ -377,7 +406,9 @@ fn help_fits_a_terminal_and_no_color_is_honoured() {
             assert!(!plain.contains('\x1b'), "{name}: colours in spite of NO_COLOR");
             assert!(plain.contains("Example"), "{name} {flag} has no example");
             // clap leaves its usage line to the terminal.
-            let long = plain.lines().find(|line| line.chars().count() > 80 && !line.starts_with("Usage: "));
+            let long = plain
+                .lines()
+                .find(|line| line.chars().count() > 80 && !line.starts_with("Usage: "));
             assert_eq!(long, None, "{name} {flag}");
             assert!(
                 on_a_terminal(&format!("{name} {flag}"), "").contains('\x1b'),
@@ -394,10 +425,9 @@ fn help_fits_a_terminal_and_no_color_is_honoured() {
     let flags = "train --data-path sample --model test --device cpu --max-steps 3 --no-eval";
     let bar = on_a_terminal(flags, "NO_COLOR=1");
     // Moving the cursor is not colour; colour ends with `m`.
-    let coloured = bar
-        .split("\x1b[")
-        .skip(1)
-        .any(|code| code.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m'));
+    let coloured = bar.split("\x1b[").skip(1).any(|code| {
+        code.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m')
+    });
     assert!(!coloured, "{bar:?}");
     let error = on_a_terminal("train --no-such-flag", "NO_COLOR=1");
     assert!(error.contains("--no-such-flag") && !error.contains('\x1b'), "{error}");
@@ -415,7 +445,9 @@ fn doctor_says_what_is_here_and_what_is_missing() {
             .expect("the program starts")
     };
     let text = stdout(&doctor(&[]));
-    for name in ["ptb-word-lm", "libtorch", "CPU", "memory", "driver", "GPU", "CUDA", "cuDNN", "data"] {
+    for name in
+        ["ptb-word-lm", "libtorch", "CPU", "memory", "driver", "GPU", "CUDA", "cuDNN", "data"]
+    {
         assert!(text.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}: {text}");
     }
     for words in [
@@ -428,7 +460,10 @@ fn doctor_says_what_is_here_and_what_is_missing() {
         assert!(text.contains(words), "{words}: {text}");
     }
     let here = doctor(&["--data-path", concat!(env!("CARGO_MANIFEST_DIR"), "/data/sample")]);
-    assert!(!stdout(&here).contains("make data"), "nothing is missing from the data that was named");
+    assert!(
+        !stdout(&here).contains("make data"),
+        "nothing is missing from the data that was named"
+    );
 
     let broken = doctor(&["--data-path", "/no/such/folder"]);
     let text = String::from_utf8(broken.stdout).unwrap();

@@ -1,4 +1,5 @@
-//! What the golden files do not show: where dropout is, that the state is carried, that all cells train.
+//! What the golden files do not show: where dropout is, that the state is carried, that all cells
+//! train.
 
 use ptb_word_lm::config::{Config, RnnMode};
 use ptb_word_lm::model::{PtbModel, PtbVariables};
@@ -39,20 +40,24 @@ fn dropout_stands_in_layers_plus_one_places_scaled_and_only_in_training() {
     assert_eq!(masks.len() as i64, CONFIG.num_layers + 1);
     for mask in &masks {
         assert_eq!(mask.size(), [50, 40, CONFIG.hidden_size]);
-        // Each element is dropped or scaled by 1 / keep_prob; of 14,000 about a quarter is kept (five standard deviations: 0.018).
+        // Each element is dropped or scaled by 1 / keep_prob; of 14,000 about a quarter is kept
+        // (five standard deviations: 0.018).
         assert_eq!(largest(&(mask * (mask - 1.0 / CONFIG.keep_prob))), 0.0);
         assert!(
-            (mask.mean(None::<Kind>).double_value(&[]) * CONFIG.keep_prob - CONFIG.keep_prob).abs() < 0.02
+            (mask.mean(None::<Kind>).double_value(&[]) * CONFIG.keep_prob - CONFIG.keep_prob).abs()
+                < 0.02
         );
     }
     assert!(largest(&(&masks[0] - &masks[1])) > 0.0, "the masks are drawn anew for every place");
     assert!(PtbModel::new(&v, false, RnnMode::Cudnn).dropout_masks(50, 40).unwrap().is_empty());
     let without = variables(&Config { keep_prob: 1.0, ..CONFIG }, CellType::BasicLstm);
-    assert!(PtbModel::new(&without, true, RnnMode::Cudnn).dropout_masks(50, 40).unwrap().is_empty());
+    assert!(
+        PtbModel::new(&without, true, RnnMode::Cudnn).dropout_masks(50, 40).unwrap().is_empty()
+    );
 }
 
-/// Each of the L+1 masks acts where it should: with the mask of one place all zero, nothing that comes in below reaches the output,
-/// and the state (the recurrent path) still goes on.
+/// Each of the L+1 masks acts where it should: with the mask of one place all zero, nothing that
+/// comes in below reaches the output, and the state (the recurrent path) still goes on.
 #[test]
 fn each_mask_cuts_the_way_up_and_not_the_recurrent_path() {
     let v = variables(&CONFIG, CellType::BasicLstm);
@@ -92,7 +97,8 @@ fn two_chunks_with_the_state_carried_equal_one_long_one() {
     let config = Config { keep_prob: 1.0, ..CONFIG };
     for cell in CellType::ALL {
         let v = variables(&config, cell);
-        let modes = if cell == CellType::BasicLstm { vec![RnnMode::Block, RnnMode::Cudnn] } else { vec![] };
+        let modes =
+            if cell == CellType::BasicLstm { vec![RnnMode::Block, RnnMode::Cudnn] } else { vec![] };
         for mode in modes.into_iter().chain([RnnMode::Basic]) {
             let model = PtbModel::new(&v, false, mode);
             let (x, y) = (ids(&config, 9), ids(&config, 9));
@@ -103,7 +109,10 @@ fn two_chunks_with_the_state_carried_equal_one_long_one() {
             };
             let (first, state) = piece(0, 4, &zero);
             let (second, state) = piece(4, 5, &state);
-            assert!(largest(&(&first + &second - &whole)) < 1e-12, "{cell} {mode}: the costs add up");
+            assert!(
+                largest(&(&first + &second - &whole)) < 1e-12,
+                "{cell} {mode}: the costs add up"
+            );
             for (carried, whole) in state.iter().zip(&whole_state) {
                 assert!(largest(&(carried - whole)) < 1e-12, "{cell} {mode}: the states are equal");
             }
@@ -113,7 +122,8 @@ fn two_chunks_with_the_state_carried_equal_one_long_one() {
     }
 }
 
-/// The gradient of every cell's model by finite differences of the plain cost: nothing of it is taken on trust from autograd.
+/// The gradient of every cell's model by finite differences of the plain cost: nothing of it is
+/// taken on trust from autograd.
 #[test]
 fn gradients_are_the_slopes_of_the_cost() {
     let config = Config { num_layers: 2, ..CONFIG };
@@ -159,8 +169,9 @@ fn every_cell_learns() {
         let model = PtbModel::new(&v, true, mode);
         let (x, y) = (ids(&config, 6), ids(&config, 6));
         let zero = model.zero_state(config.batch_size);
-        let costs: Vec<f64> =
-            (0..150).map(|_| model.train_step(&x, &y, &zero, 1.0).unwrap().cost.double_value(&[])).collect();
+        let costs: Vec<f64> = (0..150)
+            .map(|_| model.train_step(&x, &y, &zero, 1.0).unwrap().cost.double_value(&[]))
+            .collect();
         assert!(costs[149] < 0.5 * costs[0], "{cell}: {} to {}", costs[0], costs[149]);
     }
 }
@@ -171,7 +182,8 @@ fn train_step_is_clip_then_descend() {
     let (a, b) = (variables(&config, CellType::BasicLstm), variables(&config, CellType::BasicLstm));
     b.assign(&a.to_tensorflow().unwrap()).unwrap();
     let (x, y) = (ids(&config, 6), ids(&config, 6));
-    let (one, other) = (PtbModel::new(&a, true, RnnMode::Cudnn), PtbModel::new(&b, true, RnnMode::Cudnn));
+    let (one, other) =
+        (PtbModel::new(&a, true, RnnMode::Cudnn), PtbModel::new(&b, true, RnnMode::Cudnn));
     let zero = one.zero_state(config.batch_size);
     let step = one.train_step(&x, &y, &zero, 0.5).unwrap();
     let (_, gradients, _) = other.gradients(&x, &y, &zero, &[]).unwrap();
@@ -180,7 +192,8 @@ fn train_step_is_clip_then_descend() {
     assert_eq!(norm, step.global_norm);
     tch::no_grad(|| {
         for (variable, gradient) in b.trainable().into_iter().zip(&clipped) {
-            let Gradient::Dense(dense) = Gradient::Dense(gradient.to_dense(&variable.size())) else {
+            let Gradient::Dense(dense) = Gradient::Dense(gradient.to_dense(&variable.size()))
+            else {
                 unreachable!()
             };
             let _ = variable.shallow_clone().g_sub_(&(dense * 0.5));
@@ -199,7 +212,10 @@ fn assigning_names_what_is_missing_or_misshapen_and_changes_nothing() {
     let kernel = "Model/RNN/multi_rnn_cell/cell_1/basic_lstm_cell/kernel";
     given.insert(kernel.into(), Tensor::zeros([3, 5], (Kind::Float, Device::Cpu)));
     let error = v.assign(&given).unwrap_err().to_string();
-    assert!(error.contains(kernel) && error.contains("[3, 5]") && error.contains("[14, 28]"), "{error}");
+    assert!(
+        error.contains(kernel) && error.contains("[3, 5]") && error.contains("[14, 28]"),
+        "{error}"
+    );
     given.remove(kernel);
     let error = v.assign(&given).unwrap_err().to_string();
     assert!(error.contains(kernel) && error.contains("missing"), "{error}");
@@ -238,7 +254,8 @@ fn a_text_has_the_perplexity_of_word_by_word() {
     // Vocabularies whose logits do and do not fit the cache many rows at a time.
     for (vocab_size, words) in [(23, 2_501), (200_000, 301)] {
         let config = Config { vocab_size, ..CONFIG };
-        let float = PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 2).unwrap();
+        let float =
+            PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 2).unwrap();
         let double = variables(&config, CellType::BasicLstm);
         double.assign(&float.to_tensorflow().unwrap()).unwrap();
         let tokens: Vec<i32> =
@@ -275,16 +292,18 @@ fn in_one_place(double: &PtbVariables, tokens: &[i32], batch_size: usize) -> f64
     (costs / words as f64).exp()
 }
 
-/// A text that is read in several places at once has the perplexity of a single reading, in double precision, whether the model forgets what it
-/// read thousands of words before or never does.
+/// A text that is read in several places at once has the perplexity of a single reading, in double
+/// precision, whether the model forgets what it read thousands of words before or never does.
 #[test]
 fn a_long_text_has_the_perplexity_of_one_reading() {
     let words = 26_004;
     let config = Config { vocab_size: 23, ..CONFIG };
-    let float = PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 2).unwrap();
+    let float =
+        PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 2).unwrap();
     let double = variables(&config, CellType::BasicLstm);
     tch::manual_seed(5);
-    let tokens: Vec<i32> = Tensor::randint(23, [words], (Kind::Int, Device::Cpu)).try_into().unwrap();
+    let tokens: Vec<i32> =
+        Tensor::randint(23, [words], (Kind::Int, Device::Cpu)).try_into().unwrap();
     for forget_bias in [0.0, 30.0] {
         let mut variables = float.to_tensorflow().unwrap();
         for (name, tensor) in variables.iter_mut().filter(|(name, _)| name.ends_with("/bias")) {
@@ -305,7 +324,11 @@ fn a_long_text_has_the_perplexity_of_one_reading() {
         let difference = (halves / whole - 1.0).abs();
         // (With 4 it is near that bound.)
         assert!(
-            if forget_bias == 30.0 { difference > 1e-5 } else { forget_bias > 0.0 || difference < 1e-5 },
+            if forget_bias == 30.0 {
+                difference > 1e-5
+            } else {
+                forget_bias > 0.0 || difference < 1e-5
+            },
             "{difference}"
         );
     }

@@ -1,7 +1,9 @@
-//! The rnn module against TensorFlow: every case of `rnn_cells*.npz`, all unrolls, float32 and float64.
+//! The rnn module against TensorFlow: every case of `rnn_cells*.npz`, all unrolls, float32 and
+//! float64.
 //!
-//! `GOLDEN=folder cargo test --test rnn_golden` reads other files of the same layout (tests/fixtures/golden/README.md);
-//! sizes come from the arrays, cell and unroll from the case's name.
+//! `GOLDEN=folder cargo test --test rnn_golden` reads other files of the same layout
+//! (tests/fixtures/golden/README.md); sizes come from the arrays, cell and unroll from the case's
+//! name.
 
 mod devices;
 
@@ -78,11 +80,14 @@ impl<'a> Spec<'a> {
     }
 
     fn cell(&self, variables: &Variables, scope: &str) -> Result<Box<dyn RnnCell>> {
-        let forget_bias = if self.has("forget1") || self.cell == "bidirectional" { 1.0 } else { 0.0 };
+        let forget_bias =
+            if self.has("forget1") || self.cell == "bidirectional" { 1.0 } else { 0.0 };
         Ok(match self.cell {
             "basic_rnn" => CellType::BasicRnn.build(variables, scope, f64::NAN)?,
             "gru" => CellType::Gru.build(variables, scope, f64::NAN)?,
-            "basic_lstm" | "bidirectional" => CellType::BasicLstm.build(variables, scope, forget_bias)?,
+            "basic_lstm" | "bidirectional" => {
+                CellType::BasicLstm.build(variables, scope, forget_bias)?
+            }
             "lstm_block" => Box::new(LSTMBlockCell::from_variables(variables, scope, forget_bias)?),
             "lstm" => {
                 let projection = variables.get(&format!("{scope}/lstm_cell/projection/kernel"));
@@ -100,7 +105,8 @@ impl<'a> Spec<'a> {
                 let tuple = !self.has("concat");
                 let cell = |variables: &Variables, scope: &str| -> Result<Box<dyn RnnCell>> {
                     let cell = CellType::BasicLstm.build(variables, scope, forget_bias)?;
-                    // As in TensorFlow, the cells' states are concatenated too: the same tensor in the end.
+                    // As in TensorFlow, the cells' states are concatenated too: the same tensor in
+                    // the end.
                     Ok(if tuple { cell } else { Box::new(ConcatState::new(cell)) })
                 };
                 Box::new(MultiRNNCell::from_variables(variables, scope, tuple, cell)?)
@@ -158,8 +164,15 @@ impl<'a> Spec<'a> {
                 (Tensor::cat(&[output_fw, output_bw], 2), states.into())
             }
             "time-major" => {
-                let ((output_fw, output_bw), states) =
-                    bidirectional_dynamic_rnn(fw, bw, &input.transpose(0, 1), lengths, None, None, true)?;
+                let ((output_fw, output_bw), states) = bidirectional_dynamic_rnn(
+                    fw,
+                    bw,
+                    &input.transpose(0, 1),
+                    lengths,
+                    None,
+                    None,
+                    true,
+                )?;
                 (Tensor::cat(&[output_fw, output_bw], 2).transpose(0, 1), states.into())
             }
             unroll => bail!("unknown unroll {unroll}"),
@@ -174,7 +187,8 @@ fn check_case(name: &str, case: &Variables, device: Device) -> Result<()> {
         Some(lengths) => Some(Vec::<i64>::try_from(lengths.to_kind(Kind::Int64))?),
         None => None,
     };
-    let case: Variables = case.iter().map(|(name, t)| (name.clone(), t.to_device(device))).collect();
+    let case: Variables =
+        case.iter().map(|(name, t)| (name.clone(), t.to_device(device))).collect();
     let get = |array: &str| case.get(array).with_context(|| format!("no array {array}"));
     ensure!(!spec.has("seqlen") || lengths.is_some(), "no array seq_len");
 
@@ -186,7 +200,9 @@ fn check_case(name: &str, case: &Variables, device: Device) -> Result<()> {
             let input = leaf(get("input")?);
             let variables: Variables = case
                 .iter()
-                .filter_map(|(array, value)| Some((array.strip_prefix("init/")?.to_string(), leaf(value))))
+                .filter_map(|(array, value)| {
+                    Some((array.strip_prefix("init/")?.to_string(), leaf(value)))
+                })
                 .collect();
             let (output, state) = spec.run(unroll, &variables, &input, lengths.as_deref())?;
             let terms = &output * get("probe")?.to_kind(kind);
@@ -197,7 +213,8 @@ fn check_case(name: &str, case: &Variables, device: Device) -> Result<()> {
             let mut check = |array: &str, found: &Tensor| -> Result<()> {
                 let expected = get(array)?;
                 let scale = match array {
-                    // The loss is a sum of terms of both signs, rounded at their size, not at its own.
+                    // The loss is a sum of terms of both signs, rounded at their size, not at its
+                    // own.
                     "loss" => terms.abs().sum(kind),
                     _ => expected.abs().max(),
                 };
@@ -216,19 +233,29 @@ fn check_case(name: &str, case: &Variables, device: Device) -> Result<()> {
                 check(&format!("grad/{variable}"), &value.grad())?;
             }
             // Nothing of TensorFlow's is left unchecked.
-            let count = |prefix: &str| case.keys().filter(|array| array.starts_with(prefix)).count();
-            ensure!(count("state/") == state.len(), "{} states, expected {}", state.len(), count("state/"));
+            let count =
+                |prefix: &str| case.keys().filter(|array| array.starts_with(prefix)).count();
+            ensure!(
+                count("state/") == state.len(),
+                "{} states, expected {}",
+                state.len(),
+                count("state/")
+            );
             ensure!(count("grad/") == variables.len(), "not every variable has its gradient");
             // Past the end of a sequence output and gradient are zero: exactly.
             for (k, length) in lengths.iter().flatten().enumerate() {
                 for array in [&output, &input.grad()] {
                     let past = array.get(k as i64).slice(0, *length, None, 1);
-                    ensure!(past.count_nonzero(None::<i64>).int64_value(&[]) == 0, "not zero past the end");
+                    ensure!(
+                        past.count_nonzero(None::<i64>).int64_value(&[]) == 0,
+                        "not zero past the end"
+                    );
                 }
             }
             println!("{name} {unroll} {kind:?} {device:?}: within {worst:.1e}");
 
-            // And the unrolls are one loop: the same bits (a GPU's products may differ with the layout of their factors).
+            // And the unrolls are one loop: the same bits (a GPU's products may differ with the
+            // layout of their factors).
             let output = output.detach();
             let first = first_output.get_or_insert_with(|| output.copy());
             let same = if device == Device::Cpu {
@@ -242,9 +269,15 @@ fn check_case(name: &str, case: &Variables, device: Device) -> Result<()> {
     Ok(())
 }
 
-/// The largest difference, relative to `scale`, the size of the numbers; an error if it is too large anywhere.
+/// The largest difference, relative to `scale`, the size of the numbers; an error if it is too
+/// large anywhere.
 fn compare(found: &Tensor, expected: &Tensor, scale: f64) -> Result<f64> {
-    ensure!(found.size() == expected.size(), "shape {:?}, TensorFlow's {:?}", found.size(), expected.size());
+    ensure!(
+        found.size() == expected.size(),
+        "shape {:?}, TensorFlow's {:?}",
+        found.size(),
+        expected.size()
+    );
     let (found, expected) =
         (host(&found.detach()).to_kind(Kind::Double), host(expected).to_kind(Kind::Double));
     let difference = (&found - &expected).abs();
@@ -252,7 +285,8 @@ fn compare(found: &Tensor, expected: &Tensor, scale: f64) -> Result<f64> {
     let relative = if worst == 0.0 { 0.0 } else { worst / scale };
     // A NaN is not within the tolerance either.
     ensure!(relative <= TOLERANCE, "off by {relative:e} of {scale:e}");
-    // Small elements too must be right: to their own 1e-5, but for the rounding of the large ones they are sums of.
+    // Small elements too must be right: to their own 1e-5, but for the rounding of the large ones
+    // they are sums of.
     let allowed = expected.abs() * TOLERANCE + 2e-6 * scale;
     let elementwise = difference.le_tensor(&allowed).all().int64_value(&[]) == 1;
     ensure!(elementwise, "an element is off by more than {TOLERANCE:e} of itself");

@@ -1,4 +1,5 @@
-//! What holds of every cell and unroll, whatever the shapes, lengths, masks and cuts. In float64, gradients included.
+//! What holds of every cell and unroll, whatever the shapes, lengths, masks and cuts. In float64,
+//! gradients included.
 
 use anyhow::Result;
 use proptest::prelude::*;
@@ -54,8 +55,8 @@ fn problem() -> impl Strategy<Value = Problem> {
     let sizes = (1..5i64, 1..8i64, 1..5i64, 1..5i64);
     (cell, sizes, prop::option::of(0.2..1.0), -2.0..2.0, 0..1000u64).prop_flat_map(
         |(cell, (batch, time, input_size, num_units), keep_prob, forget_bias, seed)| {
-            (prop::collection::vec(0..=time, batch as usize), 0..=time).prop_map(move |(lengths, cut)| {
-                Problem {
+            (prop::collection::vec(0..=time, batch as usize), 0..=time).prop_map(
+                move |(lengths, cut)| Problem {
                     cell,
                     batch,
                     time,
@@ -66,8 +67,8 @@ fn problem() -> impl Strategy<Value = Problem> {
                     lengths,
                     cut,
                     seed,
-                }
-            })
+                },
+            )
         },
     )
 }
@@ -96,7 +97,9 @@ impl Problem {
                 add(format!("rnn/{}/{name}", cell.scope()), &shape);
             }
         }
-        for (k, cell, input_size) in [(0, CellType::BasicLstm, input_size), (1, CellType::Gru, num_units)] {
+        for (k, cell, input_size) in
+            [(0, CellType::BasicLstm, input_size), (1, CellType::Gru, num_units)]
+        {
             for (name, shape) in cell.variable_shapes(input_size, num_units) {
                 add(format!("rnn/multi_rnn_cell/cell_{k}/{}/{name}", cell.scope()), &shape);
             }
@@ -124,10 +127,13 @@ impl Problem {
                 };
                 Box::new(LSTMCell::from_variables(variables, "full", options)?)
             }
-            AnyCell::Block => Box::new(LSTMBlockCell::from_variables(variables, "rnn", self.forget_bias)?),
+            AnyCell::Block => {
+                Box::new(LSTMBlockCell::from_variables(variables, "rnn", self.forget_bias)?)
+            }
             AnyCell::Multi(tuple) => {
                 let cell = |variables: &Variables, scope: &str| {
-                    let cell = if scope.ends_with('0') { CellType::BasicLstm } else { CellType::Gru };
+                    let cell =
+                        if scope.ends_with('0') { CellType::BasicLstm } else { CellType::Gru };
                     cell.build(variables, scope, self.forget_bias)
                 };
                 Box::new(MultiRNNCell::from_variables(variables, "rnn", tuple, cell)?)
@@ -137,7 +143,8 @@ impl Problem {
 
     fn cell(&self, variables: &Variables, masks: &Masks) -> Result<Box<dyn RnnCell>> {
         let cell = self.cell_without_dropout(variables)?;
-        let fixed = |masks: &[Tensor]| masks_in_order(masks.iter().map(Tensor::shallow_clone).collect());
+        let fixed =
+            |masks: &[Tensor]| masks_in_order(masks.iter().map(Tensor::shallow_clone).collect());
         Ok(match self.keep_prob {
             Some(_) => Box::new(DropoutWrapper::with_masks(
                 cell,
@@ -157,22 +164,27 @@ impl Problem {
             (0..self.time)
                 .map(|time| {
                     let keep_prob = self.keep_prob.unwrap_or(1.0);
-                    let keep = values(seed + time as u64, &[self.batch, size]).lt(2.0 * keep_prob - 1.0);
+                    let keep =
+                        values(seed + time as u64, &[self.batch, size]).lt(2.0 * keep_prob - 1.0);
                     keep.to_kind(Kind::Double) / keep_prob
                 })
                 .collect()
         };
-        Masks { input: masks(self.seed, self.input_size), output: masks(self.seed + 50, output_size) }
+        Masks {
+            input: masks(self.seed, self.input_size),
+            output: masks(self.seed + 50, output_size),
+        }
     }
 
-    /// Runs `forward(variables, inputs [batch, time, input_size], initial state) -> (outputs [batch, time, size], state)`
-    /// and differentiates a weighted sum of all that comes out.
+    /// Runs `forward(variables, inputs [batch, time, input_size], initial state) -> (outputs
+    /// [batch, time, size], state)` and differentiates a weighted sum of all that comes out.
     fn run<F>(&self, forward: F) -> Result<Outcome>
     where
         F: FnOnce(&Variables, &Tensor, &State) -> Result<(Tensor, State)>,
     {
         let leaf = |x: Tensor| x.set_requires_grad(true);
-        let variables: Variables = self.variables().into_iter().map(|(name, x)| (name, leaf(x))).collect();
+        let variables: Variables =
+            self.variables().into_iter().map(|(name, x)| (name, leaf(x))).collect();
         let inputs = leaf(values(self.seed + 1, &[self.batch, self.time, self.input_size]));
         let sizes = self.cell_without_dropout(&variables)?.state_size();
         let initial: State = (sizes.iter().zip(2..))
@@ -182,7 +194,8 @@ impl Problem {
         let (outputs, state) = forward(&variables, &inputs, &initial)?;
         let mut results = vec![outputs];
         results.extend(state);
-        let weigh = |(x, k): (&Tensor, u64)| (x * values(self.seed + k, &x.size())).sum(Kind::Double);
+        let weigh =
+            |(x, k): (&Tensor, u64)| (x * values(self.seed + k, &x.size())).sum(Kind::Double);
         let loss: Tensor = results.iter().zip(20..).map(weigh).sum();
         loss.backward();
         let leaves = variables.values().chain([&inputs]).chain(&initial);
@@ -203,13 +216,25 @@ struct Outcome {
 
 impl Outcome {
     fn ensure_equals(&self, other: &Outcome) -> Result<()> {
-        for (what, ours, others) in
-            [("result", &self.results, &other.results), ("gradient", &self.gradients, &other.gradients)]
-        {
-            anyhow::ensure!(ours.len() == others.len(), "{} {what}s and {}", ours.len(), others.len());
+        for (what, ours, others) in [
+            ("result", &self.results, &other.results),
+            ("gradient", &self.gradients, &other.gradients),
+        ] {
+            anyhow::ensure!(
+                ours.len() == others.len(),
+                "{} {what}s and {}",
+                ours.len(),
+                others.len()
+            );
             for (k, (a, b)) in ours.iter().zip(others).enumerate() {
-                anyhow::ensure!(a.size() == b.size(), "{what} {k}: {:?} and {:?}", a.size(), b.size());
-                let error = if a.numel() == 0 { 0.0 } else { (a - b).abs().max().double_value(&[]) };
+                anyhow::ensure!(
+                    a.size() == b.size(),
+                    "{what} {k}: {:?} and {:?}",
+                    a.size(),
+                    b.size()
+                );
+                let error =
+                    if a.numel() == 0 { 0.0 } else { (a - b).abs().max().double_value(&[]) };
                 anyhow::ensure!(error <= 1e-10, "{what} {k} differs by {error:e}");
             }
         }
@@ -391,7 +416,8 @@ fn lstms_agree(problem: &Problem) -> Result<()> {
         )
     };
 
-    let basic = of_cell(&|kernel, bias| Ok(Box::new(BasicLSTMCell::new(kernel, bias, forget_bias)?)))?;
+    let basic =
+        of_cell(&|kernel, bias| Ok(Box::new(BasicLSTMCell::new(kernel, bias, forget_bias)?)))?;
     basic.ensure_equals(&of_cell(&|kernel, bias| {
         let variables = BTreeMap::from([
             ("lstm_cell/kernel".to_string(), kernel.shallow_clone()),
@@ -443,7 +469,8 @@ fn cut_anywhere(problem: &Problem) -> Result<()> {
     })?)
 }
 
-/// Runs `forward(example, its masks, its inputs [steps, input_size], its state)` on each example's own steps, alone.
+/// Runs `forward(example, its masks, its inputs [steps, input_size], its state)` on each example's
+/// own steps, alone.
 fn by_example<F>(
     problem: &Problem,
     inputs: &Tensor,
@@ -482,7 +509,8 @@ fn lengths_by_example(problem: &Problem) -> Result<()> {
     batched.ensure_equals(&problem.run(|variables, inputs, state| {
         let size = masks.output[0].size()[1];
         by_example(problem, inputs, state, size, |k, steps, state| {
-            let own = |masks: &[Tensor]| masks.iter().map(|mask| mask.narrow(0, k as i64, 1)).collect();
+            let own =
+                |masks: &[Tensor]| masks.iter().map(|mask| mask.narrow(0, k as i64, 1)).collect();
             let masks = Masks { input: own(&masks.input), output: own(&masks.output) };
             static_rnn(problem.cell(variables, &masks)?.as_ref(), steps, Some(state), None)
         })
@@ -502,15 +530,22 @@ fn bidirectional_by_example(problem: &Problem, with_lengths: bool) -> Result<()>
         let cell = problem.cell_without_dropout(variables)?;
         by_example(problem, inputs, state, size, |_, steps, state| {
             let back_to_front: Vec<_> = steps.iter().rev().map(Tensor::shallow_clone).collect();
-            let (mut outputs, state) = static_rnn(cell.as_ref(), &back_to_front, Some(state), None)?;
+            let (mut outputs, state) =
+                static_rnn(cell.as_ref(), &back_to_front, Some(state), None)?;
             outputs.reverse();
             Ok((outputs, state))
         })
     })?;
     expected.ensure_equals(&problem.run(|variables, inputs, state| {
         let cell = problem.cell_without_dropout(variables)?;
-        let (outputs, _, state_bw) =
-            bidirectional_rnn(cell.as_ref(), cell.as_ref(), &inputs.unbind(1), None, Some(state), lengths)?;
+        let (outputs, _, state_bw) = bidirectional_rnn(
+            cell.as_ref(),
+            cell.as_ref(),
+            &inputs.unbind(1),
+            None,
+            Some(state),
+            lengths,
+        )?;
         Ok((Tensor::stack(&outputs, 1).narrow(2, size, size), state_bw))
     })?)?;
     expected.ensure_equals(&problem.run(|variables, inputs, state| {
@@ -533,8 +568,8 @@ fn saved_state_carries(problem: &Problem) -> Result<()> {
     let masks = problem.masks();
     let variables = problem.variables();
     let cell = problem.cell(&variables, &masks)?;
-    let inputs =
-        values(problem.seed, &[problem.batch, problem.time, problem.input_size]).set_requires_grad(true);
+    let inputs = values(problem.seed, &[problem.batch, problem.time, problem.input_size])
+        .set_requires_grad(true);
     let (expected, expected_state) = dynamic_rnn(cell.as_ref(), &inputs, None, None, false)?;
 
     let cell = problem.cell(&variables, &masks)?;
@@ -546,9 +581,13 @@ fn saved_state_carries(problem: &Problem) -> Result<()> {
     let steps = inputs.unbind(1);
     for steps in [&steps[..problem.cut as usize], &steps[problem.cut as usize..]] {
         if !steps.is_empty() {
-            let (own, state) = static_state_saving_rnn(cell.as_ref(), steps, &mut saver, &names, None)?;
+            let (own, state) =
+                static_state_saving_rnn(cell.as_ref(), steps, &mut saver, &names, None)?;
             outputs.extend(own);
-            anyhow::ensure!(state.iter().all(Tensor::requires_grad), "the returned state is cut off");
+            anyhow::ensure!(
+                state.iter().all(Tensor::requires_grad),
+                "the returned state is cut off"
+            );
         }
     }
     anyhow::ensure!(Tensor::stack(&outputs, 1) == expected, "outputs differ");

@@ -1,5 +1,6 @@
-// Stands in for the part of libtorch_cuda that src/kernels/cuda_graph.cpp looks up, where there is no GPU: each function succeeds, doing nothing, or fails as
-// libtorch's do, with an exception. Compiled and loaded by the tests of src/train_step.rs.
+// Stands in for the part of libtorch_cuda that src/kernels/cuda_graph.cpp looks up, where there is
+// no GPU: each function succeeds, doing nothing, or fails as libtorch's do, with an exception.
+// Compiled and loaded by the tests of src/train_step.rs.
 
 #include <stdexcept>
 #include <string>
@@ -28,7 +29,10 @@ struct CUDAGraph {
 
 CUDAGraph::CUDAGraph(bool) { stage(1, "the constructor"); }
 CUDAGraph::~CUDAGraph() {}
-void CUDAGraph::capture_begin(std::pair<unsigned long long, unsigned long long>, cudaStreamCaptureMode) { stage(2, "capture_begin"); }
+void CUDAGraph::capture_begin(std::pair<unsigned long long, unsigned long long>,
+                              cudaStreamCaptureMode) {
+    stage(2, "capture_begin");
+}
 void CUDAGraph::capture_end() { stage(3, "capture_end"); }
 void CUDAGraph::replay() { stage(4, "replay"); }
 

@@ -1,4 +1,5 @@
-//! What the program is made of: where `unsafe` stands, and that what is fetched is known by its digest.
+//! What the program is made of: where `unsafe` stands, and that what is fetched is known by its
+//! digest.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,8 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The C++ beside src/ and what libtorch and the system have in C: called from these files alone, each time with a word on why it is sound.
+/// The C++ beside src/ and what libtorch and the system have in C: called from these files alone,
+/// each time with a word on why it is sound.
 #[test]
 fn unsafe_stands_in_the_named_files_with_its_reason() {
     let named = |name: &str| {
@@ -36,7 +38,8 @@ fn unsafe_stands_in_the_named_files_with_its_reason() {
         let lines: Vec<&str> = text.lines().collect();
         for (k, line) in lines.iter().enumerate() {
             let code = line.split("//").next().unwrap();
-            if !code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe") {
+            if !code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe")
+            {
                 continue;
             }
             assert!(named(&name), "{name}:{}: unsafe outside of the named files", k + 1);
@@ -71,11 +74,14 @@ fn fetched_packages_are_pinned_by_digest() {
             text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')).collect();
         assert!(requirements.len() > 2, "{list}");
         for line in requirements {
-            let (package, digests) = line.split_once(" --hash").unwrap_or_else(|| panic!("{list}: {line}"));
+            let (package, digests) =
+                line.split_once(" --hash").unwrap_or_else(|| panic!("{list}: {line}"));
             assert!(package.contains("==") && !package.contains('*'), "{list}: {package}");
             for digest in digests.trim().split("--hash") {
-                let digest =
-                    digest.trim().strip_prefix("=sha256:").unwrap_or_else(|| panic!("{list}: {line}"));
+                let digest = digest
+                    .trim()
+                    .strip_prefix("=sha256:")
+                    .unwrap_or_else(|| panic!("{list}: {line}"));
                 assert_eq!(digest.len(), 64, "{list}: {line}");
             }
         }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ptb_word_lm::tf::{
-    Model, Shapes, Variables, canonical, for_original, latest_checkpoint, read, read_checkpoint, read_npz,
-    write_checkpoint, write_npz,
+    Model, Shapes, Variables, canonical, for_original, latest_checkpoint, read, read_checkpoint,
+    read_npz, write_checkpoint, write_npz,
 };
 use tch::{Kind, Tensor};
 
@@ -43,7 +43,10 @@ fn npz_of_numpy_reads() {
     assert_eq!(golden["init/Model/embedding"].kind(), Kind::Float);
     assert_eq!(golden["tokens"].kind(), Kind::Int64);
     assert_eq!(golden["lr"].size(), [0; 0]);
-    assert_eq!(golden["final/Model/RNN/multi_rnn_cell/cell_1/basic_lstm_cell/kernel"].size(), [16, 32]);
+    assert_eq!(
+        golden["final/Model/RNN/multi_rnn_cell/cell_1/basic_lstm_cell/kernel"].size(),
+        [16, 32]
+    );
     assert_eq!(golden["hparams"].int64_value(&[0]), 7);
 }
 
@@ -51,7 +54,9 @@ fn npz_of_numpy_reads() {
 fn npz_round_trip() {
     let mut variables = read_npz(fixture("golden/ptb_clipped.npz")).unwrap();
     let x = Tensor::arange(6, (Kind::Double, tch::Device::Cpu)).reshape([2, 3]) / 7;
-    for (name, kind) in [("a:0", Kind::Double), ("b/c", Kind::Half), ("d", Kind::Int), ("e", Kind::Uint8)] {
+    for (name, kind) in
+        [("a:0", Kind::Double), ("b/c", Kind::Half), ("d", Kind::Int), ("e", Kind::Uint8)]
+    {
         variables.insert(name.into(), x.to_kind(kind));
     }
     variables.insert("transposed".into(), x.tr());
@@ -100,12 +105,19 @@ fn checkpoints_of_tensorflow_2_read() {
     loaded.variables.insert(bfloat16.into(), widened);
     assert_same(&loaded.variables, &values);
     // The description of the objects is a string, and one variable a bool.
-    let skipped: Vec<_> = loaded.skipped.iter().map(|(name, why)| (name.as_str(), why.as_str())).collect();
+    let skipped: Vec<_> =
+        loaded.skipped.iter().map(|(name, why)| (name.as_str(), why.as_str())).collect();
     assert_eq!(
         skipped,
         [
-            ("_CHECKPOINTABLE_OBJECT_GRAPH", "its dtype is DT_STRING, not a float or integer read here"),
-            ("flag/.ATTRIBUTES/VARIABLE_VALUE", "its dtype is DT_BOOL, not a float or integer read here"),
+            (
+                "_CHECKPOINTABLE_OBJECT_GRAPH",
+                "its dtype is DT_STRING, not a float or integer read here"
+            ),
+            (
+                "flag/.ATTRIBUTES/VARIABLE_VALUE",
+                "its dtype is DT_BOOL, not a float or integer read here"
+            ),
         ]
     );
     let (model, _) = canonical(loaded.variables).unwrap();
@@ -214,7 +226,8 @@ fn sharded_checkpoints_of_format_v1_read() {
         assert_same(&read(from.join(path)).unwrap().variables, &values);
     }
     let dir = scratch("sharded_v1");
-    fs::copy(from.join("model.ckpt-5-00001-of-00002"), dir.join("model.ckpt-5-00001-of-00002")).unwrap();
+    fs::copy(from.join("model.ckpt-5-00001-of-00002"), dir.join("model.ckpt-5-00001-of-00002"))
+        .unwrap();
     for path in ["model.ckpt-5", "model.ckpt-5-00001-of-00002"] {
         let error = format!("{:#}", read(dir.join(path)).unwrap_err());
         assert!(error.contains("model.ckpt-5-00000-of-00002"), "{error}");
@@ -228,13 +241,18 @@ fn sharded_checkpoints_of_format_v1_read() {
 #[test]
 fn files_of_other_models_are_listed() {
     for (path, expected) in [
-        ("tf_checkpoint/v1_kinds", vec!["\"float16\" [2, 3]", "\"scalar\" []", "\"bool\" (its dtype"]),
+        (
+            "tf_checkpoint/v1_kinds",
+            vec!["\"float16\" [2, 3]", "\"scalar\" []", "\"bool\" (its dtype"],
+        ),
         ("tf_checkpoint/scalar", vec!["\"global_step\" []"]),
         ("golden/ptb_clipped.npz", vec!["\"init/Model/embedding\" [7, 8]", "\"tokens\" ["]),
     ] {
         let path = fixture(path);
         let error = format!("{:#}", Model::read(&path).unwrap_err());
-        for part in [&[path.to_str().unwrap(), "not a model of the PTB example"], &expected[..]].concat() {
+        for part in
+            [&[path.to_str().unwrap(), "not a model of the PTB example"], &expected[..]].concat()
+        {
             assert!(error.contains(part), "{error} has {part}");
         }
     }
@@ -304,13 +322,19 @@ fn models_of_all_modes_have_the_same_names() {
     let basic = Model::read(&prefix).unwrap();
     let sizes = Shapes { vocab_size: 9, hidden_size: 4, num_layers: 2, cell: "basic_lstm_cell" };
     assert_eq!(basic.shapes, sizes);
-    assert_eq!(basic.notes(), ["Model/global_step: Int64 [] = 3", "Train/Model/Variable: Float [] = 0.5"]);
+    assert_eq!(
+        basic.notes(),
+        ["Model/global_step: Int64 [] = 3", "Train/Model/Variable: Float [] = 0.5"]
+    );
     assert!(basic.variables.iter().all(|(name, tensor)| tensor.equal(&values[name])));
 
     let (prefix, values) = genuine("block");
     let block = Model::read(&prefix).unwrap();
     assert_eq!(block.shapes, sizes);
-    assert_eq!(block.variables.keys().collect::<Vec<_>>(), basic.variables.keys().collect::<Vec<_>>());
+    assert_eq!(
+        block.variables.keys().collect::<Vec<_>>(),
+        basic.variables.keys().collect::<Vec<_>>()
+    );
     let name = "Model/RNN/multi_rnn_cell/cell_1/basic_lstm_cell/kernel";
     assert!(block.variables[name].equal(&values[&name.replace("basic_lstm_cell", "lstm_cell")]));
 
@@ -360,7 +384,10 @@ fn cells_of_2016_have_their_names() {
     let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, tch::Device::Cpu));
     for (cell, variables) in [
         ("basic_lstm_cell", vec![("LSTMCell/W_0", [8, 16].as_slice()), ("LSTMCell/B", &[16])]),
-        ("basic_rnn_cell", vec![("BasicRNNCell/Linear/Matrix", &[8, 4]), ("BasicRNNCell/Linear/Bias", &[4])]),
+        (
+            "basic_rnn_cell",
+            vec![("BasicRNNCell/Linear/Matrix", &[8, 4]), ("BasicRNNCell/Linear/Bias", &[4])],
+        ),
         (
             "gru_cell",
             vec![
@@ -372,7 +399,9 @@ fn cells_of_2016_have_their_names() {
         ),
     ] {
         let mut file = Variables::new();
-        for (name, shape) in [("embedding", [9, 4].as_slice()), ("softmax_w", &[4, 9]), ("softmax_b", &[9])] {
+        for (name, shape) in
+            [("embedding", [9, 4].as_slice()), ("softmax_w", &[4, 9]), ("softmax_b", &[9])]
+        {
             file.insert(format!("model/{name}"), zeros(shape));
         }
         for (name, shape) in variables {
@@ -441,7 +470,8 @@ fn models_under_other_scopes_are_found() {
 #[test]
 fn models_with_other_weights_are_refused() {
     let cell = "Model/RNN/multi_rnn_cell/cell_1/lstm_cell/";
-    let peepholes = ["w_f_diag", "w_i_diag", "w_o_diag"].map(|name| format!("\"{cell}{name}\" [4]"));
+    let peepholes =
+        ["w_f_diag", "w_i_diag", "w_o_diag"].map(|name| format!("\"{cell}{name}\" [4]"));
     let projection = [format!("\"{cell}projection/kernel\" [4, 3]")];
     for (name, expected) in [("peepholes", &peepholes[..]), ("projection", &projection)] {
         let error = format!("{:#}", Model::read(genuine(name).0).unwrap_err());
@@ -466,7 +496,8 @@ fn models_with_other_weights_are_refused() {
         ("model/beta1_power".into(), vec![], false),
         ("discriminator/weights".into(), vec![4, 4], false),
     ] {
-        let mut variables: Variables = values.iter().map(|(k, v)| (k.clone(), v.shallow_clone())).collect();
+        let mut variables: Variables =
+            values.iter().map(|(k, v)| (k.clone(), v.shallow_clone())).collect();
         variables.insert(name.clone(), Tensor::zeros(&shape[..], (Kind::Float, tch::Device::Cpu)));
         match canonical(variables) {
             Ok((_, others)) => assert!(!refused && others.contains_key(&name), "{name}"),
@@ -513,13 +544,21 @@ fn models_that_do_not_fit_are_errors() {
         ("Model/embedding", None, "variable \"Model/embedding\" is missing"),
         ("Model/softmax_b", None, "variable \"Model/softmax_b\" is missing"),
         (kernel, None, "cell_1/basic_lstm_cell/kernel\" is missing"),
-        (kernel, zeros(&[8, 12]), "cell_1/basic_lstm_cell/kernel\": expected shape [8, 16], found [8, 12]"),
+        (
+            kernel,
+            zeros(&[8, 12]),
+            "cell_1/basic_lstm_cell/kernel\": expected shape [8, 16], found [8, 12]",
+        ),
         ("Model/softmax_w", zeros(&[9, 4]), "expected shape [4, 9], found [9, 4]"),
         ("Model/embedding", zeros(&[9]), "expected shape [vocab, hidden], found [9]"),
         ("Model/embedding", zeros(&[9, 0]), "found [9, 0]"),
         ("Model/softmax_b", Some(Tensor::from_slice(&[1i64; 9])), "expected floats, found Int64"),
         (third, zeros(&[16]), "cell_2/basic_lstm_cell/kernel\" is missing"),
-        ("model/embedding", zeros(&[9, 4]), "variables \"Model/embedding\" and \"model/embedding\" are both"),
+        (
+            "model/embedding",
+            zeros(&[9, 4]),
+            "variables \"Model/embedding\" and \"model/embedding\" are both",
+        ),
         (
             "Model/RNN/multi_rnn_cell/cell_0/gru_cell/gates/bias",
             zeros(&[8]),
@@ -536,7 +575,10 @@ fn models_that_do_not_fit_are_errors() {
     let mut variables = read_npz(fixture("tf_checkpoint/cudnn/opaque.npz")).unwrap();
     variables.insert("Model/lstm_params".into(), zeros(&[321]).unwrap());
     let error = format!("{:#}", canonical(variables).unwrap_err());
-    assert!(error.contains("expected shape [num_layers * 160] with 4 hidden units, found [321]"), "{error}");
+    assert!(
+        error.contains("expected shape [num_layers * 160] with 4 hidden units, found [321]"),
+        "{error}"
+    );
 }
 
 /// One tensor of each kind, among them a scalar and an empty one.
@@ -588,7 +630,9 @@ fn checkpoint_round_trip() {
 fn what_is_not_there_is_named() {
     let dir = scratch("what_is_not_there_is_named");
     let (prefix, _) = genuine("adam");
-    for file in ["model.ckpt.index", "model.ckpt.data-00000-of-00003", "model.ckpt.data-00002-of-00003"] {
+    for file in
+        ["model.ckpt.index", "model.ckpt.data-00000-of-00003", "model.ckpt.data-00002-of-00003"]
+    {
         fs::copy(prefix.with_file_name(file), dir.join(file)).unwrap();
     }
     let error = |path: &Path| format!("{:#}", read(path).unwrap_err());
@@ -694,7 +738,8 @@ fn damaged_npz_are_errors() {
             damaged.write_all_at(&[byte ^ 1 << bit], at as u64).unwrap();
             match read_npz(&file) {
                 Ok(read) => {
-                    let same = |(k, v): (&String, &Tensor)| values.get(k).is_none_or(|w| w.equal(v));
+                    let same =
+                        |(k, v): (&String, &Tensor)| values.get(k).is_none_or(|w| w.equal(v));
                     assert!(read.iter().all(same), "byte {at}, bit {bit}");
                 }
                 Err(_) => errors += 1,
@@ -730,7 +775,10 @@ fn tensorflow_restores_what_is_written() {
         ("kinds", all_kinds()),
         ("many", many),
         ("v1", for_original(&Model::read(genuine("v1").0).unwrap().variables, false, 0.5, 3)),
-        ("slices", for_original(&Model::read(genuine("slices").0).unwrap().variables, true, 1.0, 5)),
+        (
+            "slices",
+            for_original(&Model::read(genuine("slices").0).unwrap().variables, true, 1.0, 5),
+        ),
     ] {
         let dir = dir.join(name);
         fs::create_dir_all(&dir).unwrap();
@@ -739,14 +787,14 @@ fn tensorflow_restores_what_is_written() {
         command.arg(dir.join("model.ckpt")).arg(dir.join("values.npz"));
     }
     let output = command.env("PYTHONDONTWRITEBYTECODE", "1").output().expect("TF_PYTHON runs");
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
     assert_eq!(text.matches("variables restored").count(), 6, "{text}");
 }
 
-/// A model of mid-2016's format and names has the perplexity here that TensorFlow computes, over the
-/// sample corpus's test text.
+/// A model of mid-2016's format and names has the perplexity here that TensorFlow computes, over
+/// the sample corpus's test text.
 #[test]
 #[ignore = "needs TensorFlow: TF_PYTHON (make test-tensorflow)"]
 fn tensorflow_evaluates_a_checkpoint_of_2016_as_it_is_here() {
@@ -759,13 +807,15 @@ fn tensorflow_evaluates_a_checkpoint_of_2016_as_it_is_here() {
         assert!(output.status.success(), "{errors}");
         String::from_utf8(output.stdout).unwrap()
     };
-    let run =
-        |args: &[&str]| text(Command::new(env!("CARGO_BIN_EXE_ptb-word-lm")).args(args).current_dir(&dir));
+    let run = |args: &[&str]| {
+        text(Command::new(env!("CARGO_BIN_EXE_ptb-word-lm")).args(args).current_dir(&dir))
+    };
     let perplexity = |text: &str| -> f64 {
         let (_, rest) = text.rsplit_once("Test Perplexity: ").expect("a line with it");
         rest.split_whitespace().next().unwrap().parse().unwrap()
     };
-    let flags = ["--model", "test", "--hidden-size", "16", "--num-layers", "2", "--num-steps", "15"];
+    let flags =
+        ["--model", "test", "--hidden-size", "16", "--num-layers", "2", "--num-steps", "15"];
     let train = ["train", "--data-path", "sample", "--save-path", "run", "--max-steps", "60"];
     run(&[&train[..], &flags, &["--no-eval", "--device", "cpu"]].concat());
     fs::create_dir(dir.join("v1")).unwrap();
@@ -775,12 +825,17 @@ fn tensorflow_evaluates_a_checkpoint_of_2016_as_it_is_here() {
     let there = text(
         Command::new(python)
             .arg(root.join("tests/golden/evaluate.py"))
-            .args([dir.join("v2/model.ckpt"), root.join("data/sample"), dir.join("v1/model.ckpt-60")])
+            .args([
+                dir.join("v2/model.ckpt"),
+                root.join("data/sample"),
+                dir.join("v1/model.ckpt-60"),
+            ])
             .arg("v1"),
     );
     for (path, imported) in [("v1", "folder"), ("v1/model.ckpt-60", "file")] {
         run(&["import", path, "--save-path", imported, "--data-path", "sample", "--model", "test"]);
-        let here = run(&["eval", "--checkpoint", imported, "--data-path", "sample", "--device", "cpu"]);
+        let here =
+            run(&["eval", "--checkpoint", imported, "--data-path", "sample", "--device", "cpu"]);
         let (here, there) = (perplexity(&here), perplexity(&there));
         assert!((here / there - 1.0).abs() < 1e-4, "{here} and {there}");
     }

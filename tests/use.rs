@@ -1,4 +1,5 @@
-//! What people do with a model and with their own text: large corpora, other namings, generating, scoring.
+//! What people do with a model and with their own text: large corpora, other namings, generating,
+//! scoring.
 
 use std::env;
 use std::fs::{self, File};
@@ -96,7 +97,8 @@ fn sample_run() -> (tempfile::TempDir, f64) {
 fn load(save: &Path) -> (PtbVariables, Vocabulary) {
     let checkpoint = Checkpoint::load(save, &mut |n| panic!("{n}")).unwrap();
     let cell = checkpoint.cell().unwrap();
-    let variables = PtbVariables::new(&checkpoint.run.config, cell, Device::Cpu, Kind::Float, 0).unwrap();
+    let variables =
+        PtbVariables::new(&checkpoint.run.config, cell, Device::Cpu, Kind::Float, 0).unwrap();
     variables.assign(&checkpoint.variables).unwrap();
     (variables, checkpoint.vocabulary.unwrap())
 }
@@ -111,9 +113,11 @@ fn log_probs_after(model: &PtbModel, ids: &[i64]) -> Vec<f64> {
 
 /// Scores text with --json: the lines and the total.
 fn score(save: &Path, flags: &[&str], input: &[u8]) -> (Vec<Value>, Value) {
-    let args = [&["score", "--checkpoint", text(save), "--device", "cpu", "--json"], flags].concat();
+    let args =
+        [&["score", "--checkpoint", text(save), "--device", "cpu", "--json"], flags].concat();
     let (out, _) = run(&args, input);
-    let mut objects: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut objects: Vec<Value> =
+        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let total = objects.pop().unwrap();
     assert_eq!(total["event"], "total");
     assert_eq!(total["lines"], objects.len());
@@ -135,12 +139,14 @@ fn peak_memory() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// Writes a text of about so many bytes: words of 2 to 7 letters, 4.4 on average, by Zipf's law. Half of it is one single line.
+/// Writes a text of about so many bytes: words of 2 to 7 letters, 4.4 on average, by Zipf's law.
+/// Half of it is one single line.
 fn write_text(path: &Path, bytes: usize) {
     let mut file = BufWriter::new(File::create(path).unwrap());
     let (mut random, mut written) = (1u64, 0);
     while written < bytes {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let uniform = (random >> 11) as f64 / (1u64 << 53) as f64;
         let rank = 50_000f64.powf(uniform) as u64;
         let end = if written > bytes / 2 && random % 25 == 0 { '\n' } else { ' ' };
@@ -151,7 +157,8 @@ fn write_text(path: &Path, bytes: usize) {
     file.flush().unwrap();
 }
 
-/// 80 MB of text: memory for 4 bytes a token and little more, in a process of its own, since its peak is measured.
+/// 80 MB of text: memory for 4 bytes a token and little more, in a process of its own, since its
+/// peak is measured.
 #[test]
 fn a_large_corpus_takes_memory_for_its_ids_and_not_for_its_text() {
     const FOLDER: &str = "READ_THIS_AND_TELL_THE_PEAK";
@@ -168,12 +175,19 @@ fn a_large_corpus_takes_memory_for_its_ids_and_not_for_its_text() {
         write_text(&folder.path().join(name), 1000);
     }
     let output = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "a_large_corpus_takes_memory_for_its_ids_and_not_for_its_text", "--nocapture"])
+        .args([
+            "--exact",
+            "a_large_corpus_takes_memory_for_its_ids_and_not_for_its_text",
+            "--nocapture",
+        ])
         .env(FOLDER, folder.path())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().find_map(|line| line.strip_prefix("PEAK ")).unwrap_or_else(|| panic!("{text}"));
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("PEAK "))
+        .unwrap_or_else(|| panic!("{text}"));
     let figures: Vec<u64> = line.split(' ').map(|n| n.parse().unwrap()).collect();
     let (tokens, peak) = (figures[0], figures[1]);
     assert!(tokens > 13_000_000, "{tokens}");
@@ -188,7 +202,8 @@ fn generated_words_are_the_ones_that_a_computation_from_scratch_draws() {
     // Not the mode that `generate` uses, and always the whole text anew.
     let model = PtbModel::new(&variables, false, RnnMode::Basic);
     let prompt = "the company said";
-    let base = ["generate", "--checkpoint", text(folder.path()), "--device", "cpu", "--words", "40"];
+    let base =
+        ["generate", "--checkpoint", text(folder.path()), "--device", "cpu", "--words", "40"];
     let whole = Sampling::default();
     for (flags, sampling) in [
         (&["--temperature", "0"][..], Sampling { temperature: 0.0, ..whole }),
@@ -209,7 +224,9 @@ fn generated_words_are_the_ones_that_a_computation_from_scratch_draws() {
                 let log_probs = log_probs_after(&model, &ids);
                 let uniform = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
                 let next = if sampling.temperature == 0.0 {
-                    (0..log_probs.len()).max_by(|&a, &b| log_probs[a].total_cmp(&log_probs[b])).unwrap()
+                    (0..log_probs.len())
+                        .max_by(|&a, &b| log_probs[a].total_cmp(&log_probs[b]))
+                        .unwrap()
                 } else {
                     drawn(&log_probs, sampling, uniform)
                 };
@@ -345,7 +362,8 @@ fn scores_are_the_model_s_log_probabilities() {
     let words = ["the", "company", "said", "it", "has", "<unk>", EOS, EOS, "the", "company"];
     let ids = words.map(|word| i64::from(vocabulary.id(word).unwrap()));
     let (lines, total) = score(save, &["--per-word"], input);
-    let per_word: Vec<&Value> = lines.iter().flat_map(|line| line["per_word"].as_array().unwrap()).collect();
+    let per_word: Vec<&Value> =
+        lines.iter().flat_map(|line| line["per_word"].as_array().unwrap()).collect();
     assert_eq!(per_word.len(), words.len());
     assert_eq!(
         per_word[0],
@@ -367,22 +385,26 @@ fn scores_are_the_model_s_log_probabilities() {
         (&6.into(), &1.into(), &2.into())
     );
 
-    // On its own, a line begins after <eos> with nothing remembered, and its end is scored, newline or not.
+    // On its own, a line begins after <eos> with nothing remembered, and its end is scored, newline
+    // or not.
     let eos = i64::from(vocabulary.id(EOS).unwrap());
     let (lines, total) = score(save, &["--independent"], input);
     assert_eq!(lines[0]["words"], 7);
     let sentence = [eos, ids[8], ids[9], eos];
-    let sum: f64 = (1..4).map(|i| log_probs_after(&model, &sentence[..i])[sentence[i] as usize]).sum();
+    let sum: f64 =
+        (1..4).map(|i| log_probs_after(&model, &sentence[..i])[sentence[i] as usize]).sum();
     close(&lines[2]["log_probability"], sum, 1e-5);
     close(&lines[2]["perplexity"], (-sum / 3.0).exp(), 1e-5);
     assert_eq!((&lines[2]["words"], &total["words"]), (&3.into(), &11.into()));
 
-    // A line longer than what goes through the model at once goes on where the part before it ended.
+    // A line longer than what goes through the model at once goes on where the part before it
+    // ended.
     let long = "the company said it ".repeat(3000);
     let at_9000: Vec<i64> = (0..9001).map(|i| ids[i % 4]).collect();
-    for (flags, words, before) in
-        [(&["--per-word"][..], 11_999, vec![]), (&["--per-word", "--independent"], 12_001, vec![eos])]
-    {
+    for (flags, words, before) in [
+        (&["--per-word"][..], 11_999, vec![]),
+        (&["--per-word", "--independent"], 12_001, vec![eos]),
+    ] {
         let (lines, total) = score(save, flags, long.as_bytes());
         assert_eq!(total["words"], words);
         let context = [&before[..], &at_9000[..9000]].concat();
@@ -402,7 +424,12 @@ fn scores_are_the_model_s_log_probabilities() {
     fails(1, &base, b"a b\nc \xff d\n", &["not UTF-8", "line 2, byte 6"]);
     let latin = save.join("latin.txt");
     fs::write(&latin, b"caf\xe9\n").unwrap();
-    fails(1, &[&base[..], &[text(&latin)]].concat(), b"", &["latin.txt: not UTF-8", "line 1, byte 3"]);
+    fails(
+        1,
+        &[&base[..], &[text(&latin)]].concat(),
+        b"",
+        &["latin.txt: not UTF-8", "line 1, byte 3"],
+    );
     fails(1, &[&base[..], &[text(save)]].concat(), b"", &["is a folder"]);
     fails(1, &[&base[..], &["nowhere.txt"]].concat(), b"", &["nowhere.txt: cannot be read"]);
 }
@@ -414,7 +441,8 @@ fn a_line_is_answered_before_the_next_one_comes() {
     let lines = ["the company said", "it has", "the xyzzy"];
     for flags in [&[][..], &["--independent"]] {
         let args =
-            [&["score", "--checkpoint", text(folder.path()), "--device", "cpu", "--json"], flags].concat();
+            [&["score", "--checkpoint", text(folder.path()), "--device", "cpu", "--json"], flags]
+                .concat();
         let mut child = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
             .args(&args)
             .env("OMP_NUM_THREADS", "1")
@@ -440,10 +468,14 @@ fn a_line_is_answered_before_the_next_one_comes() {
         drop(input);
         assert!(child.wait().unwrap().success());
         // The same numbers as of the whole text.
-        let (expected, _) = score(folder.path(), flags, format!("{}\n", lines.join("\n")).as_bytes());
+        let (expected, _) =
+            score(folder.path(), flags, format!("{}\n", lines.join("\n")).as_bytes());
         for (answer, expected) in answers.iter().zip(&expected) {
             close(&answer["log_probability"], expected["log_probability"].as_f64().unwrap(), 1e-6);
-            assert_eq!((&answer["line"], &answer["words"]), (&expected["line"], &expected["words"]));
+            assert_eq!(
+                (&answer["line"], &answer["words"]),
+                (&expected["line"], &expected["words"])
+            );
         }
     }
 }
@@ -460,15 +492,19 @@ impl Read for Words {
         while self.left > 0 && written + 3 <= buffer.len() {
             self.left -= 1;
             let end = if self.in_lines && self.left.is_multiple_of(20) { b'\n' } else { b' ' };
-            buffer[written..written + 3].copy_from_slice(&[b'w', b'0' + (self.left % 7) as u8, end]);
+            buffer[written..written + 3].copy_from_slice(&[
+                b'w',
+                b'0' + (self.left % 7) as u8,
+                end,
+            ]);
             written += 3;
         }
         Ok(written)
     }
 }
 
-/// Scoring takes the same memory for a text of any length, in a process of its own, since its peak is
-/// measured.
+/// Scoring takes the same memory for a text of any length, in a process of its own, since its peak
+/// is measured.
 #[test]
 fn scoring_takes_no_memory_for_the_text() {
     const IN_LINES: &str = "SCORE_AND_TELL_THE_PEAK";
@@ -476,7 +512,8 @@ fn scoring_takes_no_memory_for_the_text() {
     if let Ok(in_lines) = env::var(IN_LINES) {
         let words = ["w0", "w1", "w2", "w3", "w4", "w5", "w6", EOS];
         let config = Config { vocab_size: 8, hidden_size: 8, num_layers: 1, ..Config::SMALL };
-        let variables = PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 0).unwrap();
+        let variables =
+            PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 0).unwrap();
         let model = PtbModel::new(&variables, false, RnnMode::Cudnn);
         let vocabulary = Vocabulary::from_words(words);
         for independent in [false, true] {
@@ -498,11 +535,16 @@ fn scoring_takes_no_memory_for_the_text() {
     }
     for in_lines in ["true", "false"] {
         let mut test = Command::new(env::current_exe().unwrap());
-        test.args(["--exact", NAME, "--nocapture"]).env(IN_LINES, in_lines).env("OMP_NUM_THREADS", "1");
+        test.args(["--exact", NAME, "--nocapture"])
+            .env(IN_LINES, in_lines)
+            .env("OMP_NUM_THREADS", "1");
         let output = test.output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
-        let peaks: Vec<u64> =
-            text.lines().filter_map(|l| l.strip_prefix("PEAK ")).map(|n| n.parse().unwrap()).collect();
+        let peaks: Vec<u64> = text
+            .lines()
+            .filter_map(|l| l.strip_prefix("PEAK "))
+            .map(|n| n.parse().unwrap())
+            .collect();
         assert_eq!(peaks.len(), 2, "{text} {}", String::from_utf8_lossy(&output.stderr));
         // 400,000 words more are 1.2 MB of text, and 30 MB as words with their scores.
         assert!(peaks.iter().all(|&more| more < 8_000_000), "in lines: {in_lines}: {peaks:?}");
@@ -525,7 +567,12 @@ fn the_perplexity_of_a_bf16_run_is_reproduced_in_bf16() {
     close(&total["perplexity"], perplexity, 1e-6);
     for precision in ["tf32", "fp16"] {
         for command in [&eval[..], &["score", "--checkpoint", text(save), "--device", "cpu"]] {
-            fails(2, &[command, &["--precision", precision]].concat(), b"a\n", &[precision, "needs a GPU"]);
+            fails(
+                2,
+                &[command, &["--precision", precision]].concat(),
+                b"a\n",
+                &[precision, "needs a GPU"],
+            );
         }
     }
 }
@@ -579,5 +626,8 @@ fn ptb_test_text_has_the_perplexity_that_eval_prints() {
     let perplexity = train(save.path(), &["--data-path", &folder, "--max-steps", "300"]);
     let (lines, total) = score(save.path(), &[&format!("{folder}/ptb.test.txt")], b"");
     close(&total["perplexity"], perplexity, 1e-6);
-    assert_eq!((lines.len(), &total["words"], &total["unknown"]), (3761, &82_429.into(), &0.into()));
+    assert_eq!(
+        (lines.len(), &total["words"], &total["unknown"]),
+        (3761, &82_429.into(), &0.into())
+    );
 }

@@ -14,7 +14,11 @@ use tiny::TINY;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ptb-word-lm");
 
 fn run(args: &[&str]) -> Output {
-    Command::new(PROGRAM).args(args).env("OMP_NUM_THREADS", "1").output().expect("the program starts")
+    Command::new(PROGRAM)
+        .args(args)
+        .env("OMP_NUM_THREADS", "1")
+        .output()
+        .expect("the program starts")
 }
 
 fn stdout(output: &Output) -> String {
@@ -95,10 +99,13 @@ fn a_run_s_events_are_its_metrics() {
     assert_eq!(tags.into_iter().collect::<Vec<_>>(), TAGS);
     let metrics = metrics(folder.path());
     let figures = |event: &str, split: &str, key: &str| -> Vec<f32> {
-        let of = metrics.iter().filter(|m| m["event"] == event && (split.is_empty() || m["split"] == split));
+        let of = metrics
+            .iter()
+            .filter(|m| m["event"] == event && (split.is_empty() || m["split"] == split));
         of.map(|m| m[key].as_f64().unwrap() as f32).collect()
     };
-    let values = |tag| of_tag(&scalars, tag).into_iter().map(|(_, value)| value).collect::<Vec<_>>();
+    let values =
+        |tag| of_tag(&scalars, tag).into_iter().map(|(_, value)| value).collect::<Vec<_>>();
     for (tag, event, split, key) in [
         ("Train/Training_Loss", "step", "", "cost"),
         ("Train/Learning_Rate", "step", "", "lr"),
@@ -113,10 +120,12 @@ fn a_run_s_events_are_its_metrics() {
         assert!(!values(tag).is_empty(), "{tag}");
     }
     // A step counts as TensorFlow counts it: done.
-    let steps = of_tag(&scalars, "Train/Training_Loss").into_iter().map(|(step, _)| step as f32 - 1.0);
+    let steps =
+        of_tag(&scalars, "Train/Training_Loss").into_iter().map(|(step, _)| step as f32 - 1.0);
     assert_eq!(steps.collect::<Vec<_>>(), figures("step", "", "global_step"));
     // Costs are of 15 words each.
-    for (loss, perplexity) in values("Valid/Validation_Loss").iter().zip(values("Valid/Perplexity")) {
+    for (loss, perplexity) in values("Valid/Validation_Loss").iter().zip(values("Valid/Perplexity"))
+    {
         assert!((loss / 15.0 - perplexity.ln()).abs() < 1e-4);
     }
     assert!(values("Model/global_step/sec").iter().all(|&rate| rate > 0.0 && rate.is_finite()));
@@ -128,7 +137,8 @@ fn stopped_and_resumed(folder: &Path) -> PathBuf {
     let flags = ["--max-max-epoch", "2", "--log-every", "1", "--save-path", text(&parts)];
     train(&[&flags[..], &["--max-steps", "7", "--no-eval"]].concat());
     let epoch_size = metrics(&parts)[0]["data"]["train"]["tokens"].as_i64().unwrap() / 100 / 15;
-    // Here the run is told of as far as 20, but only the checkpoint of 7 is left, as after a kill; the last record is torn.
+    // Here the run is told of as far as 20, but only the checkpoint of 7 is left, as after a kill;
+    // the last record is torn.
     train(&[&flags[..], &["--max-steps", "20", "--no-eval"]].concat());
     fs::remove_file(parts.join("model-20.safetensors")).unwrap();
     let newest = events::files(&parts).unwrap().pop().unwrap();
@@ -143,7 +153,8 @@ fn stopped_and_resumed(folder: &Path) -> PathBuf {
     parts
 }
 
-/// What TensorBoard does at a `SessionLog`: drop what a killed process had written past where the run goes on.
+/// What TensorBoard does at a `SessionLog`: drop what a killed process had written past where the
+/// run goes on.
 fn without_orphans(folder: &Path, resumed_at: &[i64]) -> Vec<Scalar> {
     let mut kept: Vec<Scalar> = Vec::new();
     let files = events::files(folder).unwrap();
@@ -155,7 +166,10 @@ fn without_orphans(folder: &Path, resumed_at: &[i64]) -> Vec<Scalar> {
     kept
 }
 
-fn assert_whole(parts: &BTreeMap<String, Vec<(i64, f32)>>, whole: &BTreeMap<String, Vec<(i64, f32)>>) {
+fn assert_whole(
+    parts: &BTreeMap<String, Vec<(i64, f32)>>,
+    whole: &BTreeMap<String, Vec<(i64, f32)>>,
+) {
     for tag in TAGS {
         let steps: Vec<i64> = parts[tag].iter().map(|point| point.0).collect();
         assert!(steps.is_sorted_by(|a, b| a < b), "{tag}: {steps:?}");
@@ -165,7 +179,9 @@ fn assert_whole(parts: &BTreeMap<String, Vec<(i64, f32)>>, whole: &BTreeMap<Stri
                 assert_eq!(steps, whole, "{tag}");
             }
             // Told at every stop as well.
-            "Train/Perplexity" => assert!(whole[tag].iter().all(|point| parts[tag].contains(point)), "{tag}"),
+            "Train/Perplexity" => {
+                assert!(whole[tag].iter().all(|point| parts[tag].contains(point)), "{tag}")
+            }
             // With --no-eval no epoch but the last was evaluated.
             "Valid/Perplexity" | "Valid/Validation_Loss" => {
                 assert_eq!(parts[tag].last(), whole[tag].last(), "{tag}")
@@ -193,7 +209,8 @@ fn a_resumed_run_writes_every_step_once() {
     assert_whole(&by_tag(&without_orphans(&parts, &resumed_at)), &by_tag(&scalars(&whole)));
 }
 
-/// TensorBoard's own reader sees the same: tests/golden/events.py. Runs where TF_PYTHON names a Python that has TensorFlow 1.15.
+/// TensorBoard's own reader sees the same: tests/golden/events.py. Runs where TF_PYTHON names a
+/// Python that has TensorFlow 1.15.
 #[test]
 #[ignore = "needs TensorBoard: TF_PYTHON (make test-tensorflow)"]
 fn tensorboard_reads_the_events() {
@@ -204,9 +221,13 @@ fn tensorboard_reads_the_events() {
     train(&["--max-max-epoch", "2", "--log-every", "1", "--save-path", text(&whole)]);
     let read = |path: &Path| -> BTreeMap<String, Vec<(i64, f32)>> {
         let mut command = Command::new(&python);
-        command.arg(repository("tests/golden/events.py")).arg(path).env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+            .arg(repository("tests/golden/events.py"))
+            .arg(path)
+            .env("PYTHONDONTWRITEBYTECODE", "1");
         let output = command.output().expect("TF_PYTHON runs");
-        serde_json::from_str(&stdout(&output)).unwrap_or_else(|e| panic!("{e}: {}", stderr(&output)))
+        serde_json::from_str(&stdout(&output))
+            .unwrap_or_else(|e| panic!("{e}: {}", stderr(&output)))
     };
     let seen = read(&whole);
     assert_eq!(seen.keys().collect::<Vec<_>>(), TAGS.iter().collect::<Vec<_>>());
@@ -223,8 +244,10 @@ fn quiet_leaves_the_final_perplexities() {
     let lines = fs::read_to_string(&file).unwrap().lines().count();
     for flag in ["--quiet", "-q"] {
         let quiet = train(&[&flags[..], &[text(&file), flag]].concat());
-        let last: Vec<&str> =
-            loud.lines().filter(|l| l.starts_with("Epoch: 2 ") && l.contains("Perplexity")).collect();
+        let last: Vec<&str> = loud
+            .lines()
+            .filter(|l| l.starts_with("Epoch: 2 ") && l.contains("Perplexity"))
+            .collect();
         assert_eq!(
             stdout(&quiet).lines().collect::<Vec<_>>(),
             [last, vec![loud.lines().last().unwrap()]].concat()
@@ -239,7 +262,8 @@ fn quiet_leaves_the_final_perplexities() {
 
 /// Runs in a pseudo-terminal of 80 columns; what appears there.
 fn in_a_terminal(args: &[&str], environment: &[(&str, &str)]) -> String {
-    let quoted: Vec<String> = [&[PROGRAM], args].concat().iter().map(|arg| format!("'{arg}'")).collect();
+    let quoted: Vec<String> =
+        [&[PROGRAM], args].concat().iter().map(|arg| format!("'{arg}'")).collect();
     let line = format!("stty cols 80 rows 24; exec {}", quoted.join(" "));
     let mut command = Command::new("script");
     command
@@ -247,7 +271,8 @@ fn in_a_terminal(args: &[&str], environment: &[(&str, &str)]) -> String {
         .env("TERM", "xterm-256color")
         .env("OMP_NUM_THREADS", "1");
     command.env_remove("NO_COLOR").envs(environment.iter().copied());
-    let output = command.stdin(std::process::Stdio::null()).output().expect("script (of util-linux) starts");
+    let output =
+        command.stdin(std::process::Stdio::null()).output().expect("script (of util-linux) starts");
     stdout(&output)
 }
 
@@ -268,7 +293,8 @@ fn drawn(screen: &str) -> Vec<String> {
 
 #[test]
 fn a_terminal_shows_a_bar_and_a_pipe_does_not() {
-    let steps = ["--max-max-epoch", "3", "--hidden-size", "64", "--num-steps", "5", "--batch-size", "20"];
+    let steps =
+        ["--max-max-epoch", "3", "--hidden-size", "64", "--num-steps", "5", "--batch-size", "20"];
     let args = [&TINY[..7], &["--threads", "1"], &steps].concat();
     let screen = in_a_terminal(&args, &[]);
     let drawn = drawn(&screen);
@@ -281,11 +307,15 @@ fn a_terminal_shows_a_bar_and_a_pipe_does_not() {
         }
     }
     assert!(
-        bars.iter().any(|bar| bar.contains("step ")) && bars.iter().any(|bar| bar.contains("evaluating"))
+        bars.iter().any(|bar| bar.contains("step "))
+            && bars.iter().any(|bar| bar.contains("evaluating"))
     );
     // The original's lines stand there whole.
     assert!(drawn.iter().any(|line| line.starts_with("Test Perplexity: ")), "{drawn:?}");
-    assert_eq!(drawn.iter().filter(|line| line.starts_with("Epoch: 3 Valid Perplexity: ")).count(), 1);
+    assert_eq!(
+        drawn.iter().filter(|line| line.starts_with("Epoch: 3 Valid Perplexity: ")).count(),
+        1
+    );
     let dumb = in_a_terminal(&args, &[("TERM", "dumb")]);
     assert!(!dumb.contains('\x1b') && !dumb.contains(" left"), "{dumb:?}");
     let piped = run(&args);
@@ -301,7 +331,8 @@ fn no_color_is_honoured() {
     let bar = [TINY, &["--threads", "1", "--max-steps", "30"]].concat();
     for args in [&["train", "--help"][..], &["train"], &bar] {
         let mut command = Command::new("script");
-        let quoted: Vec<String> = [&[PROGRAM], args].concat().iter().map(|arg| format!("'{arg}'")).collect();
+        let quoted: Vec<String> =
+            [&[PROGRAM], args].concat().iter().map(|arg| format!("'{arg}'")).collect();
         command
             .args(["-q", "-c", &quoted.join(" "), "/dev/null"])
             .env("TERM", "xterm-256color")
@@ -310,7 +341,8 @@ fn no_color_is_honoured() {
         let screen = String::from_utf8_lossy(&output.stdout).into_owned();
         // ESC [ ... m sets colours and weights; others move the cursor.
         let styled = screen.split("\x1b[").skip(1).any(|rest| {
-            rest.find(|c: char| c.is_ascii_alphabetic()).is_some_and(|end| rest[end..].starts_with('m'))
+            rest.find(|c: char| c.is_ascii_alphabetic())
+                .is_some_and(|end| rest[end..].starts_with('m'))
         });
         assert!(!styled, "{screen:?}");
     }
@@ -332,7 +364,8 @@ fn epoch(epoch: i64, split: &str, perplexity: Value) -> Value {
     json!({"event": "epoch", "epoch": epoch, "split": split, "perplexity": perplexity, "complete": true})
 }
 
-/// A comparison in every format: text, Markdown, JSON, SVG, PNG (its pixels), HTML, and what was said on standard error.
+/// A comparison in every format: text, Markdown, JSON, SVG, PNG (its pixels), HTML, and what was
+/// said on standard error.
 struct Compared {
     text: String,
     markdown: String,
@@ -348,15 +381,20 @@ fn compare(folder: &Path, runs: &[&Path]) -> Compared {
     // A folder that is not there yet.
     let at = |name: &str| folder.join("pictures").join(name);
     let (svg, png, html) = (at("curves.svg"), at("curves.PNG"), at("report.html"));
-    let args =
-        [&["compare"], &runs[..], &["--plot", text(&svg), "--plot", text(&png), "--html", text(&html)]]
-            .concat();
+    let args = [
+        &["compare"],
+        &runs[..],
+        &["--plot", text(&svg), "--plot", text(&png), "--html", text(&html)],
+    ]
+    .concat();
     let output = run(&args);
-    let mut reader =
-        png::Decoder::new(std::io::BufReader::new(fs::File::open(&png).unwrap())).read_info().unwrap();
+    let mut reader = png::Decoder::new(std::io::BufReader::new(fs::File::open(&png).unwrap()))
+        .read_info()
+        .unwrap();
     let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
     let info = reader.next_frame(&mut pixels).unwrap();
-    let format = |format: &str| stdout(&run(&[&["compare", "--format", format], &runs[..]].concat()));
+    let format =
+        |format: &str| stdout(&run(&[&["compare", "--format", format], &runs[..]].concat()));
     let compared = Compared {
         text: stdout(&output),
         markdown: format("markdown"),
@@ -378,14 +416,18 @@ fn the_committed_run_is_shown_in_every_format() {
     let folder = tempfile::tempdir().unwrap();
     let results = repository("results/small-cpu.jsonl");
     let c = compare(folder.path(), &[&results]);
-    for cell in ["36.77", "121.53", "117.98", "37.99", "121.39", "115.91", "-3.2%", "+0.1%", "+1.8%"] {
+    for cell in
+        ["36.77", "121.53", "117.98", "37.99", "121.39", "115.91", "-3.2%", "+0.1%", "+1.8%"]
+    {
         for (what, shown) in [("text", &c.text), ("markdown", &c.markdown), ("html", &c.html)] {
             assert!(shown.contains(cell), "{cell} in {what}: {shown}");
         }
     }
     assert!(c.text.lines().all(|line| line.chars().count() <= 80), "{}", c.text);
     assert!(
-        c.markdown.contains("| small-cpu | 13 | 2016 | 36.77 (-3.2%) | 121.53 (+0.1%) | 117.98 (+1.8%) |")
+        c.markdown.contains(
+            "| small-cpu | 13 | 2016 | 36.77 (-3.2%) | 121.53 (+0.1%) | 117.98 (+1.8%) |"
+        )
     );
     let run = &c.json["runs"][0];
     assert_eq!((&run["name"], &run["epochs"]), (&json!("small-cpu"), &json!(13)));
@@ -427,9 +469,10 @@ fn a_torn_metrics_file_is_used_as_far_as_it_is_whole() {
     let lines = [start("small"), epoch(1, "train", json!(268.5)), epoch(1, "valid", json!(179.25))];
     let path = metrics_file(folder.path(), "torn.jsonl", &lines);
     // Within a letter of two bytes, and within a line.
-    for tail in
-        [&b"{\"event\":\"start\",\"data\":{\"path\":\"st\xc3"[..], b"{\"event\":\"epoch\",\"epoch\":2,\"spl"]
-    {
+    for tail in [
+        &b"{\"event\":\"start\",\"data\":{\"path\":\"st\xc3"[..],
+        b"{\"event\":\"epoch\",\"epoch\":2,\"spl",
+    ] {
         let mut bytes = fs::read(&path).unwrap();
         bytes.truncate(bytes.iter().rposition(|&b| b == b'\n').unwrap() + 1);
         bytes.extend(tail);
@@ -498,7 +541,8 @@ fn runs_with_missing_pieces_are_shown() {
     );
     let mut part = epoch(2, "train", json!(150.0));
     part["complete"] = json!(false);
-    let stopped = metrics_file(at, "stopped.jsonl", &[start("small"), epoch(1, "train", json!(270.0)), part]);
+    let stopped =
+        metrics_file(at, "stopped.jsonl", &[start("small"), epoch(1, "train", json!(270.0)), part]);
     let nothing = metrics_file(at, "nothing.jsonl", &[start("medium")]);
     // NaN is null in JSON; a diverged run; epochs and numbers that no run writes.
     let nan = metrics_file(
@@ -536,14 +580,16 @@ fn runs_with_missing_pieces_are_shown() {
         }
     }
     assert!(c.errors.contains("nan.jsonl: 4 lines, the first is line 5"), "{}", c.errors);
-    let row =
-        |name: &str| c.text.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("{}", c.text));
+    let row = |name: &str| {
+        c.text.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("{}", c.text))
+    };
     let cells = |name: &str| row(name).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(cells("stopped "), ["stopped", "1+", "2016", "150.00", "+295%", "-", "-"]);
     assert_eq!(cells("nothing "), ["nothing", "0", "2016", "-", "-", "-"]);
     assert!(row("nan ").contains("nan"), "{}", row("nan "));
-    let of =
-        |name: &str| c.json["runs"].as_array().unwrap().iter().find(|r| r["name"] == name).unwrap().clone();
+    let of = |name: &str| {
+        c.json["runs"].as_array().unwrap().iter().find(|r| r["name"] == name).unwrap().clone()
+    };
     assert_eq!(of("nan")["curve"][0]["train"], Value::Null);
     assert_eq!(
         (of("stopped")["curve"][1]["complete"].clone(), of("stopped")["epochs"].clone()),
@@ -575,7 +621,11 @@ fn runs_of_one_name_are_told_apart() {
 #[test]
 fn wrong_files_are_errors_in_words() {
     let folder = tempfile::tempdir().unwrap();
-    let good = metrics_file(folder.path(), "good.jsonl", &[start("small"), epoch(1, "train", json!(200.0))]);
+    let good = metrics_file(
+        folder.path(),
+        "good.jsonl",
+        &[start("small"), epoch(1, "train", json!(200.0))],
+    );
     let fails = |args: &[&str], code: i32, says: &str| {
         let output = run(&[&["compare"], args].concat());
         assert_eq!(output.status.code(), Some(code), "{args:?}: {}", stderr(&output));

@@ -37,7 +37,8 @@ fn file(name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// Three texts, separated by 0x1c; those that are missing are the first again. A short word costs a hundred bytes in a vocabulary.
+/// Three texts, separated by 0x1c; those that are missing are the first again. A short word costs a
+/// hundred bytes in a vocabulary.
 pub fn reader(data: &[u8]) {
     let mut texts = data.split(|&b| b == 0x1c);
     let train = texts.next().unwrap_or_default();
@@ -51,15 +52,18 @@ pub fn reader(data: &[u8]) {
             let words = data.vocabulary.len() as i32;
             assert!(words > 1);
             for split in [&data.train, &data.valid, &data.test] {
-                assert!(!split.tokens.is_empty() && split.tokens.iter().all(|id| (0..words).contains(id)));
+                assert!(
+                    !split.tokens.is_empty()
+                        && split.tokens.iter().all(|id| (0..words).contains(id))
+                );
             }
             assert_eq!(data.train.dropped, 0);
         }
     });
 }
 
-/// A first byte of 0, then a zip archive; or any other, then an array that is put into one, whose checksums are right. Deflate packs
-/// a thousandfold.
+/// A first byte of 0, then a zip archive; or any other, then an array that is put into one, whose
+/// checksums are right. Deflate packs a thousandfold.
 pub fn npz(data: &[u8]) {
     let Some((&kind, data)) = data.split_first() else { return };
     let path = match kind {
@@ -82,7 +86,8 @@ pub fn npz(data: &[u8]) {
     });
 }
 
-/// Two bytes, the length of the index, then it, then the shard. The index may be packed by snappy, twentyfold.
+/// Two bytes, the length of the index, then it, then the shard. The index may be packed by snappy,
+/// twentyfold.
 pub fn bundle(data: &[u8]) {
     let Some((length, data)) = data.split_first_chunk::<2>() else { return };
     let (index, shard) = data.split_at((u16::from_le_bytes(*length) as usize).min(data.len()));
@@ -119,8 +124,11 @@ pub fn checkpoint(data: &[u8]) {
         let cell = checkpoint.cell().expect("a cell that is known");
         config.validate().expect("a configuration that can be");
         // Small ones, since the fuzzer has no time for others.
-        if config.num_layers * config.hidden_size * (config.vocab_size + 8 * config.hidden_size) < 10_000 {
-            let variables = PtbVariables::new(&config, cell, Device::Cpu, Kind::Float, 0).expect("variables");
+        if config.num_layers * config.hidden_size * (config.vocab_size + 8 * config.hidden_size)
+            < 10_000
+        {
+            let variables =
+                PtbVariables::new(&config, cell, Device::Cpu, Kind::Float, 0).expect("variables");
             let _ = variables.assign(&checkpoint.variables);
         }
     });
@@ -153,7 +161,8 @@ pub fn metrics(data: &[u8]) {
 pub fn config_file(data: &[u8]) {
     let path = file("run.json", data);
     within(data.len(), 256, || {
-        let args = ["ptb-word-lm", "train", "--data-path", "sample", "--config"].map(OsString::from);
+        let args =
+            ["ptb-word-lm", "train", "--data-path", "sample", "--config"].map(OsString::from);
         // Parsed, and not run.
         let _ = cli::parse(args.into_iter().chain([path.into_os_string()]));
     });

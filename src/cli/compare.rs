@@ -70,8 +70,10 @@ fn picture(path: &str) -> Result<PathBuf, String> {
 
 impl CompareArgs {
     pub fn run(self) -> Result<()> {
-        let paths = if self.runs.is_empty() { results::in_folder("results".as_ref())? } else { self.runs };
-        let runs = paths.iter().map(|path| Run::read(path, &mut notice)).collect::<Result<Vec<_>>>()?;
+        let paths =
+            if self.runs.is_empty() { results::in_folder("results".as_ref())? } else { self.runs };
+        let runs =
+            paths.iter().map(|path| Run::read(path, &mut notice)).collect::<Result<Vec<_>>>()?;
         let comparison = Comparison::new(runs)?;
         line(
             match self.format {

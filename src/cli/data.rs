@@ -10,10 +10,16 @@ use super::report::notice;
 use crate::reader::{Limits, NoTexts, Progress, RawData};
 
 /// [`RawData::read_with`]; an error about the folder names the flag.
-pub fn read_with(data_path: &str, limits: Limits, listen: &mut dyn FnMut(Progress)) -> Result<RawData> {
-    RawData::read_with(data_path, limits, listen).map_err(|error| match error.downcast::<NoTexts>() {
-        Ok(error) => flag_error("--data-path")(error.into()),
-        Err(error) => error,
+pub fn read_with(
+    data_path: &str,
+    limits: Limits,
+    listen: &mut dyn FnMut(Progress),
+) -> Result<RawData> {
+    RawData::read_with(data_path, limits, listen).map_err(|error| {
+        match error.downcast::<NoTexts>() {
+            Ok(error) => flag_error("--data-path")(error.into()),
+            Err(error) => error,
+        }
     })
 }
 

@@ -51,7 +51,12 @@ impl DoctorArgs {
     pub fn run(self) -> Result<ExitCode> {
         let cuda = device::load_cuda(); // before any other libtorch call
         let mut findings = Findings::default();
-        line(&format!("{:<12}{}, tch {}", "ptb-word-lm", env!("CARGO_PKG_VERSION"), libtorch::TCH_VERSION));
+        line(&format!(
+            "{:<12}{}, tch {}",
+            "ptb-word-lm",
+            env!("CARGO_PKG_VERSION"),
+            libtorch::TCH_VERSION
+        ));
         look_at_libtorch(&mut findings);
         look_at_processor(&findings);
         look_at_memory(&mut findings);
@@ -75,7 +80,8 @@ impl DoctorArgs {
 
 fn look_at_libtorch(findings: &mut Findings) {
     let (version, built_against) = (libtorch::version(), libtorch::built_against());
-    let folder = libtorch::folder().map_or("an unknown place".into(), |folder| folder.display().to_string());
+    let folder =
+        libtorch::folder().map_or("an unknown place".into(), |folder| folder.display().to_string());
     let made_for =
         libtorch::made_for_cuda().map_or("CPU-only".into(), |cuda| format!("made for CUDA {cuda}"));
     findings.found(
@@ -105,12 +111,15 @@ fn look_at_libtorch(findings: &mut Findings) {
 fn try_training_step(findings: &mut Findings, device: Device, what: &str, remedy: &str) {
     let place = if device == Device::Cpu { "the CPU".into() } else { device::name(device) };
     match training_step(device) {
-        Ok(cost) => {
-            findings.found("", &format!("a training step on {place} gives what it should (cost {cost:.2})"))
-        }
-        Err(error) => {
-            findings.missing(device == Device::Cpu, format!("a {what} that computes: {error:#}"), remedy)
-        }
+        Ok(cost) => findings.found(
+            "",
+            &format!("a training step on {place} gives what it should (cost {cost:.2})"),
+        ),
+        Err(error) => findings.missing(
+            device == Device::Cpu,
+            format!("a {what} that computes: {error:#}"),
+            remedy,
+        ),
     }
 }
 
@@ -122,7 +131,8 @@ fn training_step(device: Device) -> Result<f64> {
     let variables = PtbVariables::new(&config, CellType::BasicLstm, device, Kind::Float, 0)?;
     let model = PtbModel::new(&variables, true, RnnMode::Cudnn);
     let (x, y) = Producer::new(&data.valid, config.batch_size, config.num_steps, device)?.batch(0);
-    let step = model.train_step(&x, &y, &model.zero_state(config.batch_size), config.learning_rate)?;
+    let step =
+        model.train_step(&x, &y, &model.zero_state(config.batch_size), config.learning_rate)?;
     let cost = step.cost.f_double_value(&[])?;
     // An untrained model finds all words about equally likely.
     let expected = config.num_steps as f64 * (config.vocab_size as f64).ln();
@@ -135,16 +145,25 @@ fn training_step(device: Device) -> Result<f64> {
 
 fn look_at_processor(findings: &Findings) {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let value =
-        |key: &str| Some(info.lines().find(|l| l.starts_with(key))?.split_once(':')?.1.trim().to_owned());
+    let value = |key: &str| {
+        Some(info.lines().find(|l| l.starts_with(key))?.split_once(':')?.1.trim().to_owned())
+    };
     let name = value("model name").unwrap_or_else(|| std::env::consts::ARCH.into());
     let flags = value("flags").unwrap_or_default();
-    let sets =
-        [("avx2", "AVX2"), ("avx512f", "AVX-512"), ("avx512_bf16", "AVX-512 bf16"), ("amx_bf16", "AMX bf16")];
-    let sets: Vec<&str> =
-        sets.iter().filter(|(flag, _)| flags.split(' ').any(|f| f == *flag)).map(|(_, name)| *name).collect();
+    let sets = [
+        ("avx2", "AVX2"),
+        ("avx512f", "AVX-512"),
+        ("avx512_bf16", "AVX-512 bf16"),
+        ("amx_bf16", "AMX bf16"),
+    ];
+    let sets: Vec<&str> = sets
+        .iter()
+        .filter(|(flag, _)| flags.split(' ').any(|f| f == *flag))
+        .map(|(_, name)| *name)
+        .collect();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let limit = std::env::var("OMP_NUM_THREADS").map_or(String::new(), |n| format!(" (OMP_NUM_THREADS={n})"));
+    let limit = std::env::var("OMP_NUM_THREADS")
+        .map_or(String::new(), |n| format!(" (OMP_NUM_THREADS={n})"));
     findings.found(
         "CPU",
         &format!(
@@ -163,14 +182,17 @@ fn look_at_memory(findings: &mut Findings) {
         let line = info.lines().find(|line| line.starts_with(key))?;
         Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1e6)
     };
-    let (Some(total), Some(available)) = (gigabytes("MemTotal:"), gigabytes("MemAvailable:")) else {
+    let (Some(total), Some(available)) = (gigabytes("MemTotal:"), gigabytes("MemAvailable:"))
+    else {
         return findings.found("memory", "unknown: there is no /proc/meminfo");
     };
     // In a container there may be less.
-    let limit =
-        fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse::<f64>().ok());
+    let limit = fs::read_to_string("/sys/fs/cgroup/memory.max")
+        .ok()
+        .and_then(|text| text.trim().parse::<f64>().ok());
     let limit = limit.map(|bytes| bytes / 1e9).filter(|&limit| limit < total);
-    let note = limit.map_or(String::new(), |limit| format!("; this container's limit is {limit:.1} GB"));
+    let note =
+        limit.map_or(String::new(), |limit| format!("; this container's limit is {limit:.1} GB"));
     findings.found("memory", &format!("{total:.1} GB, {available:.1} GB of it available{note}"));
     if limit.map_or(available, |limit| limit.min(available)) < 0.5 {
         findings.missing(
@@ -191,13 +213,16 @@ fn look_at_cuda(findings: &mut Findings, cuda: Result<(), String>) {
         .map(|smi| String::from_utf8_lossy(&smi.stdout).into_owned());
     let gpus: Vec<&str> = listed.iter().flat_map(|text| text.lines()).collect();
     let kernel = fs::read_to_string("/proc/driver/nvidia/version").ok();
-    let driver = gpus.first().and_then(|gpu| Some(gpu.rsplit_once(',')?.1.trim().to_owned())).or_else(|| {
-        kernel
-            .as_ref()?
-            .split_whitespace()
-            .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))
-            .map(str::to_owned)
-    });
+    let driver = gpus
+        .first()
+        .and_then(|gpu| Some(gpu.rsplit_once(',')?.1.trim().to_owned()))
+        .or_else(|| {
+            kernel
+                .as_ref()?
+                .split_whitespace()
+                .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))
+                .map(str::to_owned)
+        });
     findings.found(
         "driver",
         &driver.as_ref().map_or("no NVIDIA driver".into(), |driver| format!("NVIDIA {driver}")),
@@ -214,7 +239,9 @@ fn look_at_cuda(findings: &mut Findings, cuda: Result<(), String>) {
         let lines: Vec<String> = gpus
             .iter()
             .enumerate()
-            .map(|(k, gpu)| format!("cuda:{k} {}", gpu.rsplit_once(',').map_or(*gpu, |(name, _)| name)))
+            .map(|(k, gpu)| {
+                format!("cuda:{k} {}", gpu.rsplit_once(',').map_or(*gpu, |(name, _)| name))
+            })
             .collect();
         findings.found("GPU", &lines.join("\n"));
     }
@@ -260,9 +287,9 @@ fn look_at_cuda(findings: &mut Findings, cuda: Result<(), String>) {
 fn on_the_bus() -> bool {
     let devices = fs::read_dir("/sys/bus/pci/devices").into_iter().flatten().flatten();
     let read = |path: &Path, file: &str| fs::read_to_string(path.join(file)).unwrap_or_default();
-    devices
-        .map(|device| device.path())
-        .any(|path| read(&path, "vendor").starts_with("0x10de") && read(&path, "class").starts_with("0x03"))
+    devices.map(|device| device.path()).any(|path| {
+        read(&path, "vendor").starts_with("0x10de") && read(&path, "class").starts_with("0x03")
+    })
 }
 
 fn look_at_data(findings: &mut Findings, asked: Option<String>) {
@@ -271,7 +298,8 @@ fn look_at_data(findings: &mut Findings, asked: Option<String>) {
     let named = asked.or_else(|| std::env::var("DATA").ok().filter(|path| !path.is_empty()));
     let path = named.clone().unwrap_or_else(|| "data/ptb".into());
     let describe = |data: &RawData| {
-        let [train, valid, test] = [&data.train, &data.valid, &data.test].map(|split| split.tokens.len());
+        let [train, valid, test] =
+            [&data.train, &data.valid, &data.test].map(|split| split.tokens.len());
         format!(
             "{train}, {valid} and {test} words to train, validate and test; {} different ones",
             data.vocabulary.len()
@@ -289,13 +317,16 @@ fn look_at_data(findings: &mut Findings, asked: Option<String>) {
             findings.found("data", "no PTB in data/ptb");
             let remedy = "make data (it fetches PTB into data/ptb); if you have it: ptb-word-lm \
                           doctor --data-path DIR";
-            findings.missing(false, "the Penn Treebank, which the published results are about", remedy);
+            findings.missing(
+                false,
+                "the Penn Treebank, which the published results are about",
+                remedy,
+            );
         }
     }
     match RawData::read(SAMPLE) {
-        Ok(data) => {
-            findings.found("", &format!("sample, the corpus inside this program\n{}", describe(&data)))
-        }
+        Ok(data) => findings
+            .found("", &format!("sample, the corpus inside this program\n{}", describe(&data))),
         Err(error) => {
             findings.missing(true, format!("the sample corpus: {error:#}"), "cargo build --release")
         }

@@ -32,8 +32,8 @@ impl EvalArgs {
         let device = self.saved.device()?;
         let paths = self.saved.paths();
         let several = paths.len() > 1;
-        // All are looked at before the first is evaluated. Their weights are loaded again, each in its
-        // turn, as they may not fit in memory together.
+        // All are looked at before the first is evaluated. Their weights are loaded again, each in
+        // its turn, as they may not fit in memory together.
         let mut only = None;
         let mut known: Option<(String, Vocabulary)> = None;
         let mut limits = Limits::default();
@@ -43,12 +43,15 @@ impl EvalArgs {
             rnn_mode(checkpoint.cell().with_context(|| path.here())?, self.rnn_mode)?;
             if let Some(words) = &checkpoint.vocabulary {
                 match &known {
-                    Some((name, others)) => ensure_same_words((name, others), (&path.here(), words))?,
+                    Some((name, others)) => {
+                        ensure_same_words((name, others), (&path.here(), words))?
+                    }
                     None => known = Some((path.here(), words.clone())),
                 }
             }
             limits = if limits.is_none() { checkpoint.run.limits } else { limits };
-            layout.get_or_insert((checkpoint.run.config.batch_size, checkpoint.run.config.num_steps));
+            layout
+                .get_or_insert((checkpoint.run.config.batch_size, checkpoint.run.config.num_steps));
             only = (!several).then_some(checkpoint);
         }
         let precision = self.precision.select(device)?;
@@ -65,7 +68,8 @@ impl EvalArgs {
         for path in &paths {
             let checkpoint = only.take().map_or_else(|| path.open(), Ok)?;
             let mode = rnn_mode(checkpoint.cell()?, self.rnn_mode)?;
-            let config = Config { vocab_size: data.vocabulary.len() as i64, ..checkpoint.run.config };
+            let config =
+                Config { vocab_size: data.vocabulary.len() as i64, ..checkpoint.run.config };
             let variables = path.variables(&checkpoint, &config, device)?;
             drop(checkpoint);
             let model = PtbModel::new(&variables, false, mode).precision(precision);

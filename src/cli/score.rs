@@ -90,7 +90,8 @@ impl ScoreArgs {
         let Saved { vocabulary, variables, mode } = self.saved.load()?;
         let precision = self.precision.select(variables.device())?;
         let model = PtbModel::new(&variables, false, mode).precision(precision);
-        let scorer = Scorer { model: &model, vocabulary: &vocabulary, independent: self.independent };
+        let scorer =
+            Scorer { model: &model, vocabulary: &vocabulary, independent: self.independent };
         let mut out = io::stdout().lock();
         let mut lines = 0;
         let mut words: Vec<Word> = Vec::new();
@@ -129,7 +130,8 @@ impl ScoreArgs {
                              {text}"
                         )?;
                         for word in &words {
-                            let surprise = word.log_probability.map_or("-".into(), |p| format!("{:.3}", -p));
+                            let surprise =
+                                word.log_probability.map_or("-".into(), |p| format!("{:.3}", -p));
                             let unknown = if word.unknown { " (unknown)" } else { "" };
                             writeln!(out, "{surprise:>17}  {}{unknown}", word.word)?;
                         }
@@ -146,7 +148,10 @@ impl ScoreArgs {
                 Some(_) => "scored as <unk>",
                 None => "left out, as the model has no <unk>",
             };
-            notice(&format!("{name}: words not in the model's vocabulary: {}, {what}", total.unknown));
+            notice(&format!(
+                "{name}: words not in the model's vocabulary: {}, {what}",
+                total.unknown
+            ));
         }
         ensure!(
             total.words > 0,
@@ -159,7 +164,11 @@ impl ScoreArgs {
             writeln!(out, "{object}")?;
         } else {
             writeln!(out)?;
-            writeln!(out, "Lines: {lines}, words scored: {}, unknown: {}", total.words, total.unknown)?;
+            writeln!(
+                out,
+                "Lines: {lines}, words scored: {}, unknown: {}",
+                total.words, total.unknown
+            )?;
             writeln!(out, "Log-probability: {:.3}", total.log_probability)?;
             writeln!(out, "Perplexity: {}", perplexity(&total))?;
         }
@@ -170,8 +179,8 @@ impl ScoreArgs {
 /// Milliseconds without input after which somebody may be waiting for an answer.
 const PAUSE: u8 = 50;
 
-/// Standard input. A pause in it is an error of kind `WouldBlock`, once: a line that a person types,
-/// or another program writes, is then scored before the next one comes.
+/// Standard input. A pause in it is an error of kind `WouldBlock`, once: a line that a person
+/// types, or another program writes, is then scored before the next one comes.
 struct StandardInput {
     file: File,
     paused: bool,
@@ -186,7 +195,9 @@ impl StandardInput {
 
 impl Read for StandardInput {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if !self.paused && poll(&mut [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)], PAUSE)? == 0 {
+        if !self.paused
+            && poll(&mut [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)], PAUSE)? == 0
+        {
             self.paused = true;
             return Err(ErrorKind::WouldBlock.into());
         }

@@ -17,7 +17,8 @@ use super::open_save_path;
 use super::report::tensorboard::EventFile;
 use super::report::{Metrics, Reporter, notice};
 use crate::checkpoint::{
-    Checkpoint, Misfit, Progress, RunConfig, SaveFolder, digest_of, ensure_same_run, ensure_same_vocabulary,
+    Checkpoint, Misfit, Progress, RunConfig, SaveFolder, digest_of, ensure_same_run,
+    ensure_same_vocabulary,
 };
 use crate::config::{Config, Model, Precision, RnnMode};
 use crate::device;
@@ -186,7 +187,8 @@ impl TrainArgs {
             let flag = if self.use_fp16 { "--use-fp16: " } else { "" };
             let error = UsageError::from(error);
             UsageError(format!(
-                "{flag}{error}; the CPU has --precision fp32 and, at half the width, --precision bf16"
+                "{flag}{error}; the CPU has --precision fp32 and, at half the width, --precision \
+                 bf16"
             ))
         })?;
         Ok(precision)
@@ -235,8 +237,14 @@ impl Training<'_> {
             .with_optimizer(run.optimizer);
         let input = Input::new(&data, &variables)?;
         let options = self.options();
-        let mut session =
-            Session::new(&variables, &input, &data.vocabulary, run.clone(), options, folder.as_ref());
+        let mut session = Session::new(
+            &variables,
+            &input,
+            &data.vocabulary,
+            run.clone(),
+            options,
+            folder.as_ref(),
+        );
         let resumed_at = self.prepare(&mut session, start)?;
         session.join(self.team)?;
         let reporter = self.record(&data, &run, resumed_at)?;
@@ -268,7 +276,8 @@ impl Training<'_> {
 
     /// Reads the checkpoint that the run resumes from, or else the variables of `--init-from`.
     fn start(&self, folder: Option<&SaveFolder>, run: &RunConfig, data: &RawData) -> Result<Start> {
-        let checkpoint = folder.map(|folder| folder.latest(&mut |text| notice(text))).transpose()?;
+        let checkpoint =
+            folder.map(|folder| folder.latest(&mut |text| notice(text))).transpose()?;
         let Some(checkpoint) = checkpoint.flatten() else {
             let imported = self.imported()?;
             return Ok(imported.map_or(Start::Random, Start::Imported));
@@ -317,7 +326,9 @@ impl Training<'_> {
                 session.resume(&checkpoint).map_err(|error| self.cannot_resume(error))?;
                 let Progress { epoch, step, global_step, .. } = checkpoint.progress;
                 let epoch = epoch + 1;
-                self.say(&format!("resuming at epoch {epoch}, step {step} (global step {global_step})"));
+                self.say(&format!(
+                    "resuming at epoch {epoch}, step {step} (global step {global_step})"
+                ));
                 for difference in checkpoint.made.differences(&session.provenance()) {
                     self.notice(&format!(
                         "{difference}: the run goes on equal to rounding, not to the last bit"
@@ -359,7 +370,9 @@ impl Training<'_> {
             .map(|path| EventFile::create(path, config.num_steps, resumed_at.unwrap_or(0)));
         // A full disk takes the events, not the run.
         let events = events.and_then(|events| {
-            events.inspect_err(|error| notice(&format!("{error:#}; training goes on without them"))).ok()
+            events
+                .inspect_err(|error| notice(&format!("{error:#}; training goes on without them")))
+                .ok()
         });
         let mut reporter =
             Reporter::new(metrics, events, config.max_max_epoch, args.max_steps).quiet(args.quiet);
@@ -457,7 +470,9 @@ impl Training<'_> {
         };
         let Progress { epoch, step, global_step, .. } = at;
         let epoch = epoch + 1;
-        self.notice(&format!("stopped at epoch {epoch}, step {step} (global step {global_step}){saved}"));
+        self.notice(&format!(
+            "stopped at epoch {epoch}, step {step} (global step {global_step}){saved}"
+        ));
         Ok(ExitCode::from(128 + signal as u8))
     }
 

@@ -1,11 +1,12 @@
-// libtorch's c10d, the engine under PyTorch's DistributedDataParallel, which tch does not bind: TCPStore, ProcessGroupGloo, and work in
-// flight. Called from src/distributed/c10d.rs.
+// libtorch's c10d, the engine under PyTorch's DistributedDataParallel, which tch does not bind:
+// TCPStore, ProcessGroupGloo, and work in flight. Called from src/distributed/c10d.rs.
 //
-// No exception leaves these functions: where one fails it returns null, false or -1, and ptb_c10d_error() has the text.
-
-#include <cstdlib>
+// No exception leaves these functions: where one fails it returns null, false or -1, and
+// ptb_c10d_error() has the text.
 
 #include <c10/util/Logging.h>
+
+#include <cstdlib>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -45,10 +46,13 @@ extern "C" {
 // The last failure of the calling thread.
 const char* ptb_c10d_error() { return error.c_str(); }
 
-// A client of the store at host:port; as `server` the store itself, with `listening` >= 0 on that socket, which it takes over.
-StorePtr* ptb_c10d_store(const char* host, uint16_t port, bool server, int listening, int64_t timeout, const char* prefix) {
+// A client of the store at host:port; as `server` the store itself, with `listening` >= 0 on that
+// socket, which it takes over.
+StorePtr* ptb_c10d_store(const char* host, uint16_t port, bool server, int listening,
+                         int64_t timeout, const char* prefix) {
     return guarded<StorePtr*>(nullptr, [&] {
-        // c10d logs a stack trace for every connection that is lost; what matters comes back as an error.
+        // c10d logs a stack trace for every connection that is lost; what matters comes back as an
+        // error.
         if (!std::getenv("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = 2;
         c10d::TCPStoreOptions options;
         options.port = port;
@@ -57,7 +61,8 @@ StorePtr* ptb_c10d_store(const char* host, uint16_t port, bool server, int liste
         options.timeout = milliseconds(timeout);
         if (listening >= 0) options.masterListenFd = listening;
         StorePtr store = c10::make_intrusive<c10d::TCPStore>(host, options);
-        return new StorePtr(*prefix ? StorePtr(c10::make_intrusive<c10d::PrefixStore>(prefix, store)) : store);
+        return new StorePtr(
+            *prefix ? StorePtr(c10::make_intrusive<c10d::PrefixStore>(prefix, store)) : store);
     });
 }
 
@@ -70,7 +75,8 @@ bool ptb_c10d_set(StorePtr* store, const char* key, const char* value) {
     return guarded(false, [&] { return (*store)->set(key, std::string(value)), true; });
 }
 
-// The value's length, or -1; the value itself as far as `room` goes. Waits for the key as long as the store's time-out.
+// The value's length, or -1; the value itself as far as `room` goes. Waits for the key as long as
+// the store's time-out.
 int64_t ptb_c10d_get(StorePtr* store, const char* key, uint8_t* value, int64_t room) {
     return guarded<int64_t>(-1, [&] {
         const std::vector<uint8_t> got = (*store)->get(key);
@@ -79,14 +85,18 @@ int64_t ptb_c10d_get(StorePtr* store, const char* key, uint8_t* value, int64_t r
     });
 }
 
-// All ranks must call it. `host` or `interface` is where this machine is reached by the others; both empty: by its own name.
-GroupPtr* ptb_c10d_gloo(StorePtr* store, int rank, int size, int64_t timeout, const char* host, const char* interface) {
+// All ranks must call it. `host` or `interface` is where this machine is reached by the others;
+// both empty: by its own name.
+GroupPtr* ptb_c10d_gloo(StorePtr* store, int rank, int size, int64_t timeout, const char* host,
+                        const char* interface) {
     return guarded<GroupPtr*>(nullptr, [&] {
         auto options = c10d::ProcessGroupGloo::Options::create(milliseconds(timeout));
-        options->devices.push_back(*interface ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
-                                   : *host    ? c10d::ProcessGroupGloo::createDeviceForHostname(host)
-                                              : c10d::ProcessGroupGloo::createDefaultDevice());
-        return new GroupPtr(c10::make_intrusive<c10d::ProcessGroupGloo>(*store, rank, size, options));
+        options->devices.push_back(
+            *interface ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
+            : *host    ? c10d::ProcessGroupGloo::createDeviceForHostname(host)
+                       : c10d::ProcessGroupGloo::createDefaultDevice());
+        return new GroupPtr(
+            c10::make_intrusive<c10d::ProcessGroupGloo>(*store, rank, size, options));
     });
 }
 
@@ -128,7 +138,11 @@ bool ptb_c10d_wait(WorkPtr* work) {
     return guarded(false, [&] { return (*owned)->wait(); });
 }
 
-void ptb_c10d_free_store(StorePtr* store) { guarded(0, [&] { return delete store, 0; }); }
-void ptb_c10d_free_group(GroupPtr* group) { guarded(0, [&] { return delete group, 0; }); }
+void ptb_c10d_free_store(StorePtr* store) {
+    guarded(0, [&] { return delete store, 0; });
+}
+void ptb_c10d_free_group(GroupPtr* group) {
+    guarded(0, [&] { return delete group, 0; });
+}
 
 }  // extern "C"

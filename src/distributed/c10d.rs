@@ -1,4 +1,5 @@
-//! The safe side of c10d.cpp: the store where workers meet, the group in which they compute, and the watch that tells which worker is lost.
+//! The safe side of c10d.cpp: the store where workers meet, the group in which they compute, and
+//! the watch that tells which worker is lost.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::net::{TcpListener, UdpSocket};
@@ -15,7 +16,8 @@ use torch_sys::C_tensor;
 
 use super::{Pending, Place, Team};
 
-/// How often a worker shows that it is alive, and for how long it may be silent before it is held for lost.
+/// How often a worker shows that it is alive, and for how long it may be silent before it is held
+/// for lost.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_millis(3500);
 
@@ -40,9 +42,17 @@ unsafe extern "C" {
         host: *const c_char,
         interface: *const c_char,
     ) -> *mut c_void;
-    fn ptb_c10d_all_reduce(group: *mut c_void, tensor: *const C_tensor, largest: bool) -> *mut c_void;
+    fn ptb_c10d_all_reduce(
+        group: *mut c_void,
+        tensor: *const C_tensor,
+        largest: bool,
+    ) -> *mut c_void;
     fn ptb_c10d_broadcast(group: *mut c_void, tensor: *const C_tensor, root: i64) -> *mut c_void;
-    fn ptb_c10d_all_gather(group: *mut c_void, all: *const C_tensor, own: *const C_tensor) -> *mut c_void;
+    fn ptb_c10d_all_gather(
+        group: *mut c_void,
+        all: *const C_tensor,
+        own: *const C_tensor,
+    ) -> *mut c_void;
     fn ptb_c10d_barrier(group: *mut c_void) -> *mut c_void;
     fn ptb_c10d_wait(work: *mut c_void) -> bool;
     fn ptb_c10d_free_store(store: *mut c_void);
@@ -57,7 +67,9 @@ fn last_error() -> anyhow::Error {
     // Gloo begins with a place in its source: [/pytorch/third_party/...:78]
     anyhow!(
         "{}",
-        text.strip_prefix("[/").and_then(|rest| rest.split_once("] ")).map_or(text, |(_, rest)| rest)
+        text.strip_prefix("[/")
+            .and_then(|rest| rest.split_once("] "))
+            .map_or(text, |(_, rest)| rest)
     )
 }
 
@@ -94,11 +106,19 @@ impl Store {
     /// A connection to the store at a place, which worker 0 keeps unless the launcher does.
     fn connect(place: &Place, serve: bool, timeout: Duration) -> Result<Self> {
         let host = CString::new(place.host.as_str())?;
-        // A launcher's store lives on when it starts the workers anew: the new ones may not read the old ones' keys.
+        // A launcher's store lives on when it starts the workers anew: the new ones may not read
+        // the old ones' keys.
         let prefix = CString::new(format!("ptb-word-lm/{}", place.restart))?;
         // SAFETY: the strings outlive the call.
         let store = unsafe {
-            ptb_c10d_store(host.as_ptr(), place.port, serve, -1, milliseconds(timeout), prefix.as_ptr())
+            ptb_c10d_store(
+                host.as_ptr(),
+                place.port,
+                serve,
+                -1,
+                milliseconds(timeout),
+                prefix.as_ptr(),
+            )
         };
         Ok(Store(made(store)?))
     }
@@ -208,7 +228,8 @@ impl Watch {
         }
         if known.answered.elapsed() > SILENCE + HEARTBEAT {
             return Some(format!(
-                "{keeper}, which keeps the store at {at}, has not answered for {:.0} s: it was stopped, or cannot be reached",
+                "{keeper}, which keeps the store at {at}, has not answered for {:.0} s: it was \
+                 stopped, or cannot be reached",
                 known.answered.elapsed().as_secs_f64()
             ));
         }
@@ -226,12 +247,14 @@ impl Watch {
         })
     }
 
-    /// Says why an operation failed. The silence of a worker that has just died shows after some seconds only.
+    /// Says why an operation failed. The silence of a worker that has just died shows after some
+    /// seconds only.
     fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         let end = Instant::now() + SILENCE + 3 * HEARTBEAT;
         loop {
-            let unknown =
-                || format!("a worker does not take part any more, though all {} are alive", self.size);
+            let unknown = || {
+                format!("a worker does not take part any more, though all {} are alive", self.size)
+            };
             if let Some(culprit) = self.culprit().or_else(|| (Instant::now() > end).then(unknown)) {
                 return WorkerLost(format!(
                     "{culprit}. The run ends here; its checkpoints are whole, and the same command \
@@ -249,7 +272,8 @@ impl Watch {
 #[error("{0}")]
 pub struct WorkerLost(String);
 
-/// c10d's process group, one per worker: Gloo for what lies on the CPU, and where the model is on a GPU NCCL for what lies there.
+/// c10d's process group, one per worker: Gloo for what lies on the CPU, and where the model is on a
+/// GPU NCCL for what lies there.
 pub struct ProcessGroup {
     rank: i64,
     size: i64,
@@ -266,17 +290,27 @@ impl ProcessGroup {
     /// Joins the other workers; returns when all have come.
     ///
     /// # Errors
-    /// A worker that has not come within `timeout`, by its rank; a store that cannot be reached; a GPU and no NCCL.
+    /// A worker that has not come within `timeout`, by its rank; a store that cannot be reached; a
+    /// GPU and no NCCL.
     pub fn join(place: &Place, device: Device, timeout: Duration) -> Result<Self> {
         let (rank, size) = (place.rank, place.size);
         let at = format!("{}:{}", place.host, place.port);
         let serves = rank == 0 && !place.agent_store;
         let who = if place.agent_store { "the launcher" } else { "rank 0" };
         let store = Store::connect(place, serves, timeout).with_context(|| match serves {
-            true => format!("the workers' meeting place at {at} (MASTER_ADDR:MASTER_PORT) cannot be opened"),
-            false => format!("the workers' meeting place at {at} (MASTER_ADDR:MASTER_PORT), which {who} keeps, cannot be reached"),
+            true => format!(
+                "the workers' meeting place at {at} (MASTER_ADDR:MASTER_PORT) cannot \
+                             be opened"
+            ),
+            false => format!(
+                "the workers' meeting place at {at} (MASTER_ADDR:MASTER_PORT), \
+                              which {who} keeps, cannot be reached"
+            ),
         })?;
-        ensure!(store.add(&format!("here/{rank}"), 1)? == 1, "there are two workers of rank {rank} at {at}");
+        ensure!(
+            store.add(&format!("here/{rank}"), 1)? == 1,
+            "there are two workers of rank {rank} at {at}"
+        );
         let now = Instant::now();
         let watch = Arc::new(Watch {
             rank,
@@ -291,9 +325,11 @@ impl ProcessGroup {
         });
         let thread = Some(watch_thread(watch.clone(), Store::connect(place, false, timeout)?)?);
         let (gloo, failed) = (NonNull::dangling(), true);
-        // Already whole, so that a failure from here on is told to the others; `failed` keeps `gloo` from being freed.
+        // Already whole, so that a failure from here on is told to the others; `failed` keeps
+        // `gloo` from being freed.
         let mut group = ProcessGroup { rank, size, gloo, nccl: None, store, watch, thread, failed };
-        let joined = group.wait_for_all(timeout).and_then(|()| group.make_groups(place, device, timeout));
+        let joined =
+            group.wait_for_all(timeout).and_then(|()| group.make_groups(place, device, timeout));
         if let Err(error) = joined {
             group.tell_failure(&error);
             return Err(error);
@@ -308,7 +344,11 @@ impl ProcessGroup {
         loop {
             let mut still = Vec::new();
             for &rank in &missing {
-                if self.store.add(&format!("here/{rank}"), 0).map_err(|error| self.watch.explain(error))? == 0
+                if self
+                    .store
+                    .add(&format!("here/{rank}"), 0)
+                    .map_err(|error| self.watch.explain(error))?
+                    == 0
                 {
                     still.push(rank);
                 }
@@ -342,10 +382,18 @@ impl ProcessGroup {
         // SAFETY: the store and the strings outlive the call.
         let gloo = unsafe {
             let store = self.store.0.as_ptr();
-            ptb_c10d_gloo(store, rank, size, milliseconds(timeout), host.as_ptr(), interface.as_ptr())
+            ptb_c10d_gloo(
+                store,
+                rank,
+                size,
+                milliseconds(timeout),
+                host.as_ptr(),
+                interface.as_ptr(),
+            )
         };
-        self.gloo = made(gloo)
-            .map_err(|error| self.watch.explain(error.context("the workers cannot connect to each other")))?;
+        self.gloo = made(gloo).map_err(|error| {
+            self.watch.explain(error.context("the workers cannot connect to each other"))
+        })?;
         if let Device::Cuda(_) = device {
             self.nccl = Some(nccl::group(self.store.0, rank, size, milliseconds(timeout))?);
         }
@@ -368,7 +416,11 @@ impl ProcessGroup {
         let watch = self.watch.clone();
         Ok(Pending::new(move || {
             // SAFETY: waited for once, which frees it.
-            if unsafe { ptb_c10d_wait(work.as_ptr()) } { Ok(()) } else { Err(watch.explain(last_error())) }
+            if unsafe { ptb_c10d_wait(work.as_ptr()) } {
+                Ok(())
+            } else {
+                Err(watch.explain(last_error()))
+            }
         }))
     }
 
@@ -387,8 +439,8 @@ impl ProcessGroup {
         self.pending(unsafe { ptb_c10d_barrier(self.gloo.as_ptr()) })?.wait()
     }
 
-    /// Tells the others why this worker ends, unless it ends for another's sake; and lets everything lie as it is, since work that will
-    /// never be done cannot be cleared away.
+    /// Tells the others why this worker ends, unless it ends for another's sake; and lets
+    /// everything lie as it is, since work that will never be done cannot be cleared away.
     pub fn tell_failure(&mut self, error: &anyhow::Error) {
         self.failed = true;
         if error.is::<WorkerLost>() {
@@ -488,29 +540,39 @@ fn watch_thread(watch: Arc<Watch>, store: Store) -> Result<(Sender<()>, JoinHand
     Ok((end, thread))
 }
 
-/// The address of this machine by which it reaches the meeting place: there the others reach it. (Its own name often leads to 127.0.1.1.)
+/// The address of this machine by which it reaches the meeting place: there the others reach it.
+/// (Its own name often leads to 127.0.1.1.)
 fn own_address(place: &Place) -> Option<String> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     // Nothing is sent: the system only looks up the way.
     socket
         .connect((place.host.as_str(), place.port))
-        .or_else(|_| UdpSocket::bind("[::]:0").and_then(|v6| v6.connect((place.host.as_str(), place.port))))
+        .or_else(|_| {
+            UdpSocket::bind("[::]:0").and_then(|v6| v6.connect((place.host.as_str(), place.port)))
+        })
         .ok()?;
     Some(socket.local_addr().ok()?.ip().to_string())
 }
 
-/// NCCL's group, in a shared object of its own (nccl.cpp says why), which travels inside the program.
+/// NCCL's group, in a shared object of its own (nccl.cpp says why), which travels inside the
+/// program.
 mod nccl {
     use super::*;
 
     #[cfg(ptb_nccl)]
-    pub fn group(store: NonNull<c_void>, rank: c_int, size: c_int, timeout: i64) -> Result<NonNull<c_void>> {
+    pub fn group(
+        store: NonNull<c_void>,
+        rank: c_int,
+        size: c_int,
+        timeout: i64,
+    ) -> Result<NonNull<c_void>> {
         use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
         use std::io::Write;
         use std::os::fd::FromRawFd;
 
         static DOOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libptb_nccl.so"));
-        type Make = unsafe extern "C" fn(*mut c_void, c_int, c_int, i64, *mut c_char, usize) -> *mut c_void;
+        type Make =
+            unsafe extern "C" fn(*mut c_void, c_int, c_int, i64, *mut c_char, usize) -> *mut c_void;
         // SAFETY: a new file in memory, which is this function's own.
         let mut file = unsafe {
             let fd = libc::memfd_create(c"ptb_nccl".as_ptr(), libc::MFD_CLOEXEC);
@@ -518,20 +580,26 @@ mod nccl {
             (std::fs::File::from_raw_fd(fd), fd)
         };
         file.0.write_all(DOOR)?;
-        // SAFETY: it is what build.rs compiled from nccl.cpp, and stays loaded until the process ends.
+        // SAFETY: it is what build.rs compiled from nccl.cpp, and stays loaded until the process
+        // ends.
         let make: Make = unsafe {
-            let door = Library::open(Some(format!("/proc/self/fd/{}", file.1)), RTLD_NOW | RTLD_LOCAL)
-                .context("NCCL's part of c10d cannot be loaded")?;
+            let door =
+                Library::open(Some(format!("/proc/self/fd/{}", file.1)), RTLD_NOW | RTLD_LOCAL)
+                    .context("NCCL's part of c10d cannot be loaded")?;
             let make = *door.get(b"ptb_c10d_nccl\0")?;
             std::mem::forget(door);
             make
         };
         let mut text = [0u8; 4096];
         // SAFETY: the store is alive, and `text` has the room that is told.
-        let group =
-            unsafe { make(store.as_ptr(), rank, size, timeout, text.as_mut_ptr().cast(), text.len()) };
+        let group = unsafe {
+            make(store.as_ptr(), rank, size, timeout, text.as_mut_ptr().cast(), text.len())
+        };
         NonNull::new(group).with_context(|| {
-            let text = CStr::from_bytes_until_nul(&text).unwrap_or_default().to_string_lossy().into_owned();
+            let text = CStr::from_bytes_until_nul(&text)
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             format!("NCCL: {}", text.split("\nException raised from").next().unwrap_or_default())
         })
     }
@@ -539,8 +607,10 @@ mod nccl {
     #[cfg(not(ptb_nccl))]
     pub fn group(_: NonNull<c_void>, _: c_int, _: c_int, _: i64) -> Result<NonNull<c_void>> {
         bail!(
-            "this program was built without NCCL, whose headers were not found then: on the machine \
-             with the GPUs, `make train-cuda`, then `make distributed` (docs/distributed.md); or train \
+            "this program was built without NCCL, whose headers were not found then: on the \
+             machine \
+             with the GPUs, `make train-cuda`, then `make distributed` (docs/distributed.md); or \
+             train \
              on the CPU"
         )
     }

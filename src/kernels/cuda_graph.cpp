@@ -1,9 +1,10 @@
-// What of libtorch's CUDA side tch does not bind: CUDA graphs, the stream to record them on, TF32, and libtorch's check for host
-// synchronization.
+// What of libtorch's CUDA side tch does not bind: CUDA graphs, the stream to record them on, TF32,
+// and libtorch's check for host synchronization.
 //
-// The program is not linked to libtorch_cuda (src/device.rs loads it where there is a GPU), so what lives in there is looked up by name, in
-// the one version of libtorch that the program is made for. That needs no CUDA headers, and a program built where there is no GPU has
-// everything. Every function reports failure instead of throwing; the text goes into the caller's buffer.
+// The program is not linked to libtorch_cuda (src/device.rs loads it where there is a GPU), so what
+// lives in there is looked up by name, in the one version of libtorch that the program is made for.
+// That needs no CUDA headers, and a program built where there is no GPU has everything. Every
+// function reports failure instead of throwing; the text goes into the caller's buffer.
 //
 // Called from cuda_graph.rs.
 
@@ -51,13 +52,15 @@ bool guarded(char* error, size_t size, F f) {
 
 }  // namespace
 
-// Products of float32 numbers in TF32 (10 bits of precision) or in full; libtorch's own default is TF32 in cuDNN alone.
+// Products of float32 numbers in TF32 (10 bits of precision) or in full; libtorch's own default is
+// TF32 in cuDNN alone.
 extern "C" void ptb_allow_tf32(bool cublas, bool cudnn) {
     at::globalContext().setAllowTF32CuBLAS(cublas);
     at::globalContext().setAllowTF32CuDNN(cudnn);
 }
 
-// Makes a stream of its own the calling thread's current one: nothing can be recorded on the default stream.
+// Makes a stream of its own the calling thread's current one: nothing can be recorded on the
+// default stream.
 extern "C" bool ptb_cuda_own_stream(int device, char* error, size_t size) {
     return guarded(error, size, [=] {
         const c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
@@ -68,18 +71,21 @@ extern "C" bool ptb_cuda_own_stream(int device, char* error, size_t size) {
     });
 }
 
-// Leaves the device usable after a recording that failed. libtorch's generator believes in the recording until it has ended well, and refuses
-// to draw: it gets a new state (the caller sets the seed before each step). And CUDA remembers an error until somebody asks.
+// Leaves the device usable after a recording that failed. libtorch's generator believes in the
+// recording until it has ended well, and refuses to draw: it gets a new state (the caller sets the
+// seed before each step). And CUDA remembers an error until somebody asks.
 static void forget_recording() {
     char error[1];
     guarded(error, sizeof error, [] {
         const c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
         const c10::Device here = cuda.getDevice();
         at::Generator generator = at::globalContext().defaultGenerator(here);
-        generator.graphsafe_set_state(
-            at::globalContext().getAcceleratorHooksInterface(c10::DeviceType::CUDA).getNewGenerator(here.index()));
+        generator.graphsafe_set_state(at::globalContext()
+                                          .getAcceleratorHooksInterface(c10::DeviceType::CUDA)
+                                          .getNewGenerator(here.index()));
     });
-    if (void* last_error = dlsym(RTLD_DEFAULT, "cudaGetLastError")) reinterpret_cast<int (*)()>(last_error)();
+    if (void* last_error = dlsym(RTLD_DEFAULT, "cudaGetLastError"))
+        reinterpret_cast<int (*)()>(last_error)();
 }
 
 // From here on the current stream records instead of working. A null pointer if it cannot.
@@ -87,8 +93,8 @@ extern "C" Graph* ptb_graph_begin(char* error, size_t size) {
     Graph* graph = nullptr;
     const bool begun = guarded(error, size, [&] {
         const auto construct = find<void (*)(void*, bool)>("_ZN2at4cuda9CUDAGraphC1Eb");
-        const auto begin =
-            find<void (*)(void*, Pool, int)>("_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode");
+        const auto begin = find<void (*)(void*, Pool, int)>(
+            "_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode");
         find<Method>("_ZN2at4cuda9CUDAGraphD1Ev");
         find<Method>("_ZN2at4cuda9CUDAGraph11capture_endEv");
         find<Method>("_ZN2at4cuda9CUDAGraph6replayEv");
@@ -109,21 +115,24 @@ extern "C" Graph* ptb_graph_begin(char* error, size_t size) {
 
 // Ends the recording and makes it ready.
 extern "C" bool ptb_graph_end(Graph* graph, char* error, size_t size) {
-    const bool ended =
-        guarded(error, size, [=] { find<Method>("_ZN2at4cuda9CUDAGraph11capture_endEv")(graph->object); });
+    const bool ended = guarded(
+        error, size, [=] { find<Method>("_ZN2at4cuda9CUDAGraph11capture_endEv")(graph->object); });
     if (!ended) forget_recording();
     return ended;
 }
 
 // Everything that was recorded, in one launch.
 extern "C" bool ptb_graph_replay(Graph* graph, char* error, size_t size) {
-    static const auto replay = reinterpret_cast<Method>(dlsym(RTLD_DEFAULT, "_ZN2at4cuda9CUDAGraph6replayEv"));
+    static const auto replay =
+        reinterpret_cast<Method>(dlsym(RTLD_DEFAULT, "_ZN2at4cuda9CUDAGraph6replayEv"));
     return guarded(error, size, [=] { replay(graph->object); });
 }
 
 extern "C" void ptb_graph_delete(Graph* graph) {
     char error[1];
-    if (guarded(error, sizeof error, [=] { find<Method>("_ZN2at4cuda9CUDAGraphD1Ev")(graph->object); })) delete graph;
+    if (guarded(error, sizeof error,
+                [=] { find<Method>("_ZN2at4cuda9CUDAGraphD1Ev")(graph->object); }))
+        delete graph;
 }
 
 // torch.cuda.set_sync_debug_mode: with `forbid`, whatever makes the host wait for the device fails.
@@ -134,8 +143,9 @@ extern "C" bool ptb_cuda_forbid_sync(bool forbid, char* error, size_t size) {
     });
 }
 
-// Counts the operators that the calling thread calls: all that launch something on a device (neither views nor what only asks for memory), and
-// those that read a number from a tensor into the program, by which the host waits. On the CPU it shows what a GPU would have to do.
+// Counts the operators that the calling thread calls: all that launch something on a device
+// (neither views nor what only asks for memory), and those that read a number from a tensor into
+// the program, by which the host waits. On the CPU it shows what a GPU would have to do.
 namespace {
 
 struct Counts {
@@ -153,13 +163,42 @@ bool among(const char* name, std::initializer_list<const char*> names) {
 std::unique_ptr<at::ObserverContext> count(const at::RecordFunction& f) {
     const char* name = f.name();
     if (std::strncmp(name, "aten::", 6) != 0) return nullptr;
-    if (among(name, {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"})) ++counts.reads;
-    if (!among(name, {"aten::view", "aten::as_strided", "aten::t", "aten::transpose", "aten::narrow", "aten::slice", "aten::select",
-                      "aten::unsqueeze", "aten::squeeze", "aten::expand", "aten::permute", "aten::detach", "aten::chunk", "aten::split",
-                      "aten::unbind", "aten::reshape", "aten::flatten", "aten::alias", "aten::empty", "aten::empty_like",
-                      "aten::empty_strided", "aten::resize_", "aten::to", "aten::contiguous", "aten::numpy_T", "aten::item",
-                      "aten::result_type", "aten::lift_fresh", "aten::_reshape_alias", "aten::_unsafe_view", "aten::view_as",
-                      "aten::tensor_split", "aten::unsafe_split", "aten::unsafe_chunk"}))
+    if (among(name, {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"}))
+        ++counts.reads;
+    if (!among(name, {"aten::view",
+                      "aten::as_strided",
+                      "aten::t",
+                      "aten::transpose",
+                      "aten::narrow",
+                      "aten::slice",
+                      "aten::select",
+                      "aten::unsqueeze",
+                      "aten::squeeze",
+                      "aten::expand",
+                      "aten::permute",
+                      "aten::detach",
+                      "aten::chunk",
+                      "aten::split",
+                      "aten::unbind",
+                      "aten::reshape",
+                      "aten::flatten",
+                      "aten::alias",
+                      "aten::empty",
+                      "aten::empty_like",
+                      "aten::empty_strided",
+                      "aten::resize_",
+                      "aten::to",
+                      "aten::contiguous",
+                      "aten::numpy_T",
+                      "aten::item",
+                      "aten::result_type",
+                      "aten::lift_fresh",
+                      "aten::_reshape_alias",
+                      "aten::_unsafe_view",
+                      "aten::view_as",
+                      "aten::tensor_split",
+                      "aten::unsafe_split",
+                      "aten::unsafe_chunk"}))
         ++counts.all;
     return nullptr;
 }
@@ -168,8 +207,8 @@ std::unique_ptr<at::ObserverContext> count(const at::RecordFunction& f) {
 
 extern "C" void ptb_count_begin() {
     counts.all = counts.reads = 0;
-    counts.handle =
-        at::addThreadLocalCallback(at::RecordFunctionCallback(count).scopes({at::RecordScope::FUNCTION}));
+    counts.handle = at::addThreadLocalCallback(
+        at::RecordFunctionCallback(count).scopes({at::RecordScope::FUNCTION}));
 }
 
 extern "C" int64_t ptb_count_end(int64_t* reads) {

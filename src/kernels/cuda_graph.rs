@@ -14,7 +14,8 @@ impl CudaGraph {
     /// Begins to record what the current stream is given.
     pub(crate) fn begin() -> Result<Begun> {
         let mut graph = std::ptr::null_mut();
-        // SAFETY: `error` and its size describe a buffer that outlives the call, as `check` makes it.
+        // SAFETY: `error` and its size describe a buffer that outlives the call, as `check` makes
+        // it.
         check(|error, size| unsafe {
             graph = ptb_graph_begin(error, size);
             !graph.is_null()
@@ -32,7 +33,8 @@ impl CudaGraph {
 }
 
 impl Begun {
-    /// Ends the recording. One that failed is leaked: libtorch's allocator may still ask it whether it is under way.
+    /// Ends the recording. One that failed is leaked: libtorch's allocator may still ask it whether
+    /// it is under way.
     pub(crate) fn end(self) -> Result<CudaGraph> {
         // SAFETY: the pointer is that of a graph that was begun and not ended.
         check(|error, size| unsafe { ptb_graph_end(self.0, error, size) })
@@ -48,14 +50,16 @@ impl Drop for CudaGraph {
     }
 }
 
-/// Gives the calling thread a stream of its own on this GPU: nothing can be recorded on the default one.
+/// Gives the calling thread a stream of its own on this GPU: nothing can be recorded on the default
+/// one.
 pub(crate) fn own_stream(index: usize) -> Result<()> {
     // SAFETY: as above.
     check(|error, size| unsafe { ptb_cuda_own_stream(index as c_int, error, size) })
         .with_context(|| format!("a stream on cuda:{index}"))
 }
 
-/// While `forbidden`, whatever makes the host wait for the GPU is an error: `torch.cuda.set_sync_debug_mode("error")`.
+/// While `forbidden`, whatever makes the host wait for the GPU is an error:
+/// `torch.cuda.set_sync_debug_mode("error")`.
 ///
 /// # Errors
 /// libtorch's CUDA part is not loaded.
@@ -71,7 +75,8 @@ pub(crate) fn forbid_synchronization(forbidden: bool) -> Result<()> {
 pub(crate) struct Operators {
     /// All that do something: views, which only look at a tensor otherwise, do not count.
     pub all: i64,
-    /// Those that read a number from a tensor into the program, for which a GPU makes the host wait.
+    /// Those that read a number from a tensor into the program, for which a GPU makes the host
+    /// wait.
     pub reads: i64,
 }
 

@@ -1,4 +1,5 @@
-// Operators of libtorch's over many tensors at once, which tch does not bind: PyTorch's optimizers are made of them.
+// Operators of libtorch's over many tensors at once, which tch does not bind: PyTorch's optimizers
+// are made of them.
 //
 // No exception leaves these functions; they say whether they worked. Called from src/optimizer.rs.
 
@@ -25,12 +26,16 @@ extern "C" at::Tensor* ptb_foreach_norm(const at::Tensor* const* tensors, int co
     }
 }
 
-// variable -= learning_rate * gradient, in place; the learning rate is a scalar tensor on the variables' device.
-extern "C" bool ptb_fused_sgd(const at::Tensor* const* variables, const at::Tensor* const* gradients, int count,
+// variable -= learning_rate * gradient, in place; the learning rate is a scalar tensor on the
+// variables' device.
+extern "C" bool ptb_fused_sgd(const at::Tensor* const* variables,
+                              const at::Tensor* const* gradients, int count,
                               const at::Tensor* learning_rate) {
     try {
-        at::_fused_sgd_(list(variables, count), list(gradients, count), /*momentum_buffer_list=*/{}, /*weight_decay=*/0,
-                        /*momentum=*/0, *learning_rate, /*dampening=*/0, /*nesterov=*/false, /*maximize=*/false,
+        at::_fused_sgd_(list(variables, count), list(gradients, count), /*momentum_buffer_list=*/{},
+                        /*weight_decay=*/0,
+                        /*momentum=*/0, *learning_rate, /*dampening=*/0, /*nesterov=*/false,
+                        /*maximize=*/false,
                         /*is_first_step=*/false);
         return true;
     } catch (...) {

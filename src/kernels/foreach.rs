@@ -1,5 +1,5 @@
-//! libtorch's operators over many tensors at once, made for PyTorch's optimizers (foreach.cpp). On a GPU a kernel for each variable
-//! would cost more than its arithmetic.
+//! libtorch's operators over many tensors at once, made for PyTorch's optimizers (foreach.cpp). On
+//! a GPU a kernel for each variable would cost more than its arithmetic.
 
 use std::ffi::c_int;
 
@@ -25,14 +25,16 @@ fn pointers(tensors: &[Tensor]) -> Vec<*const C_tensor> {
 /// # Panics
 /// libtorch refuses, as tch's operators do.
 pub(crate) fn norms(tensors: &[Tensor]) -> Tensor {
-    // SAFETY: the pointers are those of tensors that outlive the call; what comes back is null or a new tensor, which is ours.
+    // SAFETY: the pointers are those of tensors that outlive the call; what comes back is null or a
+    // new tensor, which is ours.
     let norms = unsafe { ptb_foreach_norm(pointers(tensors).as_ptr(), tensors.len() as c_int) };
     assert!(!norms.is_null(), "libtorch's _foreach_norm failed");
     // SAFETY: as said above.
     unsafe { Tensor::from_ptr(norms) }
 }
 
-/// `variable -= learning_rate * gradient`, in place. All are contiguous and on one device; `learning_rate` is a float32 scalar there.
+/// `variable -= learning_rate * gradient`, in place. All are contiguous and on one device;
+/// `learning_rate` is a float32 scalar there.
 ///
 /// # Panics
 /// libtorch refuses, as tch's operators do.

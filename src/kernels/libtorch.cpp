@@ -1,4 +1,5 @@
-// What libtorch tells of itself, which tch does not bind. Called from libtorch.rs; no exception leaves these functions.
+// What libtorch tells of itself, which tch does not bind. Called from libtorch.rs; no exception
+// leaves these functions.
 
 #include <ATen/Version.h>
 #include <caffe2/core/common.h>

@@ -1,6 +1,7 @@
 //! Versions of libtorch: the one in use, and the one that this program was built against.
 //!
-//! These are libtorch calls: [`crate::device::select`], or at least [`crate::device::load_cuda`], comes before them.
+//! These are libtorch calls: [`crate::device::select`], or at least [`crate::device::load_cuda`],
+//! comes before them.
 
 use std::ffi::{CStr, c_char};
 use std::fs;
@@ -19,7 +20,8 @@ unsafe extern "C" {
 
 /// The text of one of the functions above.
 fn text(function: unsafe extern "C" fn() -> *const c_char) -> String {
-    // SAFETY: each of them returns a string that ends in 0 and stays for the life of the process (libtorch.cpp).
+    // SAFETY: each of them returns a string that ends in 0 and stays for the life of the process
+    // (libtorch.cpp).
     unsafe { CStr::from_ptr(function()) }.to_string_lossy().into_owned()
 }
 
@@ -41,8 +43,8 @@ pub fn built_against() -> String {
     text(ptb_libtorch_built_against)
 }
 
-/// Compares the libtorch that is loaded with the one that this program was compiled with. Unlike the
-/// other functions it may come before CUDA is loaded.
+/// Compares the libtorch that is loaded with the one that this program was compiled with. Unlike
+/// the other functions it may come before CUDA is loaded.
 ///
 /// # Errors
 /// Another version: it would compute something else, or fail somewhere in the middle.
@@ -50,7 +52,8 @@ pub fn ensure_version() -> Result<()> {
     let (loaded, wanted) = (version(), built_against());
     ensure!(
         loaded == wanted,
-        "this program was built against libtorch {wanted}, but the libtorch that was loaded is {loaded} ({})",
+        "this program was built against libtorch {wanted}, but the libtorch that was loaded is \
+         {loaded} ({})",
         folder().map_or("of an unknown folder".into(), |folder| folder.display().to_string())
     );
     Ok(())
@@ -70,9 +73,9 @@ pub fn cpu_capability() -> String {
 pub fn folder() -> Option<PathBuf> {
     // Where the loader found it, which need not be where it was at build time.
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
-    let path = maps
-        .lines()
-        .find_map(|line| line.find('/').map(|at| &line[at..]).filter(|p| p.ends_with("/libtorch_cpu.so")))?;
+    let path = maps.lines().find_map(|line| {
+        line.find('/').map(|at| &line[at..]).filter(|p| p.ends_with("/libtorch_cpu.so"))
+    })?;
     Some(PathBuf::from(path).parent()?.to_owned())
 }
 

@@ -1,8 +1,8 @@
-//! All C++ and its FFI: what libtorch has and tch does not bind, and the loops that earned their place by measurement
-//! (docs/performance.md).
+//! All C++ and its FFI: what libtorch has and tch does not bind, and the loops that earned their
+//! place by measurement (docs/performance.md).
 //!
-//! Shapes, for all files of this folder: `n` is `batch_size * num_steps`, the rows of a step; `hidden` the units of a layer; `vocab` the
-//! words. Tensors are row-major.
+//! Shapes, for all files of this folder: `n` is `batch_size * num_steps`, the rows of a step;
+//! `hidden` the units of a layer; `vocab` the words. Tensors are row-major.
 //!
 //! | file | what | plain twin, compared by |
 //! |---|---|---|
@@ -39,33 +39,41 @@ unsafe extern "C" {
 
 /// `a @ b`, without a gradient to come; float32 on the CPU through oneDNN.
 pub(crate) fn product(a: &Tensor, b: &Tensor) -> Tensor {
-    let plain =
-        |t: &Tensor| t.device() == Device::Cpu && t.kind() == Kind::Float && t.dim() == 2 && t.numel() > 0;
+    let plain = |t: &Tensor| {
+        t.device() == Device::Cpu && t.kind() == Kind::Float && t.dim() == 2 && t.numel() > 0
+    };
     let fast = if plain(a) && plain(b) { onednn_product(a, b) } else { None };
     fast.unwrap_or_else(|| a.mm(b))
 }
 
 /// `a @ b` of float32 matrices through oneDNN (product.cpp); none if this libtorch cannot.
 pub(crate) fn onednn_product(a: &Tensor, b: &Tensor) -> Option<Tensor> {
-    // SAFETY: both are tensors of libtorch's that outlive the call; what comes back is null or a new one, which is ours.
+    // SAFETY: both are tensors of libtorch's that outlive the call; what comes back is null or a
+    // new one, which is ours.
     let product = unsafe { ptb_product(a.as_ptr(), b.as_ptr()) };
     // SAFETY: as said above.
     (!product.is_null()).then(|| unsafe { Tensor::from_ptr(product) })
 }
 
 fn check_targets(targets: &Tensor, rows: i64, vocab: i64) {
-    assert!(targets.size() == [rows] && targets.kind() == Kind::Int64 && targets.device() == Device::Cpu);
+    assert!(
+        targets.size() == [rows]
+            && targets.kind() == Kind::Int64
+            && targets.device() == Device::Cpu
+    );
     let ids = 0..vocab;
     assert!(
         rows == 0
-            || ids.contains(&targets.min().int64_value(&[])) && ids.contains(&targets.max().int64_value(&[])),
+            || ids.contains(&targets.min().int64_value(&[]))
+                && ids.contains(&targets.max().int64_value(&[])),
         "targets are ids of words"
     );
 }
 
-/// Calls the fused kernel (softmax.cpp): `logits [n, vocab]` without the bias, float32 or bfloat16 on the CPU, are overwritten, with
-/// `gradient` by `(softmax(logits + b) - onehot(target)) * scale`. Returns the rows' cross entropies in nats, and with `gradient` the
-/// sum of the new rows, `[vocab]`.
+/// Calls the fused kernel (softmax.cpp): `logits [n, vocab]` without the bias, float32 or bfloat16
+/// on the CPU, are overwritten, with `gradient` by `(softmax(logits + b) - onehot(target)) *
+/// scale`. Returns the rows' cross entropies in nats, and with `gradient` the sum of the new rows,
+/// `[vocab]`.
 pub(crate) fn softmax_cross_entropy(
     logits: &mut Tensor,
     b: &Tensor,
@@ -85,8 +93,9 @@ pub(crate) fn softmax_cross_entropy(
     );
     let bias_gradient = gradient.then(|| Tensor::empty([vocab], (Kind::Float, Device::Cpu)));
     let mut costs = vec![0.0; rows as usize];
-    // SAFETY: all are contiguous CPU tensors of the types and sizes that the function takes (asserted above), the targets lie within the
-    // vocabulary, `logits` is borrowed mutably while they are written, and there is room for `rows` costs.
+    // SAFETY: all are contiguous CPU tensors of the types and sizes that the function takes
+    // (asserted above), the targets lie within the vocabulary, `logits` is borrowed mutably while
+    // they are written, and there is room for `rows` costs.
     unsafe {
         ptb_softmax_cross_entropy(
             logits.data_ptr(),

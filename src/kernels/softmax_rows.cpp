@@ -1,8 +1,9 @@
 // The pointwise part of the softmax layer for some rows of logits, on one thread.
 //
-// build.rs compiles this file once per instruction set, each time under another name (PTB_SOFTMAX_ROWS), and softmax.cpp chooses one
-// when the program runs. So it uses nothing of the standard library that would be compiled into it: the linker keeps one copy of
-// such functions for the whole program, and that could be one which this processor cannot run.
+// build.rs compiles this file once per instruction set, each time under another name
+// (PTB_SOFTMAX_ROWS), and softmax.cpp chooses one when the program runs. So it uses nothing of the
+// standard library that would be compiled into it: the linker keeps one copy of such functions for
+// the whole program, and that could be one which this processor cannot run.
 
 #include <math.h>
 #include <stdint.h>
@@ -25,7 +26,8 @@ inline void store(uint16_t* place, float value) {
     *place = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// exp(x) for x <= 0 to about one unit in the last place; Cephes' polynomial, written so that compilers vectorize it.
+// exp(x) for x <= 0 to about one unit in the last place; Cephes' polynomial, written so that
+// compilers vectorize it.
 inline float exp_nonpositive(float x) {
     x = x > -87.0f ? x : -87.0f;
     const float n = __builtin_nearbyintf(x * 1.44269504088896341f);
@@ -43,13 +45,14 @@ inline float exp_nonpositive(float x) {
     return p * power;
 }
 
-// Returns the cross entropy of one row, logits [vocab]. With `gradient`, the logits become d cost / d logits:
-// (softmax - onehot(target)) * scale, and are added to bias_gradient [vocab]. `shifted` [vocab] holds the row in float32, with the
-// bias; for float32 logits it is the row itself.
+// Returns the cross entropy of one row, logits [vocab]. With `gradient`, the logits become d cost /
+// d logits: (softmax - onehot(target)) * scale, and are added to bias_gradient [vocab]. `shifted`
+// [vocab] holds the row in float32, with the bias; for float32 logits it is the row itself.
 template <typename T>
-inline double row(T* logits, float* shifted, const float* __restrict__ bias, int64_t vocab, int64_t target, float scale,
-                  bool gradient, float* __restrict__ bias_gradient) {
-    // Many maxima side by side: compilers leave a single one, with its rules for NaN, to scalar code.
+inline double row(T* logits, float* shifted, const float* __restrict__ bias, int64_t vocab,
+                  int64_t target, float scale, bool gradient, float* __restrict__ bias_gradient) {
+    // Many maxima side by side: compilers leave a single one, with its rules for NaN, to scalar
+    // code.
     constexpr int64_t kLanes = 32;
     float lane_max[kLanes];
     for (int64_t lane = 0; lane < kLanes; ++lane) lane_max[lane] = -INFINITY;
@@ -68,7 +71,8 @@ inline double row(T* logits, float* shifted, const float* __restrict__ bias, int
         lane_max[0] = value > lane_max[0] ? value : lane_max[0];
     }
     float row_max = lane_max[0];
-    for (int64_t lane = 1; lane < kLanes; ++lane) row_max = lane_max[lane] > row_max ? lane_max[lane] : row_max;
+    for (int64_t lane = 1; lane < kLanes; ++lane)
+        row_max = lane_max[lane] > row_max ? lane_max[lane] : row_max;
 
     const double target_logit = shifted[target];
     float sum = 0.0f;
@@ -96,10 +100,11 @@ inline double row(T* logits, float* shifted, const float* __restrict__ bias, int
 
 }  // namespace
 
-// Rows first..last of logits [rows, vocab], float32 or (with `bfloat16`) bfloat16. `work` [vocab] is needed for bfloat16 only. The rest is
-// as in softmax.cpp.
-extern "C" void PTB_SOFTMAX_ROWS(void* logits, bool bfloat16, float* work, const float* bias, const int64_t* targets, int64_t first,
-                                 int64_t last, int64_t vocab, float scale, float* bias_gradient, double* costs) {
+// Rows first..last of logits [rows, vocab], float32 or (with `bfloat16`) bfloat16. `work` [vocab]
+// is needed for bfloat16 only. The rest is as in softmax.cpp.
+extern "C" void PTB_SOFTMAX_ROWS(void* logits, bool bfloat16, float* work, const float* bias,
+                                 const int64_t* targets, int64_t first, int64_t last, int64_t vocab,
+                                 float scale, float* bias_gradient, double* costs) {
     const bool gradient = bias_gradient != nullptr;
     for (int64_t i = first; i < last; ++i) {
         if (bfloat16) {

@@ -1,4 +1,5 @@
-//! The recurrent layers in one call: `nn::lstm`, which is cuDNN's LSTM on a GPU and oneDNN's on the CPU.
+//! The recurrent layers in one call: `nn::lstm`, which is cuDNN's LSTM on a GPU and oneDNN's on the
+//! CPU.
 
 use anyhow::{Context, Result};
 use tch::nn::RNN;
@@ -7,13 +8,16 @@ use tch::{Kind, Tensor, nn};
 use crate::config::Config;
 use crate::rnn::State;
 
-/// A layer's variables as libtorch wants them: `[4*hidden, in]`, `[4*hidden, hidden]`, `[4*hidden]`, `[4*hidden]`, gates in libtorch's order.
+/// A layer's variables as libtorch wants them: `[4*hidden, in]`, `[4*hidden, hidden]`,
+/// `[4*hidden]`, `[4*hidden]`, gates in libtorch's order.
 ///
-/// Recurrent and input bias are one in the original, so the second of libtorch's two biases is not trained: under SGD it would double
-/// the bias's step. It holds what TensorFlow adds to the gates besides, `forget_bias`, which is 0 in the original.
+/// Recurrent and input bias are one in the original, so the second of libtorch's two biases is not
+/// trained: under SGD it would double the bias's step. It holds what TensorFlow adds to the gates
+/// besides, `forget_bias`, which is 0 in the original.
 pub(super) type LstmWeights = [Tensor; 4];
 
-/// `nn::lstm` with the layers that it runs in one call: all layers, or a single one where dropout stands between them.
+/// `nn::lstm` with the layers that it runs in one call: all layers, or a single one where dropout
+/// stands between them.
 pub(super) struct LstmStack {
     lstm: nn::LSTM,
     /// The variables of `lstm`.
@@ -37,8 +41,12 @@ impl LstmStack {
         hidden: i64,
     ) -> Result<Self> {
         let uniform = nn::Init::Uniform { lo: -config.init_scale, up: config.init_scale };
-        let options =
-            nn::RNNConfig { w_ih_init: uniform, w_hh_init: uniform, num_layers, ..Default::default() };
+        let options = nn::RNNConfig {
+            w_ih_init: uniform,
+            w_hh_init: uniform,
+            num_layers,
+            ..Default::default()
+        };
         let lstm = nn::lstm(&path, hidden, hidden, options);
         let variables = store.variables();
         let get = |name: &str, k: i64| {
@@ -55,7 +63,8 @@ impl LstmStack {
             Ok([get("weight_ih", k)?, get("weight_hh", k)?, get("bias_ih", k)?, second_bias])
         };
         let layers = (0..num_layers).map(layer).collect::<Result<Vec<_>>>()?;
-        // nn::lstm has laid them side by side for cuDNN; once more, to get hold of the buffer. They stay there: values are copied in.
+        // nn::lstm has laid them side by side for cuDNN; once more, to get hold of the buffer. They
+        // stay there: values are copied in.
         let flat = (path.device().is_cuda() && tch::Cuda::cudnn_is_available())
             .then(|| {
                 let all: Vec<&Tensor> = layers.iter().flatten().collect();
@@ -77,33 +86,39 @@ impl LstmStack {
         self.layers.len()
     }
 
-    /// Runs the layers over `x [batch, steps, hidden]`, from `state`: c and h of each layer, `[batch, hidden]`. Returns the top layer's
-    /// outputs and the final state.
+    /// Runs the layers over `x [batch, steps, hidden]`, from `state`: c and h of each layer,
+    /// `[batch, hidden]`. Returns the top layer's outputs and the final state.
     pub(super) fn seq_init(&self, x: &Tensor, state: &[Tensor]) -> (Tensor, State) {
-        let (output, nn::LSTMState((h, c))) =
-            self.lstm.seq_init(x, &nn::LSTMState((of_all_layers(state, 1), of_all_layers(state, 0))));
+        let (output, nn::LSTMState((h, c))) = self
+            .lstm
+            .seq_init(x, &nn::LSTMState((of_all_layers(state, 1), of_all_layers(state, 0))));
         (output, by_layer(&c, &h))
     }
 
-    /// Copies of the weights in half precision, as leaves to differentiate, side by side like these.
+    /// Copies of the weights in half precision, as leaves to differentiate, side by side like
+    /// these.
     pub(super) fn half(&self, kind: Kind) -> HalfStack {
         tch::no_grad(|| {
             let flat = self.flat.as_ref().map(|flat| flat.to_kind(kind));
             let half = |t: &Tensor| match (&self.flat, &flat) {
                 (Some(wide), Some(half)) => {
-                    let offset = (t.data_ptr() as usize - wide.data_ptr() as usize) / size_of::<f32>();
+                    let offset =
+                        (t.data_ptr() as usize - wide.data_ptr() as usize) / size_of::<f32>();
                     half.narrow(0, offset as i64, t.numel() as i64).view(t.size().as_slice())
                 }
                 _ => t.to_kind(kind),
             };
             let leaf = |t: &Tensor| half(t).detach().set_requires_grad(t.requires_grad());
-            HalfStack { layers: self.layers.iter().map(|layer| layer.each_ref().map(leaf)).collect(), kind }
+            HalfStack {
+                layers: self.layers.iter().map(|layer| layer.each_ref().map(leaf)).collect(),
+                kind,
+            }
         })
     }
 }
 
-/// The same layers in half precision. `nn::LSTM` owns float32 weights, and these are made in every step, so libtorch's function is called
-/// directly.
+/// The same layers in half precision. `nn::LSTM` owns float32 weights, and these are made in every
+/// step, so libtorch's function is called directly.
 pub(super) struct HalfStack {
     layers: Vec<LstmWeights>,
     kind: Kind,

@@ -1,7 +1,8 @@
 //! The original's `PTBModel`: the variables, and the graph over them.
 //!
-//! As in the original there is one set of variables ([`PtbVariables`]) and several views of it ([`PtbModel`]): one that is training, with
-//! dropout and gradients, and one that is not, for validation and test.
+//! As in the original there is one set of variables ([`PtbVariables`]) and several views of it
+//! ([`PtbModel`]): one that is training, with dropout and gradients, and one that is not, for
+//! validation and test.
 
 mod lstm;
 mod softmax;
@@ -13,7 +14,8 @@ use tch::{Device, Kind, Tensor};
 use crate::config::{Config, Precision, RnnMode};
 use crate::optimizer::{self, Gradient};
 use crate::rnn::{
-    CellType, DropoutWrapper, MultiRNNCell, RnnCell, State, dropout_mask, dynamic_rnn, masks_in_order,
+    CellType, DropoutWrapper, MultiRNNCell, RnnCell, State, dropout_mask, dynamic_rnn,
+    masks_in_order,
 };
 use crate::team::{Solo, Team};
 use lstm::HalfStack;
@@ -21,12 +23,14 @@ pub use softmax::{SoftmaxGradients, SoftmaxLayer};
 use variables::Recurrent;
 pub use variables::{PtbVariables, TooLarge};
 
-/// Factor that keeps the LSTM's small float16 gradients above that type's least number (6e-8); they are divided by it again in float32.
+/// Factor that keeps the LSTM's small float16 gradients above that type's least number (6e-8); they
+/// are divided by it again in float32.
 ///
-/// The gradient with respect to an output is about `softmax_w / batch_size`, 2e-3 in the published models, and shrinks on its way back
-/// through time; float16's normal numbers begin at 6e-5. At the other end there is room too: a bias's gradient is a sum over 700 rows
-/// (medium's and large's batches) of such numbers, far below float16's 65,504 / 256. A constant needs no state, so a resumed run is
-/// the uninterrupted one.
+/// The gradient with respect to an output is about `softmax_w / batch_size`, 2e-3 in the published
+/// models, and shrinks on its way back through time; float16's normal numbers begin at 6e-5. At the
+/// other end there is room too: a bias's gradient is a sum over 700 rows (medium's and large's
+/// batches) of such numbers, far below float16's 65,504 / 256. A constant needs no state, so a
+/// resumed run is the uninterrupted one.
 const FP16_LOSS_SCALE: f64 = 256.0;
 
 /// A view of the variables: the graph that the original builds once per split.
@@ -64,13 +68,14 @@ impl<'a> PtbModel<'a> {
         self.variables.device
     }
 
-    /// The same view with its softmax layer's products, most of the model's arithmetic, in another precision.
+    /// The same view with its softmax layer's products, most of the model's arithmetic, in another
+    /// precision.
     pub fn precision(self, precision: Precision) -> Self {
         PtbModel { precision, ..self }
     }
 
-    /// The same view for one of a team's workers: of every batch it computes its own rows; cost and gradients are summed over all
-    /// workers.
+    /// The same view for one of a team's workers: of every batch it computes its own rows; cost and
+    /// gradients are summed over all workers.
     pub fn with_team(self, team: &'a dyn Team) -> Self {
         PtbModel { team, ..self }
     }
@@ -88,27 +93,36 @@ impl<'a> PtbModel<'a> {
         (0..per_layer * v.config.num_layers).map(|_| zeros()).collect()
     }
 
-    /// The dropout masks of one step, drawn in this order: on the embedded input, then after every layer; none if the view is not
-    /// training or `keep_prob` is 1. Each is `[batch, steps, hidden]`, 0 or `1 / keep_prob`.
+    /// The dropout masks of one step, drawn in this order: on the embedded input, then after every
+    /// layer; none if the view is not training or `keep_prob` is 1. Each is `[batch, steps,
+    /// hidden]`, 0 or `1 / keep_prob`.
     pub fn dropout_masks(&self, batch: i64, steps: i64) -> Result<Vec<Tensor>> {
         let v = self.variables;
         if !self.is_training || v.config.keep_prob == 1.0 {
             return Ok(Vec::new());
         }
         let size = [batch, steps, v.width];
-        (0..=v.config.num_layers).map(|_| dropout_mask(&size, v.config.keep_prob, v.kind, v.device)).collect()
+        (0..=v.config.num_layers)
+            .map(|_| dropout_mask(&size, v.config.keep_prob, v.kind, v.device))
+            .collect()
     }
 
-    /// The recurrent part: embedded words `[batch, steps, hidden]` and an initial state to the outputs
-    /// `[batch * steps, hidden]`, in batch-major order, and the final state.
+    /// The recurrent part: embedded words `[batch, steps, hidden]` and an initial state to the
+    /// outputs `[batch * steps, hidden]`, in batch-major order, and the final state.
     ///
-    /// `masks` are the L+1 of [`Self::dropout_masks`], or none. Information meets dropout L+1 times on its way up and never on the
-    /// recurrent path.
-    pub fn outputs(&self, inputs: &Tensor, state: &[Tensor], masks: &[Tensor]) -> Result<(Tensor, State)> {
+    /// `masks` are the L+1 of [`Self::dropout_masks`], or none. Information meets dropout L+1 times
+    /// on its way up and never on the recurrent path.
+    pub fn outputs(
+        &self,
+        inputs: &Tensor,
+        state: &[Tensor],
+        masks: &[Tensor],
+    ) -> Result<(Tensor, State)> {
         self.outputs_of(self.half_stacks().as_deref(), inputs, state, masks)
     }
 
-    /// The type that the recurrent layers run in where it is not the variables' own: half precision, in cuDNN.
+    /// The type that the recurrent layers run in where it is not the variables' own: half
+    /// precision, in cuDNN.
     fn half_kind(&self) -> Option<Kind> {
         let kind = match self.precision {
             Precision::Bf16 => Kind::BFloat16,
@@ -116,14 +130,16 @@ impl<'a> PtbModel<'a> {
             Precision::Fp32 | Precision::Tf32Cudnn | Precision::Tf32 => return None,
         };
         let v = self.variables;
-        // (float16 on the CPU too: slow, but it shows that the numbers are right. The command line does not offer it.)
+        // (float16 on the CPU too: slow, but it shows that the numbers are right. The command line
+        // does not offer it.)
         let here = v.device.is_cuda() || kind == Kind::Half;
         (here && v.kind == Kind::Float && self.rnn_mode == RnnMode::Cudnn).then_some(kind)
     }
 
     /// Copies of the LSTM's weights in that type, made in every step: the float32 ones are trained.
     fn half_stacks(&self) -> Option<Vec<HalfStack>> {
-        let (Recurrent::Lstm(stacks), Some(kind)) = (&self.variables.recurrent, self.half_kind()) else {
+        let (Recurrent::Lstm(stacks), Some(kind)) = (&self.variables.recurrent, self.half_kind())
+        else {
             return None;
         };
         Some(stacks.iter().map(|stack| stack.half(kind)).collect())
@@ -147,7 +163,8 @@ impl<'a> PtbModel<'a> {
             (Recurrent::Lstm(stacks), RnnMode::Cudnn) => {
                 ensure!(
                     masks.is_empty() || stacks.len() as i64 == v.config.num_layers,
-                    "there is no place between the layers for dropout in a model that was made with keep_prob 1"
+                    "there is no place between the layers for dropout in a model that was made \
+                     with keep_prob 1"
                 );
                 let mut done = 0;
                 for (k, stack) in stacks.iter().enumerate() {
@@ -165,16 +182,18 @@ impl<'a> PtbModel<'a> {
                 x = x.to_kind(v.kind);
             }
             _ => {
-                // The walkthrough's way: wrap every cell in its dropout, stack the cells, unroll the stack over time.
-                let cells =
-                    v.cells(self.rnn_mode)?.into_iter().enumerate().map(|(k, cell)| match masks.get(k + 1) {
+                // The walkthrough's way: wrap every cell in its dropout, stack the cells, unroll
+                // the stack over time.
+                let cells = v.cells(self.rnn_mode)?.into_iter().enumerate().map(|(k, cell)| {
+                    match masks.get(k + 1) {
                         Some(mask) => {
                             let per_step = masks_in_order(mask.unbind(1));
                             Box::new(DropoutWrapper::with_masks(cell, None, Some(per_step)))
                                 as Box<dyn RnnCell>
                         }
                         None => cell,
-                    });
+                    }
+                });
                 let stack = MultiRNNCell::new(cells.collect(), true)?;
                 (x, final_state) = dynamic_rnn(&stack, &x, None, Some(state), false)?;
             }
@@ -189,17 +208,28 @@ impl<'a> PtbModel<'a> {
     }
 
     fn softmax(&self) -> SoftmaxLayer<'_> {
-        SoftmaxLayer { w: &self.variables.softmax_w, b: &self.variables.softmax_b, precision: self.precision }
+        SoftmaxLayer {
+            w: &self.variables.softmax_w,
+            b: &self.variables.softmax_b,
+            precision: self.precision,
+        }
     }
 
-    /// Cost of a batch by its plain definition, differentiable with respect to all variables: the specification that
-    /// [`Self::gradients`] is tested against.
-    pub fn cost(&self, x: &Tensor, y: &Tensor, state: &[Tensor], masks: &[Tensor]) -> Result<Tensor> {
+    /// Cost of a batch by its plain definition, differentiable with respect to all variables: the
+    /// specification that [`Self::gradients`] is tested against.
+    pub fn cost(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        state: &[Tensor],
+        masks: &[Tensor],
+    ) -> Result<Tensor> {
         let (output, _) = self.outputs(&self.lookup(x), state, masks)?;
         self.softmax().cost(&output, &y.flatten(0, -1), x.size()[0])
     }
 
-    /// Cost of a batch and the final state, without gradients. `x` and `y` are ids `[batch, steps]`, int64.
+    /// Cost of a batch and the final state, without gradients. `x` and `y` are ids `[batch,
+    /// steps]`, int64.
     pub fn evaluate(&self, x: &Tensor, y: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
         tch::no_grad(|| {
             let size = x.size();
@@ -210,8 +240,8 @@ impl<'a> PtbModel<'a> {
         })
     }
 
-    /// Reads the words `x`, ids `[batch, steps]`, without dropout and gradients. Returns the outputs `[batch * steps, hidden]`, in
-    /// batch-major order, and the final state.
+    /// Reads the words `x`, ids `[batch, steps]`, without dropout and gradients. Returns the
+    /// outputs `[batch * steps, hidden]`, in batch-major order, and the final state.
     pub(crate) fn read(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
         tch::no_grad(|| self.outputs(&self.lookup(x), state, &[]))
     }
@@ -233,8 +263,8 @@ impl<'a> PtbModel<'a> {
         }
     }
 
-    /// The logits of the word after each of the words `x`, ids `[batch, steps]`, int64: `[batch * steps, vocab]` in batch-major order, and
-    /// the final state; without dropout and gradients.
+    /// The logits of the word after each of the words `x`, ids `[batch, steps]`, int64: `[batch *
+    /// steps, vocab]` in batch-major order, and the final state; without dropout and gradients.
     pub fn logits(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
         tch::no_grad(|| {
             let (output, state) = self.read(&x.f_to_device(self.variables.device)?, state)?;
@@ -242,12 +272,14 @@ impl<'a> PtbModel<'a> {
         })
     }
 
-    /// Cost of a batch, the gradient of every trainable variable, and the final state, with the masks given.
+    /// Cost of a batch, the gradient of every trainable variable, and the final state, with the
+    /// masks given.
     ///
-    /// The looked-up rows are the leaf that is differentiated, not the table: that is TensorFlow's `IndexedSlices`.
+    /// The looked-up rows are the leaf that is differentiated, not the table: that is TensorFlow's
+    /// `IndexedSlices`.
     ///
-    /// One of several workers ([`Self::with_team`]) is given the whole batch and its masks, and the state of its own rows; cost and gradients are
-    /// the whole batch's.
+    /// One of several workers ([`Self::with_team`]) is given the whole batch and its masks, and the
+    /// state of its own rows; cost and gradients are the whole batch's.
     pub fn gradients(
         &self,
         x: &Tensor,
@@ -263,9 +295,13 @@ impl<'a> PtbModel<'a> {
         let rows = tch::no_grad(|| self.lookup(&self.team.rows(x))).set_requires_grad(true);
         let half = self.half_stacks();
         let (output, state) = self.outputs_of(half.as_deref(), &rows, state, &masks)?;
-        let mut softmax =
-            self.softmax().cost_and_gradients(&output, &self.team.rows(y).flatten(0, -1), x.size()[0]);
-        // The softmax layer's gradient is the largest of all and the first to be there: it travels while the layers below compute theirs.
+        let mut softmax = self.softmax().cost_and_gradients(
+            &output,
+            &self.team.rows(y).flatten(0, -1),
+            x.size()[0],
+        );
+        // The softmax layer's gradient is the largest of all and the first to be there: it travels
+        // while the layers below compute theirs.
         softmax.w = softmax.w.contiguous();
         let travelling = self.team.all_reduce(&softmax.w)?;
         let trainable = v.trainable();
@@ -276,8 +312,10 @@ impl<'a> PtbModel<'a> {
         let leaves = [vec![&rows], leaves].concat();
         let loss_scale = if self.half_kind() == Some(Kind::Half) { FP16_LOSS_SCALE } else { 1.0 };
         let above = if loss_scale == 1.0 { softmax.output } else { softmax.output * loss_scale };
-        // tch starts a backward pass from a scalar: this one's gradient with respect to `output` is the softmax layer's.
-        let mut below = Tensor::f_run_backward(&[(output * above).sum(v.kind)], &leaves, false, false)?;
+        // tch starts a backward pass from a scalar: this one's gradient with respect to `output` is
+        // the softmax layer's.
+        let mut below =
+            Tensor::f_run_backward(&[(output * above).sum(v.kind)], &leaves, false, false)?;
         for gradient in &mut below {
             *gradient = gradient.to_kind(v.kind);
             if loss_scale != 1.0 {
@@ -296,12 +334,24 @@ impl<'a> PtbModel<'a> {
     }
 
     /// The original's `train_op`: gradients, clipping by global norm, one step of the optimizer.
-    pub fn train_step(&self, x: &Tensor, y: &Tensor, state: &[Tensor], learning_rate: f64) -> Result<Step> {
+    pub fn train_step(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        state: &[Tensor],
+        learning_rate: f64,
+    ) -> Result<Step> {
         let v = self.variables;
-        self.train_op(x, y, state, &Tensor::from(learning_rate).f_to_kind(v.kind)?.f_to_device(v.device)?)
+        self.train_op(
+            x,
+            y,
+            state,
+            &Tensor::from(learning_rate).f_to_kind(v.kind)?.f_to_device(v.device)?,
+        )
     }
 
-    /// [`Self::train_step`] with the learning rate as the original has it: a scalar on the model's device.
+    /// [`Self::train_step`] with the learning rate as the original has it: a scalar on the model's
+    /// device.
     pub(crate) fn train_op(
         &self,
         x: &Tensor,

@@ -1,5 +1,5 @@
-//! The softmax layer, most of a step's arithmetic: its cost by the plain definition, and as the training step computes it, with the
-//! gradient written out.
+//! The softmax layer, most of a step's arithmetic: its cost by the plain definition, and as the
+//! training step computes it, with the gradient written out.
 
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
@@ -14,13 +14,15 @@ use crate::loss::cross_entropy;
 const CPU_LOGITS: i64 = 4_000_000;
 const GPU_LOGITS: i64 = 80_000_000;
 
-/// The softmax layer's variables: `Model/softmax_w` `[hidden, vocab]` and `Model/softmax_b` `[vocab]`.
+/// The softmax layer's variables: `Model/softmax_w` `[hidden, vocab]` and `Model/softmax_b`
+/// `[vocab]`.
 pub struct SoftmaxLayer<'a> {
     /// `Model/softmax_w`
     pub w: &'a Tensor,
     /// `Model/softmax_b`
     pub b: &'a Tensor,
-    /// What the three large products are computed in. The variables, the softmax itself and the sums are float32 all the same.
+    /// What the three large products are computed in. The variables, the softmax itself and the
+    /// sums are float32 all the same.
     pub precision: Precision,
 }
 
@@ -50,7 +52,9 @@ impl SoftmaxLayer<'_> {
 
     /// Whether the pointwise part runs in the fused kernel instead of op by op.
     fn fast(&self) -> bool {
-        self.w.device() == Device::Cpu && self.w.kind() == Kind::Float && self.precision != Precision::Fp16
+        self.w.device() == Device::Cpu
+            && self.w.kind() == Kind::Float
+            && self.precision != Precision::Fp16
     }
 
     /// A factor of a product, in the product's precision.
@@ -73,10 +77,12 @@ impl SoftmaxLayer<'_> {
             let rows = (at_once / self.b.numel() as i64).max(1);
             let (output, w) = (self.narrow(output), self.narrow(self.w));
             let mut costs = Vec::new();
-            for (output, targets) in output.f_split(rows, 0)?.iter().zip(targets.f_split(rows, 0)?) {
+            for (output, targets) in output.f_split(rows, 0)?.iter().zip(targets.f_split(rows, 0)?)
+            {
                 costs.push(if self.fast() {
                     let mut logits = product(output, &w);
-                    let (costs, _) = softmax_cross_entropy(&mut logits, self.b, &targets, 0.0, false);
+                    let (costs, _) =
+                        softmax_cross_entropy(&mut logits, self.b, &targets, 0.0, false);
                     Tensor::f_from_slice(&costs)?
                 } else {
                     cross_entropy(&self.logits_of(output, &w), &targets)?.to_kind(Kind::Double)
@@ -91,19 +97,26 @@ impl SoftmaxLayer<'_> {
         Ok(cross_entropy(&self.logits(output), targets)?.sum(None::<Kind>) / batch_size as f64)
     }
 
-    /// The cost and its gradients, written out: with `p = softmax(logits)` the gradient of the logits is
-    /// `(p - onehot(target)) / batch_size`. It overwrites the logits, the one `[n, vocab]` block that the step needs.
+    /// The cost and its gradients, written out: with `p = softmax(logits)` the gradient of the
+    /// logits is `(p - onehot(target)) / batch_size`. It overwrites the logits, the one `[n,
+    /// vocab]` block that the step needs.
     ///
-    /// Op by op the division is left to the small tensors beside that block. In float16 that also keeps it in range: p is a normal
-    /// number of that type down to 6e-5, and the sum over 700 rows (medium's and large's batches) of outputs up to 2.9 / 20 stays
-    /// far below 65,504.
-    pub fn cost_and_gradients(&self, output: &Tensor, targets: &Tensor, batch_size: i64) -> SoftmaxGradients {
+    /// Op by op the division is left to the small tensors beside that block. In float16 that also
+    /// keeps it in range: p is a normal number of that type down to 6e-5, and the sum over 700 rows
+    /// (medium's and large's batches) of outputs up to 2.9 / 20 stays far below 65,504.
+    pub fn cost_and_gradients(
+        &self,
+        output: &Tensor,
+        targets: &Tensor,
+        batch_size: i64,
+    ) -> SoftmaxGradients {
         tch::no_grad(|| {
             let scale = 1.0 / batch_size as f64;
             let (narrow, w) = (self.narrow(output), self.narrow(self.w));
             if self.fast() {
                 let mut logits = product(&narrow, &w);
-                let (costs, b) = softmax_cross_entropy(&mut logits, self.b, targets, scale as f32, true);
+                let (costs, b) =
+                    softmax_cross_entropy(&mut logits, self.b, targets, scale as f32, true);
                 return SoftmaxGradients {
                     cost: Tensor::from((costs.iter().sum::<f64>() * scale) as f32),
                     output: product(&logits, &w.tr()).to_kind(self.w.kind()),
@@ -144,18 +157,22 @@ mod tests {
         let targets = Tensor::from_slice(&[0i64, 3, 3, 10, 5, 1, 0, 9]);
         let leaf = |t: &Tensor| t.copy().set_requires_grad(true);
         let (lw, lb, lo) = (leaf(&w), leaf(&b), leaf(&output));
-        let cost =
-            SoftmaxLayer { w: &lw, b: &lb, precision: Precision::Fp32 }.cost(&lo, &targets, 4).unwrap();
+        let cost = SoftmaxLayer { w: &lw, b: &lb, precision: Precision::Fp32 }
+            .cost(&lo, &targets, 4)
+            .unwrap();
         cost.backward();
         let by_hand = SoftmaxLayer { w: &w, b: &b, precision: Precision::Fp32 }
             .cost_and_gradients(&output, &targets, 4);
         assert!((cost - by_hand.cost).abs().double_value(&[]) < 1e-12);
-        for (plain, fast) in [(lo.grad(), by_hand.output), (lw.grad(), by_hand.w), (lb.grad(), by_hand.b)] {
+        for (plain, fast) in
+            [(lo.grad(), by_hand.output), (lw.grad(), by_hand.w), (lb.grad(), by_hand.b)]
+        {
             assert!((plain - fast).abs().max().double_value(&[]) < 1e-12);
         }
     }
 
-    /// The fast door against the plain definition in double precision; sizes that no vector width divides, peaked and flat rows.
+    /// The fast door against the plain definition in double precision; sizes that no vector width
+    /// divides, peaked and flat rows.
     #[test]
     fn fast_softmax_is_the_plain_one() {
         let _random = crate::random_numbers(8);
@@ -175,18 +192,22 @@ mod tests {
             };
             let ours = fast.cost_and_gradients(&output, &targets, 3);
             let cost = ours.cost.double_value(&[]);
-            assert!((cost / plain_cost - 1.0).abs() < 1e-6, "{vocab}: {cost} instead of {plain_cost}");
+            assert!(
+                (cost / plain_cost - 1.0).abs() < 1e-6,
+                "{vocab}: {cost} instead of {plain_cost}"
+            );
             for (ours, expected) in [ours.output, ours.w, ours.b].iter().zip(&expected) {
                 let scale = expected.abs().max().double_value(&[]);
-                let difference = (ours.to_kind(Kind::Double) - expected).abs().max().double_value(&[]);
+                let difference =
+                    (ours.to_kind(Kind::Double) - expected).abs().max().double_value(&[]);
                 assert!(difference < 2e-6 * scale, "{vocab}: {difference} of {scale}");
             }
         }
     }
 
     /// Costs without a gradient against the plain definition in double precision, in all precisions
-    /// of the CPU: sizes that no vector width divides, more logits than are computed at once, logits
-    /// whose exponentials no float32 holds.
+    /// of the CPU: sizes that no vector width divides, more logits than are computed at once,
+    /// logits whose exponentials no float32 holds.
     #[test]
     fn costs_are_the_plain_definition() {
         let _random = crate::random_numbers(12);
@@ -198,8 +219,9 @@ mod tests {
             (9, 4, 48, 60.0),
         ];
         for (n, hidden, vocab, size) in sizes {
-            let [w, b, output] = [random(&[hidden, vocab]) * size, random(&[vocab]), random(&[n, hidden])]
-                .map(|t| t.to_kind(Kind::Float));
+            let [w, b, output] =
+                [random(&[hidden, vocab]) * size, random(&[vocab]), random(&[n, hidden])]
+                    .map(|t| t.to_kind(Kind::Float));
             let targets = Tensor::randint(vocab, [n], (Kind::Int64, Device::Cpu));
             let double = [&w, &b, &output].map(|t| t.to_kind(Kind::Double));
             let plain = SoftmaxLayer { w: &double[0], b: &double[1], precision: Precision::Fp32 };
@@ -215,7 +237,10 @@ mod tests {
             {
                 let layer = SoftmaxLayer { w: &w, b: &b, precision };
                 let difference = largest_difference(layer.costs(&output, &targets).unwrap());
-                assert!(difference < rounding * (1.0 + size * 4.0), "{precision} {vocab}: {difference}");
+                assert!(
+                    difference < rounding * (1.0 + size * 4.0),
+                    "{precision} {vocab}: {difference}"
+                );
             }
             let _ = output.get(0).fill_(f64::NAN);
             let layer = SoftmaxLayer { w: &w, b: &b, precision: Precision::Fp32 };
@@ -223,15 +248,17 @@ mod tests {
         }
     }
 
-    /// bfloat16 keeps 8 bits, so the gradients agree to some hundredths of their largest value, and the cost, a mean over many, better.
+    /// bfloat16 keeps 8 bits, so the gradients agree to some hundredths of their largest value, and
+    /// the cost, a mean over many, better.
     #[test]
     fn bf16_products_are_near_the_float32_ones() {
         let _random = crate::random_numbers(9);
         let float = |size: &[i64]| Tensor::randn(size, (Kind::Float, Device::Cpu));
         let (w, b, output) = (float(&[64, 1001]) * 0.3, float(&[1001]), float(&[80, 64]));
         let targets = Tensor::randint(1001, [80], (Kind::Int64, Device::Cpu));
-        let gradients =
-            |precision| SoftmaxLayer { w: &w, b: &b, precision }.cost_and_gradients(&output, &targets, 4);
+        let gradients = |precision| {
+            SoftmaxLayer { w: &w, b: &b, precision }.cost_and_gradients(&output, &targets, 4)
+        };
         let (exact, ours) = (gradients(Precision::Fp32), gradients(Precision::Bf16));
         assert!((ours.cost / exact.cost - 1.0).abs().double_value(&[]) < 2e-3);
         for (ours, exact) in [(ours.output, exact.output), (ours.w, exact.w), (ours.b, exact.b)] {
@@ -252,16 +279,25 @@ mod tests {
             let output = Tensor::from_slice(&[1.0, bad, 2.0]).view([3, 1]);
             let targets = Tensor::from_slice(&[0i64, 1, 39]);
             assert!(layer.cost_and_gradients(&output, &targets, 1).cost.double_value(&[]).is_nan());
-            assert!(layer.costs(&output, &targets).unwrap().sum(Kind::Double).double_value(&[]).is_nan());
+            assert!(
+                layer
+                    .costs(&output, &targets)
+                    .unwrap()
+                    .sum(Kind::Double)
+                    .double_value(&[])
+                    .is_nan()
+            );
         }
     }
 
-    /// oneDNN's product against float64's, in all the layouts that the layer has, and that it is not the fallback that is tested.
+    /// oneDNN's product against float64's, in all the layouts that the layer has, and that it is
+    /// not the fallback that is tested.
     #[test]
     fn fast_product_is_the_plain_one() {
         let _random = crate::random_numbers(10);
         for (m, k, n) in [(1, 1, 1), (7, 5, 33), (40, 200, 1001)] {
-            let (a, b) = (random(&[m, k]).to_kind(Kind::Float), random(&[k, n]).to_kind(Kind::Float));
+            let (a, b) =
+                (random(&[m, k]).to_kind(Kind::Float), random(&[k, n]).to_kind(Kind::Float));
             let expected = a.to_kind(Kind::Double).mm(&b.to_kind(Kind::Double));
             let (a_transposed, b_transposed) = (a.tr().contiguous(), b.tr().contiguous());
             for (a, b) in [(&a, &b), (&a_transposed.tr(), &b), (&a, &b_transposed.tr())] {

@@ -7,7 +7,8 @@ use super::lstm::{self, LstmStack};
 use crate::config::{Config, RnnMode};
 use crate::optimizer::{Adam, Gradient, Optimizer, OptimizerType};
 use crate::rnn::{
-    BasicLSTMCell, CellType, LSTMBlockCell, RnnCell, State, kernel_from_libtorch, kernel_to_libtorch,
+    BasicLSTMCell, CellType, LSTMBlockCell, RnnCell, State, kernel_from_libtorch,
+    kernel_to_libtorch,
 };
 use crate::tf;
 
@@ -26,7 +27,8 @@ fn cell_scope(k: usize) -> String {
 
 /// The recurrent part's variables.
 pub(super) enum Recurrent {
-    /// `basic_lstm`: kept in libtorch's layout, mapped to TensorFlow's where variables go in or out.
+    /// `basic_lstm`: kept in libtorch's layout, mapped to TensorFlow's where variables go in or
+    /// out.
     Lstm(Vec<LstmStack>),
     /// Other cells: kept under TensorFlow's names in TensorFlow's layout.
     Cells(tf::Variables),
@@ -38,7 +40,8 @@ pub struct PtbVariables {
     pub(super) cell: CellType,
     pub(super) device: Device,
     pub(super) kind: Kind,
-    /// Units that a layer is computed with: `hidden_size`, or a few more that are always zero ([`padded_width`]).
+    /// Units that a layer is computed with: `hidden_size`, or a few more that are always zero
+    /// ([`padded_width`]).
     pub(super) width: i64,
     pub(super) embedding: Tensor,
     pub(super) recurrent: Recurrent,
@@ -57,17 +60,19 @@ pub struct TooLarge {
 
 /// Units that a layer is computed with.
 ///
-/// On a GPU, rows of 650 or 1500 numbers are not aligned to the 16 bytes that tensor cores load at once, and the kernels that remain are
-/// up to twice as slow (docs/performance.md). So wide LSTM layers get a few units more, to a multiple of 8. Their weights and biases are
-/// zero; then their state, their output and all their gradients are zero too, and they stay so: the other units compute what they would
-/// compute alone.
+/// On a GPU, rows of 650 or 1500 numbers are not aligned to the 16 bytes that tensor cores load at
+/// once, and the kernels that remain are up to twice as slow (docs/performance.md). So wide LSTM
+/// layers get a few units more, to a multiple of 8. Their weights and biases are zero; then their
+/// state, their output and all their gradients are zero too, and they stay so: the other units
+/// compute what they would compute alone.
 fn padded_width(config: &Config, cell: CellType, device: Device) -> i64 {
     let wide = cell == CellType::BasicLstm && config.hidden_size > 256;
     if wide && device.is_cuda() { (config.hidden_size + 7) / 8 * 8 } else { config.hidden_size }
 }
 
-/// The tensor with its blocks of `from` units along some dimensions cut or filled up with zeros to `to` units. `blocks` says how many such
-/// blocks stand side by side along each dimension; 0 for a dimension that does not count units.
+/// The tensor with its blocks of `from` units along some dimensions cut or filled up with zeros to
+/// `to` units. `blocks` says how many such blocks stand side by side along each dimension; 0 for a
+/// dimension that does not count units.
 fn resize(tensor: &Tensor, blocks: &[i64], from: i64, to: i64) -> Tensor {
     let mut tensor = tensor.shallow_clone();
     if from == to {
@@ -80,15 +85,20 @@ fn resize(tensor: &Tensor, blocks: &[i64], from: i64, to: i64) -> Tensor {
             }
             let mut zeros = block.size();
             zeros[dim] = to - from;
-            Tensor::cat(&[&block, &Tensor::zeros(zeros, (block.kind(), block.device()))], dim as i64)
+            Tensor::cat(
+                &[&block, &Tensor::zeros(zeros, (block.kind(), block.device()))],
+                dim as i64,
+            )
         };
-        let resized: Vec<Tensor> = tensor.chunk(blocks, dim as i64).into_iter().map(resized).collect();
+        let resized: Vec<Tensor> =
+            tensor.chunk(blocks, dim as i64).into_iter().map(resized).collect();
         tensor = Tensor::cat(&resized, dim as i64);
     }
     tensor
 }
 
-/// Blocks of units along each dimension of the model's variables, in TensorFlow's layout, and of its state.
+/// Blocks of units along each dimension of the model's variables, in TensorFlow's layout, and of
+/// its state.
 mod blocks {
     pub(super) const EMBEDDING: [i64; 2] = [0, 1];
     /// `[inputs and h, i j f o]`
@@ -100,9 +110,15 @@ mod blocks {
 }
 
 impl PtbVariables {
-    /// New variables: uniform in `[-init_scale, init_scale]`, the cells' biases zero; a function of `seed`.
-    /// `kind` is `Float` to train, `Double` to compare.
-    pub fn new(config: &Config, cell: CellType, device: Device, kind: Kind, seed: i64) -> Result<Self> {
+    /// New variables: uniform in `[-init_scale, init_scale]`, the cells' biases zero; a function of
+    /// `seed`. `kind` is `Float` to train, `Double` to compare.
+    pub fn new(
+        config: &Config,
+        cell: CellType,
+        device: Device,
+        kind: Kind,
+        seed: i64,
+    ) -> Result<Self> {
         Self::with_width(config, cell, device, kind, seed, padded_width(config, cell, device))
     }
 
@@ -130,11 +146,15 @@ impl PtbVariables {
         let embedding = var("embedding", &[vocab, hidden], uniform)?;
         let recurrent = match cell {
             CellType::BasicLstm => {
-                // One call for all layers lets cuDNN work on several at once. Dropout between them has to come from here: the same
-                // in all modes, and a function of seed and step.
-                let (stacks, layers) =
-                    if config.keep_prob < 1.0 { (config.num_layers, 1) } else { (1, config.num_layers) };
-                let stack = |k| LstmStack::new(&store, &root / format!("cell_{k}"), config, layers, width);
+                // One call for all layers lets cuDNN work on several at once. Dropout between them
+                // has to come from here: the same in all modes, and a function of seed and step.
+                let (stacks, layers) = if config.keep_prob < 1.0 {
+                    (config.num_layers, 1)
+                } else {
+                    (1, config.num_layers)
+                };
+                let stack =
+                    |k| LstmStack::new(&store, &root / format!("cell_{k}"), config, layers, width);
                 Recurrent::Lstm((0..stacks).map(stack).collect::<Result<_>>()?)
             }
             _ => {
@@ -190,8 +210,8 @@ impl PtbVariables {
         [vec![&self.embedding], recurrent, vec![&self.softmax_w, &self.softmax_b]].concat()
     }
 
-    /// Tensors in the order of [`Self::trainable`] under TensorFlow's names, in TensorFlow's layout, on the CPU: the variables themselves
-    /// or their gradients.
+    /// Tensors in the order of [`Self::trainable`] under TensorFlow's names, in TensorFlow's
+    /// layout, on the CPU: the variables themselves or their gradients.
     fn named(&self, tensors: &[&Tensor]) -> Result<tf::Variables> {
         let mut named = tf::Variables::new();
         let mut put = |name: String, tensor: &Tensor, blocks: &[i64]| {
@@ -205,7 +225,11 @@ impl PtbVariables {
             Recurrent::Lstm(_) => {
                 for (k, weights) in recurrent.chunks_exact(3).enumerate() {
                     let (kernel, bias) = kernel_from_libtorch(weights[0], weights[1], weights[2])?;
-                    put(format!("{}/basic_lstm_cell/kernel", cell_scope(k)), &kernel, &blocks::KERNEL);
+                    put(
+                        format!("{}/basic_lstm_cell/kernel", cell_scope(k)),
+                        &kernel,
+                        &blocks::KERNEL,
+                    );
                     put(format!("{}/basic_lstm_cell/bias", cell_scope(k)), &bias, &blocks::BIAS);
                 }
             }
@@ -243,8 +267,8 @@ impl PtbVariables {
         [self.trainable(), self.optimizer.slots()].concat()
     }
 
-    /// The optimizer's slots under the names that TensorFlow's optimizer adds to their variables', on the CPU; none for plain
-    /// gradient descent.
+    /// The optimizer's slots under the names that TensorFlow's optimizer adds to their variables',
+    /// on the CPU; none for plain gradient descent.
     pub fn slots_to_tensorflow(&self) -> Result<tf::Variables> {
         let mut named = tf::Variables::new();
         let Optimizer::Adam(Adam { m, v, powers }) = &self.optimizer else { return Ok(named) };
@@ -257,8 +281,8 @@ impl PtbVariables {
         Ok(named)
     }
 
-    /// Sets the optimizer's slots from ones under TensorFlow's names. Returns false, and changes nothing, if there are none among
-    /// `given`.
+    /// Sets the optimizer's slots from ones under TensorFlow's names. Returns false, and changes
+    /// nothing, if there are none among `given`.
     ///
     /// # Errors
     /// Some of them are missing, or have a wrong shape.
@@ -277,7 +301,11 @@ impl PtbVariables {
         self.assign_to(&v.iter().collect::<Vec<_>>(), &slots_of(ADAM_V)).context("Adam's v")?;
         for (power, name) in powers.iter().zip(ADAM_POWERS) {
             let value = given.get(name).with_context(|| format!("variable {name} is missing"))?;
-            ensure!(value.numel() == 1, "variable {name} has shape {:?}; it is a scalar", value.size());
+            ensure!(
+                value.numel() == 1,
+                "variable {name} has shape {:?}; it is a scalar",
+                value.size()
+            );
             tch::no_grad(|| power.shallow_clone().f_copy_(&value.f_view([0i64; 0])?))?;
         }
         Ok(true)
@@ -286,21 +314,27 @@ impl PtbVariables {
     /// Sets all variables from ones under TensorFlow's names; others in `given` are ignored.
     ///
     /// # Errors
-    /// A missing variable, a wrong shape (named, with both shapes), values that are NaN or infinite.
-    /// Nothing is changed then.
+    /// A missing variable, a wrong shape (named, with both shapes), values that are NaN or
+    /// infinite. Nothing is changed then.
     pub fn assign(&self, given: &tf::Variables) -> Result<()> {
         self.assign_to(&self.trainable(), given)
     }
 
-    /// Copies tensors under TensorFlow's names to `targets`, which are in the order of [`Self::trainable`].
+    /// Copies tensors under TensorFlow's names to `targets`, which are in the order of
+    /// [`Self::trainable`].
     fn assign_to(&self, targets: &[&Tensor], given: &tf::Variables) -> Result<()> {
         tch::no_grad(|| {
             let mut checked = tf::Variables::new();
             for (name, own) in self.named(targets)? {
-                // A plain LSTMCell's variables have the same names as block mode's, which are read as BasicLSTMCell's.
+                // A plain LSTMCell's variables have the same names as block mode's, which are read
+                // as BasicLSTMCell's.
                 let also = name.replace("/lstm_cell/", "/basic_lstm_cell/");
                 let Some(tensor) = given.get(&name).or_else(|| given.get(&also)) else {
-                    bail!("variable {name} (shape {:?}) is missing; there are: {}", own.size(), names(given));
+                    bail!(
+                        "variable {name} (shape {:?}) is missing; there are: {}",
+                        own.size(),
+                        names(given)
+                    );
                 };
                 ensure!(
                     tensor.size() == own.size(),
@@ -330,7 +364,10 @@ impl PtbVariables {
                     values.extend(variables.keys().map(|name| checked[name].shallow_clone()));
                 }
             }
-            values.extend([widened(SOFTMAX_W, &blocks::SOFTMAX_W), checked[SOFTMAX_B].shallow_clone()]);
+            values.extend([
+                widened(SOFTMAX_W, &blocks::SOFTMAX_W),
+                checked[SOFTMAX_B].shallow_clone(),
+            ]);
             for (target, value) in targets.iter().zip(values) {
                 target.shallow_clone().copy_(&value);
             }
@@ -338,7 +375,8 @@ impl PtbVariables {
         })
     }
 
-    /// A state `[batch, hidden_size]` per tensor, as checkpoints have it, in the width that this model computes with, on its device.
+    /// A state `[batch, hidden_size]` per tensor, as checkpoints have it, in the width that this
+    /// model computes with, on its device.
     pub(crate) fn widen_state(&self, state: &[Tensor]) -> State {
         let wide = |t: &Tensor| {
             resize(&t.to_device(self.device), &blocks::STATE, self.config.hidden_size, self.width)
@@ -348,7 +386,10 @@ impl PtbVariables {
 
     /// The inverse of [`Self::widen_state`], on the same device.
     pub(crate) fn narrow_state(&self, state: &[Tensor]) -> State {
-        state.iter().map(|t| resize(t, &blocks::STATE, self.width, self.config.hidden_size)).collect()
+        state
+            .iter()
+            .map(|t| resize(t, &blocks::STATE, self.width, self.config.hidden_size))
+            .collect()
     }
 
     /// The cells over these variables, one per layer, for a mode that is unrolled over time.
@@ -383,7 +424,8 @@ mod tests {
     use super::*;
     use crate::model::PtbModel;
 
-    /// A layer with units that are always zero trains as the layer without them: cost, norm, variables, state, in all modes.
+    /// A layer with units that are always zero trains as the layer without them: cost, norm,
+    /// variables, state, in all modes.
     #[test]
     fn padding_changes_no_number() {
         let _random = crate::random_numbers(0);
@@ -399,7 +441,8 @@ mod tests {
         let cpu = (Device::Cpu, Kind::Double);
         for mode in [RnnMode::Cudnn, RnnMode::Block, RnnMode::Basic] {
             let make = |width| {
-                PtbVariables::with_width(&config, CellType::BasicLstm, cpu.0, cpu.1, 3, width).unwrap()
+                PtbVariables::with_width(&config, CellType::BasicLstm, cpu.0, cpu.1, 3, width)
+                    .unwrap()
             };
             let (plain, padded) = (make(13), make(16));
             let run = |variables: &PtbVariables| {
@@ -421,7 +464,8 @@ mod tests {
             for (a, b) in figures.iter().flatten().zip(padded_figures.iter().flatten()) {
                 assert!((a / b - 1.0).abs() < 1e-12, "{mode}: {a} and {b}");
             }
-            let (plain, trained) = (plain.to_tensorflow().unwrap(), padded.to_tensorflow().unwrap());
+            let (plain, trained) =
+                (plain.to_tensorflow().unwrap(), padded.to_tensorflow().unwrap());
             assert!(plain.keys().eq(trained.keys()));
             let pairs = plain.values().zip(trained.values()).chain(state.iter().zip(&padded_state));
             for (a, b) in pairs {

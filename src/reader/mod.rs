@@ -96,9 +96,14 @@ impl RawData {
     ///
     /// # Errors
     /// As [`Self::read`].
-    pub fn read_with(data_path: &str, limits: Limits, listen: &mut dyn FnMut(Progress)) -> Result<Self> {
+    pub fn read_with(
+        data_path: &str,
+        limits: Limits,
+        listen: &mut dyn FnMut(Progress),
+    ) -> Result<Self> {
         let [train, valid, test] = if data_path == SAMPLE {
-            [("train", sample::TRAIN), ("valid", sample::VALID), ("test", sample::TEST)].map(embedded)
+            [("train", sample::TRAIN), ("valid", sample::VALID), ("test", sample::TEST)]
+                .map(embedded)
         } else {
             // All three are opened first: a test file that cannot be read should not show after
             // minutes of reading a large training text.
@@ -126,10 +131,13 @@ fn find(data_path: &str) -> Result<[PathBuf; 3], NoTexts> {
     if !folder.is_dir() {
         return error(format!("no such folder. {expected}"));
     }
-    let names = NAMINGS.map(|naming| ["train", "valid", "test"].map(|split| naming.replace('*', split)));
+    let names =
+        NAMINGS.map(|naming| ["train", "valid", "test"].map(|split| naming.replace('*', split)));
     let is_there = |name: &String| folder.join(name).exists();
-    let (complete, partial): (Vec<_>, Vec<_>) =
-        names.iter().filter(|set| set.iter().any(is_there)).partition(|set| set.iter().all(is_there));
+    let (complete, partial): (Vec<_>, Vec<_>) = names
+        .iter()
+        .filter(|set| set.iter().any(is_there))
+        .partition(|set| set.iter().all(is_there));
     let list = |sets: &[&[String; 3]], there: bool| {
         let names = sets.iter().copied().flatten().filter(|name| is_there(name) == there);
         names.map(String::as_str).collect::<Vec<_>>().join(", ")
@@ -277,7 +285,8 @@ mod tests {
 
     /// A split's tokens as words again.
     fn in_words(data: &RawData, split: &Split) -> String {
-        let words: Vec<&str> = split.tokens.iter().map(|&id| data.vocabulary.word(id).unwrap()).collect();
+        let words: Vec<&str> =
+            split.tokens.iter().map(|&id| data.vocabulary.word(id).unwrap()).collect();
         words.join(" ")
     }
 
@@ -286,8 +295,12 @@ mod tests {
         let texts: [&[u8]; 3] = [b"a a a a b b b c c d\nd e <unk>\n", b"a x c\n", b"e\n"];
         let folder = folder(texts);
         let read = |max_vocab, min_count| {
-            RawData::read_with(folder.path().to_str().unwrap(), Limits { max_vocab, min_count }, &mut |_| {})
-                .unwrap()
+            RawData::read_with(
+                folder.path().to_str().unwrap(),
+                Limits { max_vocab, min_count },
+                &mut |_| {},
+            )
+            .unwrap()
         };
         let words = |data: &RawData| data.vocabulary.words().map(str::to_owned).collect::<Vec<_>>();
         // a 4, b 3, and of <eos>, c, d with 2 each only <eos>, which always stays; <unk> is 1 of
@@ -354,14 +367,18 @@ mod tests {
                 }
             }
             let error = format!("{:#}", read().unwrap_err());
-            assert!(error.contains("more than one set") && error.contains("ptb.valid.txt"), "{error}");
+            assert!(
+                error.contains("more than one set") && error.contains("ptb.valid.txt"),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn wikitext_is_read_as_it_is() {
         // The beginning of WikiText's format: a blank line, a heading, text with <unk>.
-        let text = b" \n = Robert <unk> = \n \n Robert <unk> is an English film , \n \n = = Career = = \n \n";
+        let text = b" \n = Robert <unk> = \n \n Robert <unk> is an English film , \n \n \
+                     = = Career = = \n \n";
         let data = data_of([text, text, text]).unwrap();
         assert_eq!(
             in_words(&data, &data.valid),
@@ -378,8 +395,10 @@ mod tests {
         let data = data_of([&[&long[..], b"\nend\n"].concat(), b"word\n", b"end\n"]).unwrap();
         assert_eq!(data.train.tokens.len(), 2_000_003);
         assert_eq!(data.vocabulary.words().collect::<Vec<_>>(), ["word", EOS, "end"]);
-        let error =
-            format!("{:#}", data_of([&[b"a\n", &[b'x'; 3 << 20][..]].concat(), b"a\n", b"a\n"]).unwrap_err());
+        let error = format!(
+            "{:#}",
+            data_of([&[b"a\n", &[b'x'; 3 << 20][..]].concat(), b"a\n", b"a\n"]).unwrap_err()
+        );
         assert!(error.contains("ptb.train.txt: line 2 has a word of more than"), "{error}");
     }
 
@@ -415,7 +434,8 @@ mod tests {
     fn line_ends_of_every_kind() {
         // Without padding spaces, with Windows line ends, a byte-order mark, no newline at the end.
         let data = data_of([b"\xef\xbb\xbfa b\r\nb\n\nc", b"a\n", b"b"]).unwrap();
-        let words: Vec<_> = data.train.tokens.iter().map(|&id| data.vocabulary.word(id).unwrap()).collect();
+        let words: Vec<_> =
+            data.train.tokens.iter().map(|&id| data.vocabulary.word(id).unwrap()).collect();
         assert_eq!(words, ["a", "b", EOS, "b", EOS, EOS, "c"]);
         assert_eq!(data.test.tokens.len(), 1);
     }
@@ -426,7 +446,8 @@ mod tests {
         assert!(error([b"a b\n", b"", b"a\n"]).contains("ptb.valid.txt: the file is empty"));
         let e = error([b"a b\nc \xff d\n", b"a\n", b"a\n"]);
         assert!(
-            e.contains("ptb.train.txt: not UTF-8") && e.contains("line 2, byte 6 of the file (0xff)"),
+            e.contains("ptb.train.txt: not UTF-8")
+                && e.contains("line 2, byte 6 of the file (0xff)"),
             "{e}"
         );
         assert!(error([b"\n\n\n", b"\n", b"\n"]).contains("only 1 word"));
@@ -435,7 +456,10 @@ mod tests {
         assert!(missing.starts_with("/nonexistent/folder: no such folder"), "{missing}");
         let empty = tempfile::tempdir().unwrap();
         let missing = format!("{:#}", RawData::read(empty.path().to_str().unwrap()).unwrap_err());
-        assert!(missing.contains("no text of a known name") && missing.contains("ptb.*.txt"), "{missing}");
+        assert!(
+            missing.contains("no text of a known name") && missing.contains("ptb.*.txt"),
+            "{missing}"
+        );
     }
 
     #[test]

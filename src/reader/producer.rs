@@ -36,7 +36,8 @@ enum Rows {
 }
 
 impl Producer {
-    /// Arranges `split` on `device`. As in the original, trailing words that fill no column are dropped.
+    /// Arranges `split` on `device`. As in the original, trailing words that fill no column are
+    /// dropped.
     ///
     /// # Errors
     /// A text that is too short for a single step; a GPU without memory for it.
@@ -102,7 +103,8 @@ impl Producer {
     fn cut(&self, start: i64, len: i64) -> Tensor {
         match &self.rows {
             Rows::Shared(tokens) => {
-                let row = |row: i64| &tokens[(row * self.batch_len + start) as usize..][..len as usize];
+                let row =
+                    |row: i64| &tokens[(row * self.batch_len + start) as usize..][..len as usize];
                 let rows: Vec<&[i32]> = (0..self.batch_size).map(row).collect();
                 Tensor::from_slice(&rows.concat()).view([self.batch_size, len])
             }
@@ -114,8 +116,9 @@ impl Producer {
     pub(crate) fn words_at(&self, places: &[(i64, i64)], len: i64) -> Result<Tensor> {
         let words = match &self.rows {
             Rows::Shared(tokens) => {
-                let words =
-                    |&(row, column)| &tokens[(row * self.batch_len + column) as usize..][..len as usize];
+                let words = |&(row, column)| {
+                    &tokens[(row * self.batch_len + column) as usize..][..len as usize]
+                };
                 let words: Vec<&[i32]> = places.iter().map(words).collect();
                 Tensor::f_from_slice(&words.concat())?.f_view([places.len() as i64, len])?
             }
@@ -157,14 +160,19 @@ mod tests {
         let shared = Producer::new(&split, 2, 7, Device::Cpu).unwrap();
         // As it is on a GPU.
         let rows = Tensor::from_slice(&split.tokens[..102]).view([2, 51]);
-        let device =
-            Producer { rows: Rows::Device(rows), ..Producer::new(&split, 2, 7, Device::Cpu).unwrap() };
+        let device = Producer {
+            rows: Rows::Device(rows),
+            ..Producer::new(&split, 2, 7, Device::Cpu).unwrap()
+        };
         let (x, y) = shared.batch(3);
         for producer in [shared, device] {
             let words = |column| producer.words_at(&[(0, column), (1, column)], 7).unwrap();
             assert_eq!((words(21), words(22)), (x.copy(), y.copy()));
             let words = producer.words_at(&[(1, 48), (0, 0), (1, 5)], 3).unwrap();
-            assert_eq!(Vec::<Vec<i64>>::try_from(words).unwrap(), [[99, 100, 101], [0, 1, 2], [56, 57, 58]]);
+            assert_eq!(
+                Vec::<Vec<i64>>::try_from(words).unwrap(),
+                [[99, 100, 101], [0, 1, 2], [56, 57, 58]]
+            );
         }
     }
 
@@ -174,6 +182,9 @@ mod tests {
         let error = Producer::new(&split, 5, 2, Device::Cpu).err().unwrap().to_string();
         assert!(Producer::new(&split, 0, 2, Device::Cpu).is_err());
         assert!(Producer::new(&split, 5, -1, Device::Cpu).is_err());
-        assert!(error.contains("decrease batch_size or num_steps") && error.contains("15"), "{error}");
+        assert!(
+            error.contains("decrease batch_size or num_steps") && error.contains("15"),
+            "{error}"
+        );
     }
 }

@@ -175,11 +175,18 @@ mod tests {
     #[test]
     fn words_are_split_where_python_splits_them() {
         // [c for c in range(0x110000) if chr(c).isspace()], the same in all versions of Python 3.
-        let spaces: Vec<u32> = [0x09..=0x0d, 0x1c..=0x20, 0x85..=0x85, 0xa0..=0xa0, 0x1680..=0x1680]
-            .into_iter()
-            .chain([0x2000..=0x200a, 0x2028..=0x2029, 0x202f..=0x202f, 0x205f..=0x205f, 0x3000..=0x3000])
-            .flatten()
-            .collect();
+        let spaces: Vec<u32> =
+            [0x09..=0x0d, 0x1c..=0x20, 0x85..=0x85, 0xa0..=0xa0, 0x1680..=0x1680]
+                .into_iter()
+                .chain([
+                    0x2000..=0x200a,
+                    0x2028..=0x2029,
+                    0x202f..=0x202f,
+                    0x205f..=0x205f,
+                    0x3000..=0x3000,
+                ])
+                .flatten()
+                .collect();
         for c in '\0'..=char::MAX {
             let text = format!("a{c}{c}b{c}");
             let expected = match c {
@@ -198,7 +205,11 @@ mod tests {
         let text = "\u{feff}eins zwei\r\n\r\n größer\u{3000}日本\u{1e}𝄞𝄞\tz\n\nend";
         let expected = ["eins", "zwei", EOS, EOS, "größer", "日本", "𝄞𝄞", "z", EOS, EOS, "end"];
         for at_once in [1, 2, 3, 4, 5, 7, 100] {
-            assert_eq!(all_words(text.as_bytes(), at_once).unwrap(), expected, "{at_once} bytes at once");
+            assert_eq!(
+                all_words(text.as_bytes(), at_once).unwrap(),
+                expected,
+                "{at_once} bytes at once"
+            );
         }
         for at_once in [1, 3, 1000] {
             let error = all_words(b"a b\nc d\n\ne \xe6\x97", at_once).unwrap_err().to_string();
@@ -227,18 +238,25 @@ mod tests {
         let mut text = b"ab ".repeat(LONGEST_PIECE);
         text[2 * LONGEST_PIECE] = 0xff;
         let error = all_words(text.leak(), BUFFER).unwrap_err().to_string();
-        assert!(error.contains(&format!("line 1, byte {} of the file (0xff)", 2 * LONGEST_PIECE)), "{error}");
+        assert!(
+            error.contains(&format!("line 1, byte {} of the file (0xff)", 2 * LONGEST_PIECE)),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_word_has_a_longest_length() {
         let longest = "x".repeat(LONGEST_PIECE - 1);
         let text = format!("a\n{longest}\n{longest} {longest}").leak();
-        let found: Vec<usize> = all_words(text.as_bytes(), BUFFER).unwrap().iter().map(String::len).collect();
+        let found: Vec<usize> =
+            all_words(text.as_bytes(), BUFFER).unwrap().iter().map(String::len).collect();
         assert_eq!(found, [1, 5, longest.len(), 5, longest.len(), longest.len()]);
         for text in [format!("a\n{longest}xx\n"), format!("a\n {longest}x b")] {
             let error = all_words(text.leak().as_bytes(), BUFFER).unwrap_err().to_string();
-            assert!(error.contains("trickle: line 2 has a word of more than 1048576 bytes"), "{error}");
+            assert!(
+                error.contains("trickle: line 2 has a word of more than 1048576 bytes"),
+                "{error}"
+            );
         }
     }
 }

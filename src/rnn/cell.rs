@@ -1,8 +1,9 @@
-//! The cells: one step of a recurrent network each, with the formulas, variable names and layouts of TensorFlow's
-//! `rnn_cell_impl.py`.
+//! The cells: one step of a recurrent network each, with the formulas, variable names and layouts
+//! of TensorFlow's `rnn_cell_impl.py`.
 //!
-//! Every cell is a view over given variables: `from_variables` finds them by TensorFlow's names, `new` takes them one by
-//! one ([`LSTMCell`], whose options decide which it has, takes them by name only).
+//! Every cell is a view over given variables: `from_variables` finds them by TensorFlow's names,
+//! `new` takes them one by one ([`LSTMCell`], whose options decide which it has, takes them by name
+//! only).
 
 use super::layout::{kernel_to_libtorch, libtorch_sizes};
 use super::{RnnCell, State, check_state};
@@ -26,17 +27,22 @@ impl<'a> Scope<'a> {
         format!("{}/{variable}", self.path)
     }
 
-    /// The variable, or an error that says which shape it should have had and what there is instead.
+    /// The variable, or an error that says which shape it should have had and what there is
+    /// instead.
     fn find(&self, variable: &str, expected: &str) -> Result<&'a Tensor> {
         let name = self.name(variable);
         if let Some(tensor) = self.variables.get(&name) {
             return Ok(tensor);
         }
-        let found: Vec<_> =
-            self.variables.iter().map(|(name, tensor)| format!("{name} {:?}", tensor.size())).collect();
+        let found: Vec<_> = self
+            .variables
+            .iter()
+            .map(|(name, tensor)| format!("{name} {:?}", tensor.size()))
+            .collect();
         let more = if found.len() > 8 { ", ..." } else { "" };
         bail!(
-            "variable '{name}', expected shape {expected}, is missing; found {} variables: {}{more}",
+            "variable '{name}', expected shape {expected}, is missing; found {} variables: \
+             {}{more}",
             found.len(),
             found[..found.len().min(8)].join(", ")
         )
@@ -46,20 +52,33 @@ impl<'a> Scope<'a> {
     fn get(&self, variable: &str, shape: &[i64]) -> Result<Tensor> {
         let tensor = self.find(variable, &format!("{shape:?}"))?;
         let found = tensor.size();
-        ensure!(found == shape, "variable '{}' has shape {found:?}, expected {shape:?}", self.name(variable));
+        ensure!(
+            found == shape,
+            "variable '{}' has shape {found:?}, expected {shape:?}",
+            self.name(variable)
+        );
         Ok(tensor.shallow_clone())
     }
 
-    /// An error if there is a variable that the cell would leave unused, and so compute something else.
+    /// An error if there is a variable that the cell would leave unused, and so compute something
+    /// else.
     fn refuse(&self, variable: &str, advice: &str) -> Result<()> {
         let name = self.name(variable);
-        ensure!(!self.variables.contains_key(&name), "variable '{name}' would be left unused: {advice}");
+        ensure!(
+            !self.variables.contains_key(&name),
+            "variable '{name}' would be left unused: {advice}"
+        );
         Ok(())
     }
 
-    /// A kernel from `[inputs, h]` to the gates, which tells `(kernel, input_size, num_units)`. The width of `h` is
-    /// `num_proj` where there is one, else `num_units`.
-    fn kernel(&self, variable: &str, gates: i64, num_proj: Option<i64>) -> Result<(Tensor, i64, i64)> {
+    /// A kernel from `[inputs, h]` to the gates, which tells `(kernel, input_size, num_units)`. The
+    /// width of `h` is `num_proj` where there is one, else `num_units`.
+    fn kernel(
+        &self,
+        variable: &str,
+        gates: i64,
+        num_proj: Option<i64>,
+    ) -> Result<(Tensor, i64, i64)> {
         let expected = match num_proj {
             Some(num_proj) => format!("[input_size + {num_proj}, {gates} * num_units]"),
             None => format!("[input_size + num_units, {gates} * num_units]"),
@@ -163,11 +182,13 @@ impl RnnCell for BasicRNNCell {
 /// The gated recurrent unit: `r, u = sigmoid([x, h] gates)`, `c = tanh([x, r * h] candidate)`,
 /// `h' = u * h + (1 - u) * c`; the output is `h'`.
 ///
-/// Variables `gru_cell/gates/kernel [input_size + num_units, 2 * num_units]`, `gates/bias [2 * num_units]`,
-/// `candidate/kernel [input_size + num_units, num_units]`, `candidate/bias [num_units]`.
-/// State: `h [batch, num_units]`. TensorFlow: `tf.nn.rnn_cell.GRUCell`, after Cho et al. (arXiv 1406.1078).
+/// Variables `gru_cell/gates/kernel [input_size + num_units, 2 * num_units]`, `gates/bias [2 *
+/// num_units]`, `candidate/kernel [input_size + num_units, num_units]`, `candidate/bias
+/// [num_units]`. State: `h [batch, num_units]`. TensorFlow: `tf.nn.rnn_cell.GRUCell`, after Cho et
+/// al. (arXiv 1406.1078).
 ///
-/// libtorch's `gru` is another function: it applies `r` after the matrix product, and its `z` is `u`.
+/// libtorch's `gru` is another function: it applies `r` after the matrix product, and its `z` is
+/// `u`.
 #[derive(Debug)]
 pub struct GRUCell {
     gates_kernel: Tensor,
@@ -211,7 +232,8 @@ impl GRUCell {
         Ok(Self {
             gates_kernel,
             gates_bias: scope.get("gates/bias", &[2 * num_units])?,
-            candidate_kernel: scope.get("candidate/kernel", &[input_size + num_units, num_units])?,
+            candidate_kernel: scope
+                .get("candidate/kernel", &[input_size + num_units, num_units])?,
             candidate_bias: scope.get("candidate/bias", &[num_units])?,
             input_size,
             num_units,
@@ -239,13 +261,14 @@ impl RnnCell for GRUCell {
     }
 }
 
-/// The LSTM of the PTB example: `i, j, f, o = [x, h] kernel + bias`,
-/// `c' = c * sigmoid(f + forget_bias) + sigmoid(i) * tanh(j)`, `h' = tanh(c') * sigmoid(o)`; the output is `h'`.
+/// The LSTM of the PTB example: `i, j, f, o = [x, h] kernel + bias`, `c' = c * sigmoid(f +
+/// forget_bias) + sigmoid(i) * tanh(j)`, `h' = tanh(c') * sigmoid(o)`; the output is `h'`.
 ///
-/// Variables `basic_lstm_cell/kernel [input_size + num_units, 4 * num_units]`, `bias [4 * num_units]`.
-/// State: `c, h`, `[batch, num_units]` each. TensorFlow: `tf.nn.rnn_cell.BasicLSTMCell`, after Zaremba et al.
-/// (arXiv 1409.2329). `forget_bias` is a constant, not part of the variables: TensorFlow's default is 1.0, so that a
-/// fresh cell remembers; the PTB example sets 0.0.
+/// Variables `basic_lstm_cell/kernel [input_size + num_units, 4 * num_units]`, `bias [4 *
+/// num_units]`. State: `c, h`, `[batch, num_units]` each. TensorFlow:
+/// `tf.nn.rnn_cell.BasicLSTMCell`, after Zaremba et al. (arXiv 1409.2329). `forget_bias` is a
+/// constant, not part of the variables: TensorFlow's default is 1.0, so that a fresh cell
+/// remembers; the PTB example sets 0.0.
 #[derive(Debug)]
 pub struct BasicLSTMCell {
     kernel: Tensor,
@@ -276,7 +299,13 @@ impl BasicLSTMCell {
     ) -> Result<Self> {
         let scope = Scope::new(variables, scope, "basic_lstm_cell");
         let (kernel, input_size, num_units) = scope.kernel("kernel", 4, None)?;
-        Ok(Self { kernel, bias: scope.get("bias", &[4 * num_units])?, forget_bias, input_size, num_units })
+        Ok(Self {
+            kernel,
+            bias: scope.get("bias", &[4 * num_units])?,
+            forget_bias,
+            input_size,
+            num_units,
+        })
     }
 }
 
@@ -303,10 +332,11 @@ impl RnnCell for BasicLSTMCell {
 /// The arguments of [`LSTMCell`], under TensorFlow's names and with its defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LSTMCellOptions {
-    /// Lets the gates see the cell state, through the diagonal weights `w_i_diag`, `w_f_diag` (old c) and `w_o_diag`
-    /// (new c). Default: false.
+    /// Lets the gates see the cell state, through the diagonal weights `w_i_diag`, `w_f_diag` (old
+    /// c) and `w_o_diag` (new c). Default: false.
     pub use_peepholes: bool,
-    /// Clips the new cell state to `[-cell_clip, cell_clip]`, before the output sees it. Default: none.
+    /// Clips the new cell state to `[-cell_clip, cell_clip]`, before the output sees it. Default:
+    /// none.
     pub cell_clip: Option<f64>,
     /// The width of the projected output, which is also what recurs. Default: none, no projection.
     pub num_proj: Option<i64>,
@@ -318,16 +348,23 @@ pub struct LSTMCellOptions {
 
 impl Default for LSTMCellOptions {
     fn default() -> Self {
-        Self { use_peepholes: false, cell_clip: None, num_proj: None, proj_clip: None, forget_bias: 1.0 }
+        Self {
+            use_peepholes: false,
+            cell_clip: None,
+            num_proj: None,
+            proj_clip: None,
+            forget_bias: 1.0,
+        }
     }
 }
 
-/// The LSTM with everything: peepholes, a clipped cell state, a projected output, see [`LSTMCellOptions`].
+/// The LSTM with everything: peepholes, a clipped cell state, a projected output, see
+/// [`LSTMCellOptions`].
 ///
-/// Variables `lstm_cell/kernel [input_size + output_size, 4 * num_units]`, `bias [4 * num_units]`, with peepholes
-/// `w_f_diag`, `w_i_diag`, `w_o_diag [num_units]`, with a projection `projection/kernel [num_units, num_proj]`.
-/// State: `c [batch, num_units]`, `h [batch, output_size]`. TensorFlow: `tf.nn.rnn_cell.LSTMCell`, after Sak et al.
-/// (arXiv 1402.1128).
+/// Variables `lstm_cell/kernel [input_size + output_size, 4 * num_units]`, `bias [4 * num_units]`,
+/// with peepholes `w_f_diag`, `w_i_diag`, `w_o_diag [num_units]`, with a projection
+/// `projection/kernel [num_units, num_proj]`. State: `c [batch, num_units]`, `h [batch,
+/// output_size]`. TensorFlow: `tf.nn.rnn_cell.LSTMCell`, after Sak et al. (arXiv 1402.1128).
 ///
 /// ```python
 /// cell = tf.nn.rnn_cell.LSTMCell(num_units=5, num_proj=3, cell_clip=10.0)
@@ -335,10 +372,12 @@ impl Default for LSTMCellOptions {
 /// ```
 /// use ptb_word_lm::rnn::{LSTMCell, LSTMCellOptions, RnnCell};
 /// # use tch::{Device::Cpu, Kind::Float, Tensor};
-/// # let variables = [("kernel", vec![2 + 3, 4 * 5]), ("bias", vec![4 * 5]), ("projection/kernel", vec![5, 3])]
+/// # let (kernel, bias) = (("kernel", vec![2 + 3, 4 * 5]), ("bias", vec![4 * 5]));
+/// # let variables = [kernel, bias, ("projection/kernel", vec![5, 3])]
 /// #     .map(|(name, shape)| (format!("rnn/lstm_cell/{name}"), Tensor::rand(shape, (Float, Cpu))))
 /// #     .into();
-/// let options = LSTMCellOptions { num_proj: Some(3), cell_clip: Some(10.0), ..Default::default() };
+/// let options =
+///     LSTMCellOptions { num_proj: Some(3), cell_clip: Some(10.0), ..Default::default() };
 /// let cell = LSTMCell::from_variables(&variables, "rnn", options)?;
 /// assert_eq!((cell.state_size(), cell.output_size()), (vec![5, 3], 3));
 /// # anyhow::Ok(())
@@ -366,8 +405,9 @@ impl LSTMCell {
     /// Finds `scope/lstm_cell/{kernel,bias,...}`, those that the options call for.
     ///
     /// # Errors
-    /// If a variable is missing or has the wrong shape; if `num_proj` is not the width of `projection/kernel`; if
-    /// there are peephole or projection weights that the options would leave unused.
+    /// If a variable is missing or has the wrong shape; if `num_proj` is not the width of
+    /// `projection/kernel`; if there are peephole or projection weights that the options would
+    /// leave unused.
     pub fn from_variables(
         variables: &BTreeMap<String, Tensor>,
         scope: &str,
@@ -389,7 +429,9 @@ impl LSTMCell {
             scope.refuse("w_f_diag", "set use_peepholes")?;
         }
         match options.num_proj {
-            Some(num_proj) => ensure!(num_proj > 0, "LSTMCell: num_proj must be positive, found {num_proj}"),
+            Some(num_proj) => {
+                ensure!(num_proj > 0, "LSTMCell: num_proj must be positive, found {num_proj}")
+            }
             None => scope.refuse("projection/kernel", "set num_proj")?,
         }
         let (kernel, input_size, num_units) = scope.kernel("kernel", 4, options.num_proj)?;
@@ -443,13 +485,13 @@ impl RnnCell for LSTMCell {
 
 /// [`BasicLSTMCell`]'s function in one fused operation per step, libtorch's `lstm_cell`.
 ///
-/// Variables (of [`LSTMBlockCell::from_variables`]) `lstm_cell/kernel [input_size + num_units, 4 * num_units]`,
-/// `bias [4 * num_units]`. State: `c, h`, `[batch, num_units]` each. TensorFlow: `tf.contrib.rnn.LSTMBlockCell`
-/// without peepholes and clipping.
+/// Variables (of [`LSTMBlockCell::from_variables`]) `lstm_cell/kernel [input_size + num_units, 4 *
+/// num_units]`, `bias [4 * num_units]`. State: `c, h`, `[batch, num_units]` each. TensorFlow:
+/// `tf.contrib.rnn.LSTMBlockCell` without peepholes and clipping.
 ///
-/// Built from TensorFlow's kernel, the cell holds a reordered *copy* of it, which gradients pass through. It is made
-/// once, not at every step; so build the cell anew after the variables have changed, and for every backward pass.
-/// Built from libtorch's weights it is a plain view.
+/// Built from TensorFlow's kernel, the cell holds a reordered *copy* of it, which gradients pass
+/// through. It is made once, not at every step; so build the cell anew after the variables have
+/// changed, and for every backward pass. Built from libtorch's weights it is a plain view.
 #[derive(Debug)]
 pub struct LSTMBlockCell {
     w_ih: Tensor,
@@ -493,8 +535,9 @@ impl LSTMBlockCell {
         Self::from_libtorch(&w_ih, &w_hh, &bias)
     }
 
-    /// A cell over libtorch's weights, gates i, f, g, o: `w_ih [4 * num_units, input_size]`,
-    /// `w_hh [4 * num_units, num_units]` and the one `bias [4 * num_units]`, with the forget bias, if any, in it.
+    /// A cell over libtorch's weights, gates i, f, g, o: `w_ih [4 * num_units, input_size]`, `w_hh
+    /// [4 * num_units, num_units]` and the one `bias [4 * num_units]`, with the forget bias, if
+    /// any, in it.
     ///
     /// # Errors
     /// If their shapes do not fit.
@@ -523,16 +566,24 @@ impl RnnCell for LSTMBlockCell {
     fn call(&self, inputs: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
         check_step(self, "LSTMBlockCell", inputs, self.input_size, state)?;
         let (c, h) = (&state[0], &state[1]);
-        let (h, c) =
-            inputs.f_lstm_cell(&[h, c], &self.w_ih, &self.w_hh, Some(&self.bias), Some(&self.no_bias))?;
+        let (h, c) = inputs.f_lstm_cell(
+            &[h, c],
+            &self.w_ih,
+            &self.w_hh,
+            Some(&self.bias),
+            Some(&self.no_bias),
+        )?;
         Ok((h.shallow_clone(), vec![c, h]))
     }
 }
 
 /// The cells that the language model can be trained with, by their names: `basic_rnn`,
 /// `basic_lstm`, `lstm`, `gru`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, strum::EnumString, strum::IntoStaticStr)]
-#[strum(serialize_all = "snake_case", parse_err_ty = UnknownCellType, parse_err_fn = unknown_cell_type)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, strum::Display, strum::EnumString, strum::IntoStaticStr,
+)]
+#[strum(serialize_all = "snake_case")]
+#[strum(parse_err_ty = UnknownCellType, parse_err_fn = unknown_cell_type)]
 pub enum CellType {
     /// [`BasicRNNCell`]
     BasicRnn,
@@ -589,9 +640,10 @@ impl CellType {
         }
     }
 
-    /// The constant that TensorFlow starts a bias from, by its name in [`CellType::variable_shapes`]: 1.0 for the
-    /// gates of a GRU ("to not reset and not update" at first), 0.0 for all others. `None` for a kernel, which is drawn from the
-    /// scope's initializer.
+    /// The constant that TensorFlow starts a bias from, by its name in
+    /// [`CellType::variable_shapes`]: 1.0 for the gates of a GRU ("to not reset and not update" at
+    /// first), 0.0 for all others. `None` for a kernel, which is drawn from the scope's
+    /// initializer.
     pub fn initial_bias(self, variable: &str) -> Option<f64> {
         match variable {
             "gates/bias" => Some(1.0),
@@ -600,14 +652,17 @@ impl CellType {
         }
     }
 
-    /// The cell over the variables under `scope`. `forget_bias` is for the LSTMs; the others have none.
+    /// The cell over the variables under `scope`. `forget_bias` is for the LSTMs; the others have
+    /// none.
     ///
     /// ```
     /// use ptb_word_lm::rnn::CellType;
     /// use tch::{Device::Cpu, Kind::Float, Tensor};
     /// let cell_type: CellType = "gru".parse()?;
     /// let variables = cell_type.variable_shapes(4, 3).into_iter()
-    ///     .map(|(name, shape)| (format!("rnn/{}/{name}", cell_type.scope()), Tensor::rand(shape, (Float, Cpu))))
+    ///     .map(|(name, shape)| {
+    ///         (format!("rnn/{}/{name}", cell_type.scope()), Tensor::rand(shape, (Float, Cpu)))
+    ///     })
     ///     .collect();
     /// let cell = cell_type.build(&variables, "rnn", 0.0)?;
     /// assert_eq!(cell.output_size(), 3);
@@ -624,7 +679,9 @@ impl CellType {
     ) -> Result<Box<dyn RnnCell>> {
         Ok(match self {
             Self::BasicRnn => Box::new(BasicRNNCell::from_variables(variables, scope)?),
-            Self::BasicLstm => Box::new(BasicLSTMCell::from_variables(variables, scope, forget_bias)?),
+            Self::BasicLstm => {
+                Box::new(BasicLSTMCell::from_variables(variables, scope, forget_bias)?)
+            }
             Self::Lstm => {
                 let options = LSTMCellOptions { forget_bias, ..Default::default() };
                 Box::new(LSTMCell::from_variables(variables, scope, options)?)

@@ -7,7 +7,8 @@
 //! | biases | one `[4 * num_units]` | two; the second is to be zero and not trained |
 //! | gates | i, j, f, o | i, f, g, o (its g is TensorFlow's j) |
 //!
-//! Both functions only move numbers about: a round trip gives back the same bits, and gradients pass through.
+//! Both functions only move numbers about: a round trip gives back the same bits, and gradients
+//! pass through.
 
 use anyhow::{Result, ensure};
 use tch::Tensor;
@@ -18,13 +19,15 @@ fn swap_middle_gates(x: &Tensor, dim: i64) -> Tensor {
     Tensor::cat(&[&gates[0], &gates[2], &gates[1], &gates[3]], dim)
 }
 
-/// TensorFlow's `kernel [input_size + num_units, 4 * num_units]` and `bias [4 * num_units]` as libtorch's
-/// `(w_ih [4 * num_units, input_size], w_hh [4 * num_units, num_units], bias [4 * num_units])`.
+/// TensorFlow's `kernel [input_size + num_units, 4 * num_units]` and `bias [4 * num_units]` as
+/// libtorch's `(w_ih [4 * num_units, input_size], w_hh [4 * num_units, num_units], bias [4 *
+/// num_units])`.
 ///
 /// ```
 /// use ptb_word_lm::rnn::{kernel_from_libtorch, kernel_to_libtorch};
 /// use tch::{Kind::Float, Device::Cpu, Tensor};
-/// let (kernel, bias) = (Tensor::rand([4 + 3, 4 * 3], (Float, Cpu)), Tensor::rand([4 * 3], (Float, Cpu)));
+/// let rand = |size: &[i64]| Tensor::rand(size, (Float, Cpu));
+/// let (kernel, bias) = (rand(&[4 + 3, 4 * 3]), rand(&[4 * 3]));
 /// let (w_ih, w_hh, b) = kernel_to_libtorch(&kernel, &bias, 4)?;
 /// assert_eq!((w_ih.size(), w_hh.size()), (vec![12, 4], vec![12, 3]));
 /// assert_eq!(kernel_from_libtorch(&w_ih, &w_hh, &b)?, (kernel, bias));
@@ -42,7 +45,8 @@ pub fn kernel_to_libtorch(
     let num_units = found.last().map_or(0, |columns| columns / 4);
     ensure!(
         num_units > 0 && input_size > 0 && found == [input_size + num_units, 4 * num_units],
-        "an LSTM kernel with input_size {input_size} has shape [{input_size} + num_units, 4 * num_units], found {found:?}"
+        "an LSTM kernel with input_size {input_size} has shape [{input_size} + num_units, 4 * \
+         num_units], found {found:?}"
     );
     ensure!(
         found_bias == [4 * num_units],
@@ -61,7 +65,11 @@ pub fn kernel_to_libtorch(
 ///
 /// # Errors
 /// If the shapes do not fit each other.
-pub fn kernel_from_libtorch(w_ih: &Tensor, w_hh: &Tensor, bias: &Tensor) -> Result<(Tensor, Tensor)> {
+pub fn kernel_from_libtorch(
+    w_ih: &Tensor,
+    w_hh: &Tensor,
+    bias: &Tensor,
+) -> Result<(Tensor, Tensor)> {
     libtorch_sizes(w_ih, w_hh, bias)?;
     let weights = Tensor::cat(&[w_ih, w_hh], 1).tr().contiguous();
     Ok((swap_middle_gates(&weights, 1), swap_middle_gates(bias, 0)))

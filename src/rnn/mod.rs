@@ -1,4 +1,5 @@
-//! `tf.nn.rnn_cell` and the unrolls: what TensorFlow's PTB example stands on, under TensorFlow's names.
+//! `tf.nn.rnn_cell` and the unrolls: what TensorFlow's PTB example stands on, under TensorFlow's
+//! names.
 //!
 //! | TensorFlow | here |
 //! |---|---|
@@ -16,11 +17,11 @@
 //!
 //! # A cell is a view over variables
 //!
-//! In TensorFlow a cell makes its variables when it is first called. Here the variables come first, a map from
-//! TensorFlow's names to tensors, and a cell is a cheap view over some of them: building one copies nothing, and
-//! gradients reach the variables through autograd. (One exception: [`LSTMBlockCell`] made from TensorFlow's kernel
-//! reorders it once, see there.) `scope` is the variable scope *around* the cell: `"rnn"` finds
-//! `rnn/basic_lstm_cell/kernel`.
+//! In TensorFlow a cell makes its variables when it is first called. Here the variables come first,
+//! a map from TensorFlow's names to tensors, and a cell is a cheap view over some of them: building
+//! one copies nothing, and gradients reach the variables through autograd. (One exception:
+//! [`LSTMBlockCell`] made from TensorFlow's kernel reorders it once, see there.) `scope` is the
+//! variable scope *around* the cell: `"rnn"` finds `rnn/basic_lstm_cell/kernel`.
 //!
 //! ```python
 //! cell = tf.nn.rnn_cell.BasicLSTMCell(num_units=3, forget_bias=0.0)
@@ -51,15 +52,17 @@
 //!
 //! # The state is a flat list
 //!
-//! A [`State`] is what `tf.nest.flatten` makes of TensorFlow's nested tuples: one `[batch, size]` tensor after another,
-//! `c` before `h`, layer 0 first. A two-layer LSTM has the state `[c0, h0, c1, h1]`. The deprecated
-//! `state_is_tuple=False` is one tensor `[batch, sum of sizes]`, the same parts side by side: see [`ConcatState`].
+//! A [`State`] is what `tf.nest.flatten` makes of TensorFlow's nested tuples: one `[batch, size]`
+//! tensor after another, `c` before `h`, layer 0 first. A two-layer LSTM has the state `[c0, h0,
+//! c1, h1]`. The deprecated `state_is_tuple=False` is one tensor `[batch, sum of sizes]`, the same
+//! parts side by side: see [`ConcatState`].
 //!
 //! # Scopes
 //!
-//! `static_rnn` and `dynamic_rnn` open the scope `rnn`, the bidirectional ones `bidirectional_rnn/fw` and
-//! `bidirectional_rnn/bw`, `MultiRNNCell` adds `multi_rnn_cell/cell_{k}`; [`ConcatState`] and [`DropoutWrapper`] add none.
-//! Unrolls here take a built cell, so a scope is only ever given to `from_variables`.
+//! `static_rnn` and `dynamic_rnn` open the scope `rnn`, the bidirectional ones
+//! `bidirectional_rnn/fw` and `bidirectional_rnn/bw`, `MultiRNNCell` adds
+//! `multi_rnn_cell/cell_{k}`; [`ConcatState`] and [`DropoutWrapper`] add none. Unrolls here take a
+//! built cell, so a scope is only ever given to `from_variables`.
 
 mod cell;
 mod layout;
@@ -67,19 +70,23 @@ mod unroll;
 mod wrapper;
 
 pub use cell::{
-    BasicLSTMCell, BasicRNNCell, CellType, GRUCell, LSTMBlockCell, LSTMCell, LSTMCellOptions, UnknownCellType,
+    BasicLSTMCell, BasicRNNCell, CellType, GRUCell, LSTMBlockCell, LSTMCell, LSTMCellOptions,
+    UnknownCellType,
 };
 pub use layout::{kernel_from_libtorch, kernel_to_libtorch};
 pub use unroll::{
     StateSaver, bidirectional_dynamic_rnn, bidirectional_rnn, dynamic_rnn, static_rnn,
     static_state_saving_rnn,
 };
-pub use wrapper::{ConcatState, DropoutWrapper, MaskFn, MultiRNNCell, dropout_mask, masks_in_order};
+pub use wrapper::{
+    ConcatState, DropoutWrapper, MaskFn, MultiRNNCell, dropout_mask, masks_in_order,
+};
 
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
-/// A recurrent state, flattened as `tf.nest.flatten` does: `[batch, size]` each, `c` before `h`, layer 0 first.
+/// A recurrent state, flattened as `tf.nest.flatten` does: `[batch, size]` each, `c` before `h`,
+/// layer 0 first.
 pub type State = Vec<Tensor>;
 
 /// One step of a recurrent network: TensorFlow's `RNNCell`.
@@ -90,8 +97,8 @@ pub trait RnnCell {
     /// The width of the output.
     fn output_size(&self) -> i64;
 
-    /// One step: `inputs [batch, input_size]` and the state before it give the output `[batch, output_size]` and
-    /// the state after it.
+    /// One step: `inputs [batch, input_size]` and the state before it give the output `[batch,
+    /// output_size]` and the state after it.
     ///
     /// # Errors
     /// If `inputs` or `state` has not the shape that the cell's variables call for.
@@ -163,9 +170,13 @@ mod tests {
             }
         }
         let empty = BTreeMap::new();
-        let cell =
-            |variables: &BTreeMap<String, Tensor>, scope: &str| CellType::Gru.build(variables, scope, 0.0);
-        fails(MultiRNNCell::from_variables(&empty, "rnn", true, cell), &["rnn/multi_rnn_cell/cell_0/"]);
+        let cell = |variables: &BTreeMap<String, Tensor>, scope: &str| {
+            CellType::Gru.build(variables, scope, 0.0)
+        };
+        fails(
+            MultiRNNCell::from_variables(&empty, "rnn", true, cell),
+            &["rnn/multi_rnn_cell/cell_0/"],
+        );
         fails(MultiRNNCell::new(vec![], true), &["at least one cell"]);
     }
 
@@ -183,7 +194,8 @@ mod tests {
         assert!(build(&variables, peepholes).is_ok());
         fails(build(&variables, Default::default()), &["w_f_diag", "use_peepholes"]);
         fails(LSTMBlockCell::from_variables(&variables, "rnn", 0.0), &["w_f_diag", "LSTMCell"]);
-        let options = LSTMCellOptions { use_peepholes: true, num_proj: Some(0), ..Default::default() };
+        let options =
+            LSTMCellOptions { use_peepholes: true, num_proj: Some(0), ..Default::default() };
         fails(build(&variables, options), &["num_proj must be positive"]);
         for cell_clip in [0.0, -1.0, f64::NAN] {
             let options = LSTMCellOptions { cell_clip: Some(cell_clip), ..Default::default() };
@@ -191,13 +203,16 @@ mod tests {
         }
         let options = LSTMCellOptions { proj_clip: Some(1.0), ..Default::default() };
         fails(build(&variables, options), &["needs num_proj"]);
-        let options = LSTMCellOptions { use_peepholes: true, num_proj: Some(2), ..Default::default() };
+        let options =
+            LSTMCellOptions { use_peepholes: true, num_proj: Some(2), ..Default::default() };
         fails(build(&variables, options), &["projection/kernel", "[3, 2]", "missing"]);
     }
 
     #[test]
     fn cell_types_have_the_names_of_the_command_line() {
-        for (cell, name) in CellType::ALL.into_iter().zip(["basic_rnn", "basic_lstm", "lstm", "gru"]) {
+        for (cell, name) in
+            CellType::ALL.into_iter().zip(["basic_rnn", "basic_lstm", "lstm", "gru"])
+        {
             assert_eq!((cell.to_string().as_str(), name.parse()), (name, Ok(cell)));
         }
         fails(
@@ -223,7 +238,8 @@ mod tests {
 
     #[test]
     fn stacked_cells_that_do_not_fit_are_numbered() {
-        let cell = MultiRNNCell::new(vec![Box::new(basic_lstm()), Box::new(basic_lstm())], true).unwrap();
+        let cell =
+            MultiRNNCell::new(vec![Box::new(basic_lstm()), Box::new(basic_lstm())], true).unwrap();
         let state = cell.zero_state(2, FLOAT);
         fails(cell.call(&Tensor::ones([2, 4], FLOAT), &state), &["cell_1", "[2, 3]", "[batch, 4]"]);
         fails(cell.call(&Tensor::ones([2, 4], FLOAT), &state[1..]), &["4 tensors", "found 3"]);
@@ -246,10 +262,19 @@ mod tests {
             dynamic_rnn(&cell, &Tensor::ones([2, 4], FLOAT), None, None, false),
             &["[2, 4]", "[batch, time,"],
         );
-        fails(dynamic_rnn(&cell, &Tensor::ones([4], FLOAT), None, None, true), &["[4]", "[time, batch,"]);
+        fails(
+            dynamic_rnn(&cell, &Tensor::ones([4], FLOAT), None, None, true),
+            &["[4]", "[time, batch,"],
+        );
         let state = cell.zero_state(3, FLOAT);
-        fails(dynamic_rnn(&cell, &inputs, None, Some(&state), false), &["initial state", "[3, 3]", "[2, 3]"]);
-        fails(dynamic_rnn(&cell, &inputs, None, Some(&state[1..]), false), &["initial state", "found 1"]);
+        fails(
+            dynamic_rnn(&cell, &inputs, None, Some(&state), false),
+            &["initial state", "[3, 3]", "[2, 3]"],
+        );
+        fails(
+            dynamic_rnn(&cell, &inputs, None, Some(&state[1..]), false),
+            &["initial state", "found 1"],
+        );
         let ragged = [Tensor::ones([2, 4], FLOAT), Tensor::ones([1, 4], FLOAT)];
         fails(static_rnn(&cell, &ragged, None, None), &["time step 1", "[2, 3]", "[1, 3]"]);
 
@@ -270,7 +295,10 @@ mod tests {
         for keep_prob in [0.0, -0.5, 1.5, f64::NAN] {
             fails(wrap(keep_prob, 1.0), &["input_keep_prob", "(0, 1]"]);
             fails(wrap(1.0, keep_prob), &["output_keep_prob", "(0, 1]"]);
-            fails(dropout_mask(&[2], keep_prob, Kind::Float, Device::Cpu), &["keep_prob", "(0, 1]"]);
+            fails(
+                dropout_mask(&[2], keep_prob, Kind::Float, Device::Cpu),
+                &["keep_prob", "(0, 1]"],
+            );
         }
         let inputs = Tensor::ones([40, 2, 4], FLOAT);
         let run = |cell: &dyn RnnCell| dynamic_rnn(cell, &inputs, None, None, true).unwrap();
@@ -289,7 +317,10 @@ mod tests {
 
         let mask = || Some(masks_in_order(vec![Tensor::ones([2, 4], FLOAT)]));
         let cell = DropoutWrapper::with_masks(Box::new(basic_lstm()), mask(), None);
-        fails(dynamic_rnn(&cell, &inputs, None, None, true), &["time step 1", "fewer dropout masks"]);
+        fails(
+            dynamic_rnn(&cell, &inputs, None, None, true),
+            &["time step 1", "fewer dropout masks"],
+        );
         let cell = DropoutWrapper::with_masks(Box::new(basic_lstm()), None, mask());
         fails(dynamic_rnn(&cell, &inputs, None, None, true), &["mask has shape [2, 4]", "[2, 3]"]);
     }
@@ -299,8 +330,17 @@ mod tests {
         let ones = |shape: &[i64]| Tensor::ones(shape, FLOAT);
         fails(kernel_to_libtorch(&ones(&[7, 12]), &ones(&[12]), 5), &["[7, 12]", "[5 + num_units"]);
         fails(kernel_to_libtorch(&ones(&[7, 12]), &ones(&[11]), 4), &["[12]", "[11]"]);
-        fails(kernel_from_libtorch(&ones(&[12, 4]), &ones(&[12, 2]), &ones(&[12])), &["w_hh", "[12, 2]"]);
-        fails(kernel_from_libtorch(&ones(&[8, 4]), &ones(&[12, 3]), &ones(&[12])), &["w_ih", "[8, 4]"]);
-        fails(kernel_from_libtorch(&ones(&[12, 4]), &ones(&[12, 3]), &ones(&[9])), &["bias", "[9]"]);
+        fails(
+            kernel_from_libtorch(&ones(&[12, 4]), &ones(&[12, 2]), &ones(&[12])),
+            &["w_hh", "[12, 2]"],
+        );
+        fails(
+            kernel_from_libtorch(&ones(&[8, 4]), &ones(&[12, 3]), &ones(&[12])),
+            &["w_ih", "[8, 4]"],
+        );
+        fails(
+            kernel_from_libtorch(&ones(&[12, 4]), &ones(&[12, 3]), &ones(&[9])),
+            &["bias", "[9]"],
+        );
     }
 }

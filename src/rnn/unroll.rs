@@ -5,7 +5,8 @@ use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
-/// The loop over time: feeds `inputs`, one `[batch, input_size]` per step, to the cell. Everything else here is made of it.
+/// The loop over time: feeds `inputs`, one `[batch, input_size]` per step, to the cell. Everything
+/// else here is made of it.
 ///
 /// With lengths, a sequence that has ended gives zeros and keeps its state.
 fn unroll(
@@ -14,7 +15,8 @@ fn unroll(
     initial_state: Option<&[Tensor]>,
     lengths: Option<&Lengths>,
 ) -> Result<(Vec<Tensor>, State)> {
-    let first = inputs.first().context("the inputs are empty: there must be at least one time step")?;
+    let first =
+        inputs.first().context("the inputs are empty: there must be at least one time step")?;
     let batch = first.size().first().copied().unwrap_or(0);
     let mut state = match initial_state {
         Some(state) => state.iter().map(Tensor::shallow_clone).collect(),
@@ -48,7 +50,9 @@ struct Lengths {
 impl Lengths {
     /// `None` stays `None`. The steps of `inputs` are `[batch, input_size]`.
     fn new(sequence_length: Option<&[i64]>, inputs: &[Tensor]) -> Result<Option<Self>> {
-        let (Some(lengths), Some(first)) = (sequence_length, inputs.first()) else { return Ok(None) };
+        let (Some(lengths), Some(first)) = (sequence_length, inputs.first()) else {
+            return Ok(None);
+        };
         let (steps, batch) = (inputs.len() as i64, first.size().first().copied().unwrap_or(0));
         ensure!(
             lengths.len() as i64 == batch,
@@ -72,13 +76,16 @@ impl Lengths {
         (time as i64 >= self.shortest).then(|| self.lengths.le(time as i64))
     }
 
-    /// Each sequence's own steps back to front, the padding after them left in place: `tf.reverse_sequence`.
+    /// Each sequence's own steps back to front, the padding after them left in place:
+    /// `tf.reverse_sequence`.
     fn reverse(&self, steps: &[Tensor]) -> Result<Vec<Tensor>> {
         let steps = Tensor::f_stack(steps, 0)?; // [time, batch, size]
         let lengths = self.lengths.tr(); // [1, batch]
-        let time = Tensor::arange(steps.size()[0], (Kind::Int64, Device::Cpu)).to_device(steps.device());
+        let time =
+            Tensor::arange(steps.size()[0], (Kind::Int64, Device::Cpu)).to_device(steps.device());
         let time = time.unsqueeze(1); // [time, 1]
-        let from = (&lengths - 1 - &time).where_self(&time.lt_tensor(&lengths), &time); // [time, batch]
+        // [time, batch]
+        let from = (&lengths - 1 - &time).where_self(&time.lt_tensor(&lengths), &time);
         Ok(steps.f_gather(0, &from.unsqueeze(2).expand_as(&steps), false)?.unbind(0))
     }
 }
@@ -86,7 +93,8 @@ impl Lengths {
 /// `inputs [batch, time, size]` (or `[time, batch, size]`) as one `[batch, size]` per step.
 fn steps_of(inputs: &Tensor, time_major: bool) -> Result<Vec<Tensor>> {
     let found = inputs.size();
-    let expected = if time_major { "[time, batch, input_size]" } else { "[batch, time, input_size]" };
+    let expected =
+        if time_major { "[time, batch, input_size]" } else { "[batch, time, input_size]" };
     ensure!(found.len() == 3, "inputs have shape {found:?}, expected {expected}");
     let time = if time_major { 0 } else { 1 };
     // libtorch cannot unbind a dimension of 0; an empty list is refused by the loop.
@@ -98,21 +106,24 @@ fn stack_steps(steps: &[Tensor], time_major: bool) -> Result<Tensor> {
     Ok(Tensor::f_stack(steps, if time_major { 0 } else { 1 })?)
 }
 
-/// Unrolls a cell over a list of time steps, `[batch, input_size]` each; returns the outputs, `[batch, output_size]`
-/// each, and the final state.
+/// Unrolls a cell over a list of time steps, `[batch, input_size]` each; returns the outputs,
+/// `[batch, output_size]` each, and the final state.
 ///
-/// Without an initial state it is zeros. With `sequence_length`, one for each of the batch, outputs past the end are
-/// zero and the final state is the state after the last step within it. TensorFlow: `tf.nn.static_rnn`, formerly
-/// `tf.nn.rnn`. Here nothing is static: it differs from [`dynamic_rnn`] only in taking lists.
+/// Without an initial state it is zeros. With `sequence_length`, one for each of the batch, outputs
+/// past the end are zero and the final state is the state after the last step within it.
+/// TensorFlow: `tf.nn.static_rnn`, formerly `tf.nn.rnn`. Here nothing is static: it differs from
+/// [`dynamic_rnn`] only in taking lists.
 ///
 /// ```python
-/// outputs, state = tf.nn.static_rnn(cell, tf.unstack(inputs, num=num_steps, axis=1), initial_state=state)
+/// inputs = tf.unstack(inputs, num=num_steps, axis=1)
+/// outputs, state = tf.nn.static_rnn(cell, inputs, initial_state=state)
 /// ```
 /// ```
 /// # use ptb_word_lm::rnn::{BasicRNNCell, RnnCell, static_rnn};
 /// # use tch::{Device::Cpu, Kind::Float, Tensor};
 /// # let options = (Float, Cpu);
-/// # let cell = BasicRNNCell::new(&Tensor::rand([4 + 3, 3], options), &Tensor::zeros([3], options))?;
+/// # let kernel = Tensor::rand([4 + 3, 3], options);
+/// # let cell = BasicRNNCell::new(&kernel, &Tensor::zeros([3], options))?;
 /// # let inputs = Tensor::rand([2, 5, 4], options);
 /// # let state = cell.zero_state(2, options);
 /// let (outputs, state) = static_rnn(&cell, &inputs.unbind(1), Some(&state), None)?;
@@ -131,8 +142,8 @@ pub fn static_rnn(
     unroll(cell, inputs, initial_state, Lengths::new(sequence_length, inputs)?.as_ref())
 }
 
-/// Unrolls a cell over one tensor, `[batch, time, input_size]`, or `[time, batch, input_size]` if `time_major`; returns
-/// the outputs in the same layout, `output_size` wide, and the final state.
+/// Unrolls a cell over one tensor, `[batch, time, input_size]`, or `[time, batch, input_size]` if
+/// `time_major`; returns the outputs in the same layout, `output_size` wide, and the final state.
 ///
 /// Lengths and states are as in [`static_rnn`]. TensorFlow: `tf.nn.dynamic_rnn`.
 ///
@@ -143,10 +154,12 @@ pub fn static_rnn(
 /// # use ptb_word_lm::rnn::{BasicRNNCell, dynamic_rnn};
 /// # use tch::{Device::Cpu, Kind::Float, Tensor};
 /// # let options = (Float, Cpu);
-/// # let cell = BasicRNNCell::new(&Tensor::rand([4 + 3, 3], options), &Tensor::zeros([3], options))?;
+/// # let kernel = Tensor::rand([4 + 3, 3], options);
+/// # let cell = BasicRNNCell::new(&kernel, &Tensor::zeros([3], options))?;
 /// # let inputs = Tensor::rand([2, 5, 4], options);
 /// let (outputs, state) = dynamic_rnn(&cell, &inputs, Some(&[5, 3]), None, false)?;
-/// assert_eq!(outputs.get(1).get(3), Tensor::zeros([3], (Float, Cpu))); // past the end of the second sequence
+/// // Past the end of the second sequence.
+/// assert_eq!(outputs.get(1).get(3), Tensor::zeros([3], (Float, Cpu)));
 /// assert_eq!(state[0].get(1), outputs.get(1).get(2));
 /// # anyhow::Ok(())
 /// ```
@@ -160,11 +173,13 @@ pub fn dynamic_rnn(
     initial_state: Option<&[Tensor]>,
     time_major: bool,
 ) -> Result<(Tensor, State)> {
-    let (outputs, state) = static_rnn(cell, &steps_of(inputs, time_major)?, initial_state, sequence_length)?;
+    let (outputs, state) =
+        static_rnn(cell, &steps_of(inputs, time_major)?, initial_state, sequence_length)?;
     Ok((stack_steps(&outputs, time_major)?, state))
 }
 
-/// Keeps states between calls, by name. A `BTreeMap` is one; put a zero state in before the first call.
+/// Keeps states between calls, by name. A `BTreeMap` is one; put a zero state in before the first
+/// call.
 pub trait StateSaver {
     /// The state that was saved last under `name`, `[batch, size]`.
     ///
@@ -193,12 +208,12 @@ impl StateSaver for BTreeMap<String, Tensor> {
     }
 }
 
-/// [`static_rnn`] from the states that a state saver keeps, one under each of `state_name`; the final states are saved
-/// for the next call.
+/// [`static_rnn`] from the states that a state saver keeps, one under each of `state_name`; the
+/// final states are saved for the next call.
 ///
-/// Saved states are detached, as a value that leaves a TensorFlow session is: no gradient flows back into the call
-/// before (truncated back-propagation). The returned ones are not. TensorFlow: `tf.nn.static_state_saving_rnn`,
-/// formerly `tf.nn.state_saving_rnn`.
+/// Saved states are detached, as a value that leaves a TensorFlow session is: no gradient flows
+/// back into the call before (truncated back-propagation). The returned ones are not. TensorFlow:
+/// `tf.nn.static_state_saving_rnn`, formerly `tf.nn.state_saving_rnn`.
 ///
 /// ```python
 /// outputs, state = tf.nn.static_state_saving_rnn(cell, inputs, state_saver, state_name=("c", "h"))
@@ -221,7 +236,8 @@ impl StateSaver for BTreeMap<String, Tensor> {
 /// ```
 ///
 /// # Errors
-/// If there is not one name for each tensor of the cell's state, the saver fails, or as [`static_rnn`].
+/// If there is not one name for each tensor of the cell's state, the saver fails, or as
+/// [`static_rnn`].
 pub fn static_state_saving_rnn(
     cell: &dyn RnnCell,
     inputs: &[Tensor],
@@ -235,7 +251,8 @@ pub fn static_state_saving_rnn(
         "state_name has {} names, expected one for each of the cell's state sizes {sizes:?}",
         state_name.len()
     );
-    let initial: State = state_name.iter().map(|name| state_saver.state(name)).collect::<Result<_>>()?;
+    let initial: State =
+        state_name.iter().map(|name| state_saver.state(name)).collect::<Result<_>>()?;
     let (outputs, state) = static_rnn(cell, inputs, Some(&initial), sequence_length)?;
     for (name, value) in state_name.iter().zip(&state) {
         state_saver.save_state(name, value.detach())?;
@@ -243,8 +260,9 @@ pub fn static_state_saving_rnn(
     Ok((outputs, state))
 }
 
-/// Two unrolls over a list of time steps, one from each end; returns the outputs, forward and backward side by side,
-/// `[batch, fw output_size + bw output_size]` each, and the two final states.
+/// Two unrolls over a list of time steps, one from each end; returns the outputs, forward and
+/// backward side by side, `[batch, fw output_size + bw output_size]` each, and the two final
+/// states.
 ///
 /// With `sequence_length` the backward cell starts at each sequence's own end. TensorFlow:
 /// `tf.nn.static_bidirectional_rnn`, formerly `tf.nn.bidirectional_rnn`.
@@ -259,28 +277,33 @@ pub fn bidirectional_rnn(
     initial_state_bw: Option<&[Tensor]>,
     sequence_length: Option<&[i64]>,
 ) -> Result<(Vec<Tensor>, State, State)> {
-    let (fw, state_fw) = static_rnn(cell_fw, inputs, initial_state_fw, sequence_length).context("forward")?;
+    let (fw, state_fw) =
+        static_rnn(cell_fw, inputs, initial_state_fw, sequence_length).context("forward")?;
     let (bw, state_bw) =
         backward_rnn(cell_bw, inputs, initial_state_bw, sequence_length).context("backward")?;
-    let outputs = fw.iter().zip(&bw).map(|(fw, bw)| Tensor::f_cat(&[fw, bw], 1)).collect::<Result<_, _>>()?;
+    let outputs =
+        fw.iter().zip(&bw).map(|(fw, bw)| Tensor::f_cat(&[fw, bw], 1)).collect::<Result<_, _>>()?;
     Ok((outputs, state_fw, state_bw))
 }
 
-/// [`bidirectional_rnn`] over one tensor, `[batch, time, input_size]`, or `[time, batch, input_size]` if `time_major`;
-/// returns `((output_fw, output_bw), (state_fw, state_bw))`, outputs in the same layout and not concatenated.
+/// [`bidirectional_rnn`] over one tensor, `[batch, time, input_size]`, or `[time, batch,
+/// input_size]` if `time_major`; returns `((output_fw, output_bw), (state_fw, state_bw))`, outputs
+/// in the same layout and not concatenated.
 ///
 /// TensorFlow: `tf.nn.bidirectional_dynamic_rnn`.
 ///
 /// ```python
-/// outputs, states = tf.nn.bidirectional_dynamic_rnn(cell_fw, cell_bw, inputs, sequence_length, dtype=tf.float32)
+/// outputs, states = tf.nn.bidirectional_dynamic_rnn(
+///     cell_fw, cell_bw, inputs, sequence_length, dtype=tf.float32)
 /// outputs = tf.concat(outputs, 2)
 /// ```
 /// ```
 /// # use ptb_word_lm::rnn::{BasicRNNCell, bidirectional_dynamic_rnn};
 /// # use tch::{Device::Cpu, Kind::Float, Tensor};
 /// # let options = (Float, Cpu);
-/// # let cell_fw = BasicRNNCell::new(&Tensor::rand([4 + 3, 3], options), &Tensor::zeros([3], options))?;
-/// # let cell_bw = BasicRNNCell::new(&Tensor::rand([4 + 3, 3], options), &Tensor::zeros([3], options))?;
+/// # let kernel = || Tensor::rand([4 + 3, 3], options);
+/// # let cell_fw = BasicRNNCell::new(&kernel(), &Tensor::zeros([3], options))?;
+/// # let cell_bw = BasicRNNCell::new(&kernel(), &Tensor::zeros([3], options))?;
 /// # let inputs = Tensor::rand([2, 5, 4], options);
 /// let ((fw, bw), states) =
 ///     bidirectional_dynamic_rnn(&cell_fw, &cell_bw, &inputs, Some(&[5, 3]), None, None, false)?;

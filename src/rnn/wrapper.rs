@@ -6,10 +6,12 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
-/// A mask for inverted dropout: each element is `1 / keep_prob` with probability `keep_prob`, else 0.
+/// A mask for inverted dropout: each element is `1 / keep_prob` with probability `keep_prob`, else
+/// 0.
 ///
-/// `x * dropout_mask(...)` is `tf.nn.dropout(x, keep_prob)`: what is kept is scaled up, so that the expectation stays
-/// and nothing needs scaling when not training. Drawn from libtorch's generator (`tch::manual_seed`).
+/// `x * dropout_mask(...)` is `tf.nn.dropout(x, keep_prob)`: what is kept is scaled up, so that the
+/// expectation stays and nothing needs scaling when not training. Drawn from libtorch's generator
+/// (`tch::manual_seed`).
 ///
 /// # Errors
 /// If `keep_prob` is not in (0, 1].
@@ -25,10 +27,12 @@ fn check_keep_prob(name: &str, keep_prob: f64) -> Result<()> {
     Ok(())
 }
 
-/// Gives the dropout mask for a tensor, `[batch, size]`, once per step. See [`DropoutWrapper::with_masks`].
+/// Gives the dropout mask for a tensor, `[batch, size]`, once per step. See
+/// [`DropoutWrapper::with_masks`].
 pub type MaskFn = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
 
-/// A [`MaskFn`] that hands out `masks` in order, one per step: dropout that can be repeated exactly.
+/// A [`MaskFn`] that hands out `masks` in order, one per step: dropout that can be repeated
+/// exactly.
 ///
 /// It fails when the masks run out, or when one has not the shape of what it masks.
 pub fn masks_in_order(masks: Vec<Tensor>) -> MaskFn {
@@ -45,10 +49,12 @@ pub fn masks_in_order(masks: Vec<Tensor>) -> MaskFn {
     })
 }
 
-/// Dropout on what goes into a cell and on what comes out of it; never on the state, so the recurrent path stays whole.
+/// Dropout on what goes into a cell and on what comes out of it; never on the state, so the
+/// recurrent path stays whole.
 ///
-/// Masks are fresh at every step. Use it in training only: there is no switch in it, leave it off to evaluate.
-/// TensorFlow: `tf.nn.rnn_cell.DropoutWrapper`, after Zaremba et al. (arXiv 1409.2329).
+/// Masks are fresh at every step. Use it in training only: there is no switch in it, leave it off
+/// to evaluate. TensorFlow: `tf.nn.rnn_cell.DropoutWrapper`, after Zaremba et al. (arXiv
+/// 1409.2329).
 ///
 /// ```python
 /// cell = tf.nn.rnn_cell.DropoutWrapper(cell, output_keep_prob=0.5)
@@ -57,7 +63,8 @@ pub fn masks_in_order(masks: Vec<Tensor>) -> MaskFn {
 /// # use ptb_word_lm::rnn::{BasicRNNCell, DropoutWrapper, RnnCell};
 /// # use tch::{Device::Cpu, Kind::Float, Tensor};
 /// # let options = (Float, Cpu);
-/// # let cell = BasicRNNCell::new(&Tensor::rand([4 + 3, 3], options), &Tensor::zeros([3], options))?;
+/// # let kernel = Tensor::rand([4 + 3, 3], options);
+/// # let cell = BasicRNNCell::new(&kernel, &Tensor::zeros([3], options))?;
 /// let cell = DropoutWrapper::new(Box::new(cell), 1.0, 0.5)?; // input_keep_prob, output_keep_prob
 /// # assert_eq!(cell.output_size(), 3);
 /// # anyhow::Ok(())
@@ -69,15 +76,22 @@ pub struct DropoutWrapper {
 }
 
 impl DropoutWrapper {
-    /// Keeps each input with probability `input_keep_prob` and each output with `output_keep_prob`; 1.0 is no dropout.
+    /// Keeps each input with probability `input_keep_prob` and each output with `output_keep_prob`;
+    /// 1.0 is no dropout.
     ///
     /// # Errors
     /// If a probability is not in (0, 1].
-    pub fn new(cell: Box<dyn RnnCell>, input_keep_prob: f64, output_keep_prob: f64) -> Result<Self> {
+    pub fn new(
+        cell: Box<dyn RnnCell>,
+        input_keep_prob: f64,
+        output_keep_prob: f64,
+    ) -> Result<Self> {
         let fresh = |name, keep_prob| -> Result<Option<MaskFn>> {
             check_keep_prob(name, keep_prob)?;
             Ok(match keep_prob < 1.0 {
-                true => Some(Box::new(move |x| dropout_mask(&x.size(), keep_prob, x.kind(), x.device()))),
+                true => Some(Box::new(move |x| {
+                    dropout_mask(&x.size(), keep_prob, x.kind(), x.device())
+                })),
                 false => None,
             })
         };
@@ -120,8 +134,8 @@ impl RnnCell for DropoutWrapper {
     }
 }
 
-/// A cell whose state is one tensor `[batch, sum of sizes]`, the parts of the inner cell's state side by side (`c`
-/// first): TensorFlow's deprecated `state_is_tuple=False`.
+/// A cell whose state is one tensor `[batch, sum of sizes]`, the parts of the inner cell's state
+/// side by side (`c` first): TensorFlow's deprecated `state_is_tuple=False`.
 ///
 /// ```python
 /// cell = tf.nn.rnn_cell.BasicLSTMCell(3, state_is_tuple=False)
@@ -173,10 +187,11 @@ fn batch_of(inputs: &Tensor) -> i64 {
     inputs.size().first().copied().unwrap_or(0)
 }
 
-/// Cells on top of each other: the output of each is the input of the next; the last one's is the output.
+/// Cells on top of each other: the output of each is the input of the next; the last one's is the
+/// output.
 ///
-/// State: those of the cells, one after another; with `state_is_tuple: false` they are one tensor, side by side.
-/// TensorFlow: `tf.nn.rnn_cell.MultiRNNCell(cells, state_is_tuple=True)`.
+/// State: those of the cells, one after another; with `state_is_tuple: false` they are one tensor,
+/// side by side. TensorFlow: `tf.nn.rnn_cell.MultiRNNCell(cells, state_is_tuple=True)`.
 ///
 /// ```python
 /// cell = tf.nn.rnn_cell.MultiRNNCell([tf.nn.rnn_cell.BasicLSTMCell(3) for _ in range(2)])
@@ -212,7 +227,8 @@ impl MultiRNNCell {
         Ok(Self { cells, state_is_tuple })
     }
 
-    /// As many cells as there are scopes `scope/multi_rnn_cell/cell_{k}`, each made by `cell(variables, its scope)`.
+    /// As many cells as there are scopes `scope/multi_rnn_cell/cell_{k}`, each made by
+    /// `cell(variables, its scope)`.
     ///
     /// # Errors
     /// If there is no such scope, or `cell` fails.
@@ -227,13 +243,15 @@ impl MultiRNNCell {
             _ => format!("{scope}/multi_rnn_cell/cell_"),
         };
         // The highest number, not the count: a gap is then a missing variable, reported by name.
-        let number = |name: &str| name.strip_prefix(&prefix)?.split('/').next()?.parse::<usize>().ok();
+        let number =
+            |name: &str| name.strip_prefix(&prefix)?.split('/').next()?.parse::<usize>().ok();
         let last = variables
             .keys()
             .filter_map(|name| number(name))
             .max()
             .with_context(|| format!("no variable's name begins with '{prefix}0/'"))?;
-        let cells = (0..=last).map(|k| cell(variables, &format!("{prefix}{k}"))).collect::<Result<_>>()?;
+        let cells =
+            (0..=last).map(|k| cell(variables, &format!("{prefix}{k}"))).collect::<Result<_>>()?;
         Self::new(cells, state_is_tuple)
     }
 
@@ -267,7 +285,8 @@ impl RnnCell for MultiRNNCell {
         for (k, cell) in self.cells.iter().enumerate() {
             let (own, others) = rest.split_at(cell.state_size().len());
             rest = others;
-            let (next, own) = cell.call(&output, own).with_context(|| format!("MultiRNNCell, cell_{k}"))?;
+            let (next, own) =
+                cell.call(&output, own).with_context(|| format!("MultiRNNCell, cell_{k}"))?;
             output = next;
             new_state.extend(own);
         }

@@ -17,8 +17,8 @@ use prost::Message;
 use tch::{Kind, Tensor};
 
 use super::slice::{
-    Slice, TensorShapeProto, TensorSliceProto, VersionDef, assemble, check_slices, dtype, dtype_of, skipped,
-    slice_key,
+    Slice, TensorShapeProto, TensorSliceProto, VersionDef, assemble, check_slices, dtype, dtype_of,
+    skipped, slice_key,
 };
 use super::table::{Table, masked_crc32c, write_table};
 use super::{Loaded, Variables, num_elements, tensor_from_bytes, tensor_to_bytes, with_suffix};
@@ -69,8 +69,12 @@ pub(super) fn read_bundle(prefix: &Path) -> Result<Loaded> {
     let path = with_suffix(prefix, ".index");
     let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let index = read_index(file).with_context(|| format!("{} is damaged", path.display()))?;
-    let mut shards =
-        Shards { prefix, count: index.header.num_shards, slices: index.slices, open: BTreeMap::new() };
+    let mut shards = Shards {
+        prefix,
+        count: index.header.num_shards,
+        slices: index.slices,
+        open: BTreeMap::new(),
+    };
     let mut loaded = Loaded::default();
     for (name, entry) in index.variables {
         match shards
@@ -94,16 +98,24 @@ pub(super) fn read_bundle(prefix: &Path) -> Result<Loaded> {
 ///
 /// # Errors
 /// A file cannot be written; a variable's kind is none of TensorFlow's (named).
-pub fn write_checkpoint(prefix: impl AsRef<Path>, variables: &Variables, latest: bool) -> Result<()> {
+pub fn write_checkpoint(
+    prefix: impl AsRef<Path>,
+    variables: &Variables,
+    latest: bool,
+) -> Result<()> {
     let prefix = prefix.as_ref();
-    let base = prefix.file_name().ok_or_else(|| anyhow!("{}: not a file name", prefix.display()))?;
+    let base =
+        prefix.file_name().ok_or_else(|| anyhow!("{}: not a file name", prefix.display()))?;
     let version = VersionDef { producer: BUNDLE_VERSION, min_consumer: 0 };
     let header = BundleHeaderProto { num_shards: 1, endianness: 0, version: Some(version) };
     let mut table = vec![(Vec::new(), header.encode_to_vec())];
     let mut offset = 0;
     write_atomically(&shard_path(prefix, 0, 1), |file| {
         for (name, tensor) in variables {
-            ensure!(!name.is_empty() && !name.starts_with('\0'), "{name:?} is not a variable's name");
+            ensure!(
+                !name.is_empty() && !name.starts_with('\0'),
+                "{name:?} is not a variable's name"
+            );
             let kind = tensor.f_kind()?;
             let dtype = dtype_of(kind).with_context(|| {
                 format!(
@@ -127,13 +139,18 @@ pub fn write_checkpoint(prefix: impl AsRef<Path>, variables: &Variables, latest:
         }
         Ok(())
     })?;
-    write_atomically(&with_suffix(prefix, ".index"), |file| Ok(file.write_all(&write_table(&table))?))?;
+    write_atomically(&with_suffix(prefix, ".index"), |file| {
+        Ok(file.write_all(&write_table(&table))?)
+    })?;
     if latest {
         // CheckpointState (python/training/checkpoint_state.proto) as text; a relative path is
         // relative to this file.
         let base = base.to_string_lossy().replace('\\', "\\\\").replace('"', "\\\"");
-        let text = format!("model_checkpoint_path: \"{base}\"\nall_model_checkpoint_paths: \"{base}\"\n");
-        write_atomically(&prefix.with_file_name("checkpoint"), |file| Ok(file.write_all(text.as_bytes())?))?;
+        let text =
+            format!("model_checkpoint_path: \"{base}\"\nall_model_checkpoint_paths: \"{base}\"\n");
+        write_atomically(&prefix.with_file_name("checkpoint"), |file| {
+            Ok(file.write_all(text.as_bytes())?)
+        })?;
     }
     Ok(())
 }
@@ -161,13 +178,17 @@ fn read_index(file: impl Read + Seek) -> Result<Index> {
             return Ok(());
         }
         let name = std::str::from_utf8(key).context("a variable's name is not UTF-8")?.to_owned();
-        let entry = BundleEntryProto::decode(value).with_context(|| format!("entry of {name:?}"))?;
+        let entry =
+            BundleEntryProto::decode(value).with_context(|| format!("entry of {name:?}"))?;
         variables.push((name, entry));
         Ok(())
     })?;
     let header = header.context("it has no header entry")?;
     ensure!(header.num_shards >= 1, "expected 1 shard or more, found {}", header.num_shards);
-    ensure!(header.endianness == 0, "expected little-endian data, found big-endian (of another machine)");
+    ensure!(
+        header.endianness == 0,
+        "expected little-endian data, found big-endian (of another machine)"
+    );
     let version = header.version.clone().unwrap_or_default();
     ensure!(
         version.min_consumer <= BUNDLE_VERSION,
@@ -235,8 +256,8 @@ impl Shards<'_> {
             "{dtype} {shape:?} does not fit its size of {} bytes",
             entry.size
         );
-        let offset =
-            u64::try_from(entry.offset).map_err(|_| anyhow!("offset {} is negative", entry.offset))?;
+        let offset = u64::try_from(entry.offset)
+            .map_err(|_| anyhow!("offset {} is negative", entry.offset))?;
         let bytes = self.read(entry.shard_id, offset, entry.size as u64)?;
         let found = masked_crc32c(&bytes);
         ensure!(
@@ -251,11 +272,16 @@ impl Shards<'_> {
     /// `size` bytes from `offset` on. Nothing is allocated before the file is known to be that
     /// long.
     fn read(&mut self, shard: i32, offset: u64, size: u64) -> Result<Vec<u8>> {
-        ensure!((0..self.count).contains(&shard), "expected a shard below {}, found {shard}", self.count);
+        ensure!(
+            (0..self.count).contains(&shard),
+            "expected a shard below {}, found {shard}",
+            self.count
+        );
         let path = shard_path(self.prefix, shard, self.count);
         if !self.open.contains_key(&shard) {
-            let file = File::open(&path)
-                .with_context(|| format!("shard {shard} of {} is missing: {}", self.count, path.display()))?;
+            let file = File::open(&path).with_context(|| {
+                format!("shard {shard} of {} is missing: {}", self.count, path.display())
+            })?;
             let length = file.metadata()?.len();
             self.open.insert(shard, Shard { file, length, left: length });
         }
@@ -266,8 +292,9 @@ impl Shards<'_> {
             path.display()
         );
         // A small file cannot fill the memory by being named again and again.
-        *left =
-            left.checked_sub(size).with_context(|| format!("{}: its variables overlap", path.display()))?;
+        *left = left
+            .checked_sub(size)
+            .with_context(|| format!("{}: its variables overlap", path.display()))?;
         let mut bytes = vec![0; size as usize];
         file.seek(SeekFrom::Start(offset))?;
         file.read_exact(&mut bytes).with_context(|| format!("cannot read {}", path.display()))?;
@@ -299,12 +326,21 @@ mod tests {
     fn entry() -> BundleEntryProto {
         let shape = Some(TensorShapeProto::new(vec![2]));
         let crc32c = masked_crc32c(&[7; 8]);
-        BundleEntryProto { dtype: 1, shape, shard_id: 0, offset: 8, size: 8, crc32c, slices: vec![] }
+        BundleEntryProto {
+            dtype: 1,
+            shape,
+            shard_id: 0,
+            offset: 8,
+            size: 8,
+            crc32c,
+            slices: vec![],
+        }
     }
 
     /// Reads a checkpoint of this index.
     fn read(test: &str, index: &[u8]) -> Result<Loaded> {
-        let dir = std::env::temp_dir().join(format!("ptb_word_lm-bundle-{}-{test}", std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("ptb_word_lm-bundle-{}-{test}", std::process::id()));
         fs::create_dir_all(&dir)?;
         fs::write(dir.join("x.index"), index)?;
         fs::write(dir.join("x.data-00000-of-00001"), [7; 16])?;
@@ -323,14 +359,29 @@ mod tests {
         let good = read_entries("entries", entry()).unwrap();
         assert_eq!(good.variables["v"].size(), [2]);
         for (wrong, expected) in [
-            (BundleEntryProto { dtype: 99, ..entry() }, "expected a dtype of TensorFlow's, found number 99"),
+            (
+                BundleEntryProto { dtype: 99, ..entry() },
+                "expected a dtype of TensorFlow's, found number 99",
+            ),
             (BundleEntryProto { dtype: 0, ..entry() }, "found number 0"),
-            (BundleEntryProto { dtype: 2, ..entry() }, "DT_DOUBLE [2] does not fit its size of 8 bytes"),
-            (BundleEntryProto { shape: shape(&[3]), ..entry() }, "DT_FLOAT [3] does not fit its size of 8"),
+            (
+                BundleEntryProto { dtype: 2, ..entry() },
+                "DT_DOUBLE [2] does not fit its size of 8 bytes",
+            ),
+            (
+                BundleEntryProto { shape: shape(&[3]), ..entry() },
+                "DT_FLOAT [3] does not fit its size of 8",
+            ),
             (BundleEntryProto { shape: shape(&[-2]), ..entry() }, "[-2] does not fit"),
             (BundleEntryProto { shape: shape(&[1 << 62, 1 << 62]), ..entry() }, "does not fit"),
-            (BundleEntryProto { shape: shape(&[1 << 40]), size: 4 << 40, ..entry() }, "is truncated"),
-            (BundleEntryProto { offset: 9, ..entry() }, "expected 8 bytes from 9 on, found a file of 16"),
+            (
+                BundleEntryProto { shape: shape(&[1 << 40]), size: 4 << 40, ..entry() },
+                "is truncated",
+            ),
+            (
+                BundleEntryProto { offset: 9, ..entry() },
+                "expected 8 bytes from 9 on, found a file of 16",
+            ),
             (BundleEntryProto { offset: i64::MAX, ..entry() }, "is truncated"),
             (BundleEntryProto { offset: -1, ..entry() }, "offset -1 is negative"),
             (BundleEntryProto { size: -8, ..entry() }, "does not fit its size of -8"),
@@ -342,8 +393,11 @@ mod tests {
             assert!(error.contains("variable \"v\"") && error.contains(expected), "{error}");
         }
         let unknown = TensorShapeProto { dim: vec![], unknown_rank: true };
-        assert!(read_entries("entries", BundleEntryProto { shape: Some(unknown), ..entry() }).is_err());
-        let skipped = read_entries("entries", BundleEntryProto { dtype: 7, ..entry() }).unwrap().skipped;
+        assert!(
+            read_entries("entries", BundleEntryProto { shape: Some(unknown), ..entry() }).is_err()
+        );
+        let skipped =
+            read_entries("entries", BundleEntryProto { dtype: 7, ..entry() }).unwrap().skipped;
         assert!(skipped["v"].contains("DT_STRING"), "{skipped:?}");
     }
 
@@ -381,7 +435,8 @@ mod tests {
             slices: slices.to_vec(),
             ..BundleEntryProto { dtype: 1, ..Default::default() }
         };
-        let table = |variable: &BundleEntryProto, slices: &[(TensorSliceProto, BundleEntryProto)]| {
+        let table = |variable: &BundleEntryProto,
+                     slices: &[(TensorSliceProto, BundleEntryProto)]| {
             let mut entries = vec![header(), (b"v".to_vec(), variable.encode_to_vec())];
             let of_slice = |(s, entry): &(TensorSliceProto, BundleEntryProto)| {
                 (slice_key("v", s), entry.encode_to_vec())
@@ -392,7 +447,8 @@ mod tests {
         };
         // The bytes of the first half are those of the second.
         let (first, second) = (slice(&[(0, 2)]), slice(&[(2, 2)]));
-        let parts = [(first.clone(), BundleEntryProto { offset: 0, ..entry() }), (second.clone(), entry())];
+        let parts =
+            [(first.clone(), BundleEntryProto { offset: 0, ..entry() }), (second.clone(), entry())];
         let both = whole(&[4], &[first.clone(), second.clone()]);
         let good = read("slices", &table(&both, &parts)).unwrap();
         assert_eq!(good.variables["v"].size(), [4]);
@@ -404,13 +460,19 @@ mod tests {
             (slices(std::slice::from_ref(&first)), "slices [0:2] hold 2 of the 4 values of [4]"),
             (slices(&[second.clone(), second.clone()]), "slices [2:4] and [2:4] overlap"),
             (slices(&[first.clone(), slice(&[(1, 3)])]), "slices [0:2] and [1:4] overlap"),
-            (slices(&[first.clone(), slice(&[(2, 3)])]), "slice [2:5] of 1 dimensions is not inside"),
+            (
+                slices(&[first.clone(), slice(&[(2, 3)])]),
+                "slice [2:5] of 1 dimensions is not inside",
+            ),
             (slices(&[slice(&[(-1, 2)])]), "slice [-1:1]"),
             (slices(&[slice(&[(0, i64::MAX)])]), "is not inside its shape [4]"),
             (slices(&[slice(&[])]), "slice [] of 0 dimensions"),
             (slices(&[slice(&[(0, 4)])]), "slice [0:4]: it has no entry"),
             (table(&both, &parts[..1]), "slice [2:4]: it has no entry"),
-            (table(&both, &[parts[0].clone(), (second.clone(), double)]), "slice [2:4] of DT_FLOAT"),
+            (
+                table(&both, &[parts[0].clone(), (second.clone(), double)]),
+                "slice [2:4] of DT_FLOAT",
+            ),
             (table(&both, &[parts[0].clone(), (second.clone(), longer)]), "found [3] of dtype 1"),
             (table(&both, &[parts[0].clone(), (second.clone(), both.clone())]), "slice [2:4]"),
             (table(&whole(&[1 << 40], &[slice(&[(0, 1 << 40)])]), &[]), "it has no entry"),
@@ -432,7 +494,8 @@ mod tests {
     #[test]
     fn snappy_blocks() {
         let entries = [header(), (b"v".to_vec(), entry().encode_to_vec())];
-        let table = write_snappy(&entries, |block| snap::raw::Encoder::new().compress_vec(block).unwrap());
+        let table =
+            write_snappy(&entries, |block| snap::raw::Encoder::new().compress_vec(block).unwrap());
         assert_eq!(read("snappy", &table).unwrap().variables["v"].size(), [2]);
     }
 }

@@ -105,12 +105,14 @@ fn shards(path: &Path, base: &str, count: u32) -> Vec<PathBuf> {
 pub fn latest_checkpoint(dir: impl AsRef<Path>) -> Result<PathBuf> {
     let dir = dir.as_ref();
     let path = dir.join("checkpoint");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let quoted = text.lines().find_map(|line| {
         let value = line.trim().strip_prefix("model_checkpoint_path:")?.trim();
         value.strip_prefix('"')?.strip_suffix('"')
     });
-    let quoted = quoted.with_context(|| format!("{} names no model_checkpoint_path", path.display()))?;
+    let quoted =
+        quoted.with_context(|| format!("{} names no model_checkpoint_path", path.display()))?;
     // Someone may have written the file by hand, without the escapes.
     let names = [unescape(quoted), quoted.to_owned()];
     let mut places = vec![];

@@ -124,7 +124,11 @@ fn list(variables: &Variables) -> String {
 pub(crate) fn ensure_finite(name: &str, tensor: &Tensor) -> Result<()> {
     let wrong = tensor.f_isfinite()?.f_logical_not()?.f_sum(Kind::Int64)?;
     let wrong = i64::try_from(&wrong)?;
-    ensure!(wrong == 0, "variable {name:?}: {wrong} of its {} values are NaN or infinite", tensor.numel());
+    ensure!(
+        wrong == 0,
+        "variable {name:?}: {wrong} of its {} values are NaN or infinite",
+        tensor.numel()
+    );
     Ok(())
 }
 
@@ -165,9 +169,9 @@ pub fn canonical(variables: Variables) -> Result<(Variables, Variables)> {
         model.insert(canonical, tensor);
     }
     let sources: BTreeMap<_, _> = sources.into_iter().map(|(name, own)| (own, name)).collect();
-    let foreign = others
-        .iter()
-        .filter(|(name, tensor)| is_weight(name, tensor, &scope) && !is_slot(name, tensor, &model, &sources));
+    let foreign = others.iter().filter(|(name, tensor)| {
+        is_weight(name, tensor, &scope) && !is_slot(name, tensor, &model, &sources)
+    });
     let foreign: Vec<_> = foreign.map(|(name, t)| format!("{name:?} {:?}", t.size())).collect();
     ensure!(
         foreign.is_empty(),
@@ -176,8 +180,8 @@ pub fn canonical(variables: Variables) -> Result<(Variables, Variables)> {
     );
     let opaque = others.keys().find(|name| is_cudnn_params(name, &scope)).cloned();
     if let (Some(name), true) = (opaque, layer_cell(&model, 0).is_none()) {
-        let layers =
-            split_cudnn_params(&model, &others[&name]).with_context(|| format!("variable {name:?}"))?;
+        let layers = split_cudnn_params(&model, &others[&name])
+            .with_context(|| format!("variable {name:?}"))?;
         others.remove(&name);
         for (k, (kernel, bias)) in layers.into_iter().enumerate() {
             model.insert(layer_name(k, "basic_lstm_cell", "kernel"), kernel);
@@ -236,7 +240,12 @@ fn is_weight(name: &str, tensor: &Tensor, scope: &str) -> bool {
 /// Whether a variable is what an optimizer, or an average, keeps for one of the model's: it has the
 /// shape of that one, and its name with something after it: `Model/embedding/Adam`. A scope may
 /// come before it again.
-fn is_slot(name: &str, tensor: &Tensor, model: &Variables, sources: &BTreeMap<String, String>) -> bool {
+fn is_slot(
+    name: &str,
+    tensor: &Tensor,
+    model: &Variables,
+    sources: &BTreeMap<String, String>,
+) -> bool {
     let name = format!("/{}", plain_name(name));
     sources.iter().any(|(own, canonical)| {
         name.contains(&format!("/{}/", plain_name(own))) && model[canonical].size() == tensor.size()
@@ -256,12 +265,18 @@ fn is_float(kind: Kind) -> bool {
 /// `Train/Model/Variable`, which is the learning rate, and `Model/global_step`. `block_mode` names
 /// the cells as the original does in that mode, which is its default on one GPU; otherwise they are
 /// named as in basic mode.
-pub fn for_original(model: &Variables, block_mode: bool, learning_rate: f32, global_step: i64) -> Variables {
+pub fn for_original(
+    model: &Variables,
+    block_mode: bool,
+    learning_rate: f32,
+    global_step: i64,
+) -> Variables {
     let name = |name: &String| match block_mode {
         true => name.replace("/basic_lstm_cell/", "/lstm_cell/"),
         false => name.clone(),
     };
-    let mut variables: Variables = model.iter().map(|(k, v)| (name(k), v.shallow_clone())).collect();
+    let mut variables: Variables =
+        model.iter().map(|(k, v)| (name(k), v.shallow_clone())).collect();
     variables.insert("Train/Model/Variable".into(), Tensor::from(learning_rate));
     variables.insert("Model/global_step".into(), Tensor::from(global_step));
     variables
@@ -287,16 +302,23 @@ impl Shapes {
     /// Name the variable that is missing, or has another shape (expected and found) or is not of
     /// floats.
     pub fn of(model: &Variables) -> Result<Shapes> {
-        let get = |name: &str| model.get(name).with_context(|| format!("variable {name:?} is missing"));
+        let get =
+            |name: &str| model.get(name).with_context(|| format!("variable {name:?} is missing"));
         let embedding = get("Model/embedding")?.size();
         let [vocab_size, hidden_size] = embedding[..] else {
-            bail!("variable \"Model/embedding\": expected shape [vocab, hidden], found {embedding:?}");
+            bail!(
+                "variable \"Model/embedding\": expected shape [vocab, hidden], found {embedding:?}"
+            );
         };
         let (v, h) = (vocab_size, hidden_size);
-        ensure!(v > 0 && h > 0, "variable \"Model/embedding\": expected no empty sizes, found {embedding:?}");
+        ensure!(
+            v > 0 && h > 0,
+            "variable \"Model/embedding\": expected no empty sizes, found {embedding:?}"
+        );
         let (cell, parts) = layer_cell(model, 0).unwrap_or(CELLS[0]);
         let prefix = "Model/RNN/multi_rnn_cell/cell_";
-        let layer = |name: &String| name.strip_prefix(prefix)?.split('/').next()?.parse::<u32>().ok();
+        let layer =
+            |name: &String| name.strip_prefix(prefix)?.split('/').next()?.parse::<u32>().ok();
         let num_layers = model.keys().filter_map(layer).max().map_or(1, |last| i64::from(last) + 1);
         let mut expected = vec![
             ("Model/embedding".to_string(), vec![v, h]),
@@ -313,7 +335,10 @@ impl Shapes {
         }
         for (name, shape) in &expected {
             let (found, kind) = (get(name)?.size(), get(name)?.kind());
-            ensure!(found == *shape, "variable {name:?}: expected shape {shape:?}, found {found:?}");
+            ensure!(
+                found == *shape,
+                "variable {name:?}: expected shape {shape:?}, found {found:?}"
+            );
             ensure!(is_float(kind), "variable {name:?}: expected floats, found {kind:?}");
         }
         let unknown = model.keys().find(|name| !expected.iter().any(|(e, _)| e == *name));
@@ -337,16 +362,21 @@ const CELLS: [Cell; 3] = [
     ("basic_lstm_cell", &[("kernel", 2, 4), ("bias", 0, 4)]),
     (
         "gru_cell",
-        &[("gates/kernel", 2, 2), ("gates/bias", 0, 2), ("candidate/kernel", 2, 1), ("candidate/bias", 0, 1)],
+        &[
+            ("gates/kernel", 2, 2),
+            ("gates/bias", 0, 2),
+            ("candidate/kernel", 2, 1),
+            ("candidate/bias", 0, 1),
+        ],
     ),
     ("basic_rnn_cell", &[("kernel", 2, 1), ("bias", 0, 1)]),
 ];
 
 /// The kind of cell of which layer `k` has a variable.
 fn layer_cell(model: &Variables, k: usize) -> Option<Cell> {
-    CELLS
-        .into_iter()
-        .find(|(cell, parts)| parts.iter().any(|(part, ..)| model.contains_key(&layer_name(k, cell, part))))
+    CELLS.into_iter().find(|(cell, parts)| {
+        parts.iter().any(|(part, ..)| model.contains_key(&layer_name(k, cell, part)))
+    })
 }
 
 fn layer_name(k: impl std::fmt::Display, cell: &str, part: &str) -> String {
@@ -359,7 +389,9 @@ fn plain_name(name: &str) -> Cow<'_, str> {
     match name.strip_suffix("/.ATTRIBUTES/VARIABLE_VALUE") {
         // In these keys a slash within a name is ".S" and a dot ".."
         // (python/training/tracking/graph_view.py).
-        Some(key) => key.split("..").map(|part| part.replace(".S", "/")).collect::<Vec<_>>().join(".").into(),
+        Some(key) => {
+            key.split("..").map(|part| part.replace(".S", "/")).collect::<Vec<_>>().join(".").into()
+        }
         None => name.strip_suffix(":0").unwrap_or(name).into(),
     }
 }
@@ -374,13 +406,16 @@ fn canonical_name(name: &str, scope: &str) -> Option<String> {
     while let Some(inner) = rest.strip_prefix("RNN/").or_else(|| rest.strip_prefix("rnn/")) {
         rest = inner;
     }
-    let rest =
-        rest.strip_prefix("multi_rnn_cell/cell_").or_else(|| rest.strip_prefix("MultiRNNCell/Cell"))?;
+    let rest = rest
+        .strip_prefix("multi_rnn_cell/cell_")
+        .or_else(|| rest.strip_prefix("MultiRNNCell/Cell"))?;
     let (k, variable) = rest.split_once('/')?;
     let k: u32 = k.parse().ok()?;
     let (cell, part) = variable.split_once('/')?;
     let cell = match cell {
-        "lstm_cell" | "cudnn_compatible_lstm_cell" | "BasicLSTMCell" | "LSTMCell" => "basic_lstm_cell",
+        "lstm_cell" | "cudnn_compatible_lstm_cell" | "BasicLSTMCell" | "LSTMCell" => {
+            "basic_lstm_cell"
+        }
         "GRUCell" => "gru_cell",
         "BasicRNNCell" => "basic_rnn_cell",
         cell => cell,
@@ -406,7 +441,8 @@ fn canonical_name(name: &str, scope: &str) -> Option<String> {
 /// biases, of which cuDNN has two that only ever occur as their sum.
 /// (contrib/cudnn_rnn/python/ops/cudnn_rnn_ops.py, CudnnParamsFormatConverterLSTM.)
 fn split_cudnn_params(model: &Variables, params: &Tensor) -> Result<Vec<(Tensor, Tensor)>> {
-    let embedding = model.get("Model/embedding").context("variable \"Model/embedding\" is missing")?.size();
+    let embedding =
+        model.get("Model/embedding").context("variable \"Model/embedding\" is missing")?.size();
     let [_, h] = embedding[..] else {
         bail!("expected a \"Model/embedding\" of shape [vocab, hidden], found {embedding:?}");
     };
@@ -418,9 +454,11 @@ fn split_cudnn_params(model: &Variables, params: &Tensor) -> Result<Vec<(Tensor,
         "expected shape [num_layers * {layer}] with {h} hidden units, found {size:?}"
     );
     let num_layers = n / layer;
-    let weights = params.f_narrow(0, 0, num_layers * 8 * h * h)?.f_view([num_layers, 2, 4, h, h])?;
-    let biases =
-        params.f_narrow(0, num_layers * 8 * h * h, num_layers * 8 * h)?.f_view([num_layers, 2, 4, h])?;
+    let weights =
+        params.f_narrow(0, 0, num_layers * 8 * h * h)?.f_view([num_layers, 2, 4, h, h])?;
+    let biases = params
+        .f_narrow(0, num_layers * 8 * h * h, num_layers * 8 * h)?
+        .f_view([num_layers, 2, 4, h])?;
     let order = Tensor::from_slice(&[0i64, 2, 1, 3]); // i, f, c, o to i, c, f, o
     (0..num_layers)
         .map(|k| {
@@ -447,7 +485,8 @@ fn num_elements(shape: &[i64]) -> Option<usize> {
 pub(crate) fn tensor_from_bytes(bytes: &[u8], shape: &[i64], kind: Kind) -> Result<Tensor> {
     let expected = num_elements(shape).and_then(|n| n.checked_mul(kind.elt_size_in_bytes()));
     if expected != Some(bytes.len()) {
-        let expected = expected.map_or("more bytes than fit in memory".into(), |n| format!("{n} bytes"));
+        let expected =
+            expected.map_or("more bytes than fit in memory".into(), |n| format!("{n} bytes"));
         bail!("expected {expected} for {kind:?} {shape:?}, found {}", bytes.len());
     }
     // libtorch reads the native order; every machine that it runs on here is little-endian.

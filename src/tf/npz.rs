@@ -24,16 +24,20 @@ use crate::files::write_atomically;
 pub fn read_npz(path: impl AsRef<Path>) -> Result<Variables> {
     let path = path.as_ref();
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let mut archive = NpzArchive::new(BufReader::new(file))
-        .with_context(|| format!("{} is not a .npz file (a zip archive of .npy arrays)", path.display()))?;
+    let mut archive = NpzArchive::new(BufReader::new(file)).with_context(|| {
+        format!("{} is not a .npz file (a zip archive of .npy arrays)", path.display())
+    })?;
     let zip = archive.zip_archive();
     let mut variables = Variables::new();
     for i in 0..zip.len() {
-        let member = zip.by_index(i).with_context(|| format!("{}: member {i} is damaged", path.display()))?;
+        let member = zip
+            .by_index(i)
+            .with_context(|| format!("{}: member {i} is damaged", path.display()))?;
         let Some(name) = array_name_from_file_name(member.name()).map(str::to_owned) else {
             continue;
         };
-        let tensor = read_array(member).with_context(|| format!("{}: array {name:?}", path.display()))?;
+        let tensor =
+            read_array(member).with_context(|| format!("{}: array {name:?}", path.display()))?;
         ensure!(
             variables.insert(name.clone(), tensor).is_none(),
             "{}: array {name:?} is there twice",
@@ -79,7 +83,8 @@ fn read_array(mut file: impl Read) -> Result<Tensor> {
             dtype.descr()
         );
     };
-    let mut shape = header.shape().iter().map(|&d| Ok(i64::try_from(d)?)).collect::<Result<Vec<_>>>()?;
+    let mut shape =
+        header.shape().iter().map(|&d| Ok(i64::try_from(d)?)).collect::<Result<Vec<_>>>()?;
     let size = kind.elt_size_in_bytes();
     let expected = num_elements(&shape)
         .and_then(|n| n.checked_mul(size))
@@ -118,7 +123,9 @@ fn check_header(start: &[u8]) -> Result<()> {
         v => bail!(".npy format version is {v}, expected 1 to 3"),
     };
     ensure!(at + length <= MAX_HEADER, "header of {length} bytes: not an array of plain numbers");
-    let text = start.get(at as usize..(at + length) as usize).context("the file ends within its header")?;
+    let text = start
+        .get(at as usize..(at + length) as usize)
+        .context("the file ends within its header")?;
     let brackets = text.iter().filter(|b| b"([{".contains(b)).count();
     let digits = text.iter().filter(|b| b.is_ascii_digit()).count();
     // One digit is the dtype's; a product of numbers with 18 digits in all is below 2^64.
@@ -165,7 +172,9 @@ fn write_array<W: Write + std::io::Seek>(
         Kind::Int16 => "<i2",
         Kind::Int => "<i4",
         Kind::Int64 => "<i8",
-        kind => bail!("{kind:?} tensors cannot be written to a .npz file: convert to float or integer first"),
+        kind => bail!(
+            "{kind:?} tensors cannot be written to a .npz file: convert to float or integer first"
+        ),
     };
     let shape: Vec<u64> = tensor.size().iter().map(|&d| d as u64).collect();
     let bytes = tensor_to_bytes(&tensor)?;

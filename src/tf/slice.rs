@@ -161,13 +161,17 @@ impl fmt::Display for Slice {
 ///
 /// # Errors
 /// Two slices that overlap; or elements that no slice has.
-pub(super) fn check_slices<'a>(shape: &[i64], slices: impl IntoIterator<Item = &'a Slice>) -> Result<()> {
+pub(super) fn check_slices<'a>(
+    shape: &[i64],
+    slices: impl IntoIterator<Item = &'a Slice>,
+) -> Result<()> {
     let mut slices: Vec<&Slice> = slices.into_iter().collect();
     slices.sort();
     // In this order, slices that overlap along the first dimension are near each other.
     for (k, slice) in slices.iter().enumerate() {
         let end = slice.0.first().map(|(start, length)| start + length);
-        let near = |other: &&&Slice| other.0.first().map(|(start, _)| *start) < end || end.is_none();
+        let near =
+            |other: &&&Slice| other.0.first().map(|(start, _)| *start) < end || end.is_none();
         if let Some(other) = slices[k + 1..].iter().take_while(near).find(|o| slice.overlaps(o)) {
             bail!("its slices {slice} and {other} overlap");
         }

@@ -67,7 +67,10 @@ impl<R: Read + Seek> Table<R> {
     ///
     /// # Errors
     /// A damaged block, keys that are out of order, and the errors of `each`.
-    pub(super) fn for_each(mut self, mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+    pub(super) fn for_each(
+        mut self,
+        mut each: impl FnMut(&[u8], &[u8]) -> Result<()>,
+    ) -> Result<()> {
         let mut last: Option<Vec<u8>> = None;
         for handle in std::mem::take(&mut self.blocks) {
             let block = self.block(handle)?;
@@ -140,7 +143,8 @@ fn for_each_entry(block: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Result<()>
         let (shared, unshared, value) = (length()?, length()?, length()?);
         ensure!(shared <= key.len(), "a key shares {shared} bytes with one of {}", key.len());
         let mut take = |n: usize| -> Result<&[u8]> {
-            let (taken, left) = rest.split_at_checked(n).context("an entry ends outside its block")?;
+            let (taken, left) =
+                rest.split_at_checked(n).context("an entry ends outside its block")?;
             rest = left;
             Ok(taken)
         };
@@ -262,13 +266,17 @@ pub(super) mod tests {
     }
 
     fn entries() -> Vec<(Vec<u8>, Vec<u8>)> {
-        [("", "header"), ("a", ""), ("b", "value")].map(|(key, value)| (key.into(), value.into())).to_vec()
+        [("", "header"), ("a", ""), ("b", "value")]
+            .map(|(key, value)| (key.into(), value.into()))
+            .to_vec()
     }
 
     #[test]
     fn what_is_written_reads_back() {
         assert_eq!(read(&write_table(&entries())).unwrap(), entries());
-        let packed = write_snappy(&entries(), |block| snap::raw::Encoder::new().compress_vec(block).unwrap());
+        let packed = write_snappy(&entries(), |block| {
+            snap::raw::Encoder::new().compress_vec(block).unwrap()
+        });
         assert_eq!(read(&packed).unwrap(), entries());
     }
 

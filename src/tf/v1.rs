@@ -100,8 +100,9 @@ pub(super) fn read_v1(files: &[PathBuf]) -> Result<Loaded> {
     let mut variables = Variables::new();
     for path in files {
         let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-        read_file(file, &mut variables)
-            .with_context(|| format!("{} is damaged, or not a checkpoint of TensorFlow's", path.display()))?;
+        read_file(file, &mut variables).with_context(|| {
+            format!("{} is damaged, or not a checkpoint of TensorFlow's", path.display())
+        })?;
     }
     let mut loaded = Loaded::default();
     for (name, variable) in variables {
@@ -127,10 +128,12 @@ fn read_file(file: impl Read + Seek, variables: &mut Variables) -> Result<()> {
         let entry = SavedTensorSlices::decode(value).with_context(message)?;
         if !listed {
             listed = true;
-            let meta = entry.meta.filter(|_| key.is_empty()).context("it has no list of variables")?;
+            let meta =
+                entry.meta.filter(|_| key.is_empty()).context("it has no list of variables")?;
             return list(meta, variables);
         }
-        let SavedSlice { name, slice, data } = entry.data.context("no values").with_context(message)?;
+        let SavedSlice { name, slice, data } =
+            entry.data.context("no values").with_context(message)?;
         let variable =
             variables.get_mut(&name).with_context(|| format!("variable {name:?} is not listed"))?;
         variable
@@ -185,7 +188,8 @@ impl Variable {
         let place = self.slices.get_mut(&slice);
         let place = place.with_context(|| format!("its slice {slice} is not listed"))?;
         ensure!(place.is_none(), "its slice {slice} is there twice");
-        *place = Some(tensor(data, &slice.shape(), kind).with_context(|| format!("slice {slice}"))?);
+        *place =
+            Some(tensor(data, &slice.shape(), kind).with_context(|| format!("slice {slice}"))?);
         Ok(())
     }
 
@@ -274,7 +278,8 @@ mod tests {
         let both = header(vec![meta("v", &[3], &[first.clone(), second.clone()])]);
         let (a, b) = (values("v", &first, &[1.0, 2.0]), values("v", &second, &[3.0]));
         let good = vec![both.clone(), a.clone(), b.clone()];
-        let packed = write_snappy(&good, |block| snap::raw::Encoder::new().compress_vec(block).unwrap());
+        let packed =
+            write_snappy(&good, |block| snap::raw::Encoder::new().compress_vec(block).unwrap());
         for table in [write_table(&good), packed] {
             let loaded = read("good", &table).unwrap();
             assert!(loaded.variables["v"].equal(&Tensor::from_slice(&[1f32, 2.0, 3.0])));
@@ -328,8 +333,10 @@ mod tests {
     #[test]
     fn wrong_blocks_never_panic() {
         let whole = TensorSliceProto { extent: vec![Extent::default()] };
-        let entries =
-            [header(vec![meta("v", &[1], std::slice::from_ref(&whole))]), values("v", &whole, &[1.0])];
+        let entries = [
+            header(vec![meta("v", &[1], std::slice::from_ref(&whole))]),
+            values("v", &whole, &[1.0]),
+        ];
         for_each_wrong_table(&write_table(&entries), |wrong| {
             let mut variables = Variables::new();
             if read_file(Cursor::new(wrong), &mut variables).is_ok() {

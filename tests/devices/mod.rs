@@ -1,11 +1,13 @@
-//! Where the tests run: on the CPU, and on the GPU where there is one. TEST_DEVICE (cpu, cuda, cuda:N) picks a single one.
+//! Where the tests run: on the CPU, and on the GPU where there is one. TEST_DEVICE (cpu, cuda,
+//! cuda:N) picks a single one.
 
 use std::sync::OnceLock;
 
 use ptb_word_lm::device::{DeviceArg, select};
 use tch::{Device, Tensor};
 
-/// All devices to test. Must be a test's first call: libtorch's CUDA part is loaded before anything else of it, or never.
+/// All devices to test. Must be a test's first call: libtorch's CUDA part is loaded before anything
+/// else of it, or never.
 pub fn devices() -> &'static [Device] {
     static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
     DEVICES.get_or_init(|| {

@@ -1,5 +1,5 @@
-//! TensorFlow 1.15's own run of the original's PTBModel, for some steps from given variables: tests/fixtures/golden, or the folder named by
-//! GOLDEN.
+//! TensorFlow 1.15's own run of the original's PTBModel, for some steps from given variables:
+//! tests/fixtures/golden, or the folder named by GOLDEN.
 
 use std::path::PathBuf;
 
@@ -29,7 +29,8 @@ impl Golden {
     }
 
     pub fn read_all() -> Vec<Golden> {
-        let folder = std::env::var_os("GOLDEN").map_or("tests/fixtures/golden".into(), PathBuf::from);
+        let folder =
+            std::env::var_os("GOLDEN").map_or("tests/fixtures/golden".into(), PathBuf::from);
         let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
             .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
             .map(|entry| entry.unwrap().path())
@@ -46,7 +47,8 @@ impl Golden {
     fn read(path: &PathBuf) -> Golden {
         let arrays = tf::read_npz(path).unwrap();
         let hparams = Vec::<i64>::try_from(&arrays["hparams"]).unwrap();
-        let [vocab_size, hidden_size, num_layers, batch_size, num_steps, steps] = hparams[..] else {
+        let [vocab_size, hidden_size, num_layers, batch_size, num_steps, steps] = hparams[..]
+        else {
             panic!("{}: hparams {hparams:?}", path.display())
         };
         let config = Config {
@@ -66,10 +68,12 @@ impl Golden {
     /// The arrays under `group/`, by the rest of their names.
     pub fn group(&self, group: &str) -> Variables {
         let prefix = format!("{group}/");
-        let strip =
-            |(name, t): (&String, &Tensor)| Some((name.strip_prefix(&prefix)?.to_owned(), t.shallow_clone()));
+        let strip = |(name, t): (&String, &Tensor)| {
+            Some((name.strip_prefix(&prefix)?.to_owned(), t.shallow_clone()))
+        };
         // Block mode calls its cells lstm_cell; the canonical names are basic mode's.
-        let (variables, others) = tf::canonical(self.arrays.iter().filter_map(strip).collect()).unwrap();
+        let (variables, others) =
+            tf::canonical(self.arrays.iter().filter_map(strip).collect()).unwrap();
         assert!(others.is_empty(), "{}: {:?}", self.name, others.keys());
         variables
     }
@@ -77,19 +81,23 @@ impl Golden {
     /// Step k's dropout masks, as TensorFlow drew them; none where the file has none.
     pub fn masks(&self, k: i64, kind: Kind, device: Device) -> Vec<Tensor> {
         let Some(kept) = self.arrays.get("mask") else { return Vec::new() };
-        let scaled = |place| kept.get(k).get(place).to_device(device).to_kind(kind) / self.config.keep_prob;
+        let scaled =
+            |place| kept.get(k).get(place).to_device(device).to_kind(kind) / self.config.keep_prob;
         (0..=self.config.num_layers).map(scaled).collect()
     }
 
     pub fn variables(&self, kind: Kind, device: Device) -> PtbVariables {
-        let variables = PtbVariables::new(&self.config, CellType::BasicLstm, device, kind, 0).unwrap();
+        let variables =
+            PtbVariables::new(&self.config, CellType::BasicLstm, device, kind, 0).unwrap();
         variables.assign(&self.group("init")).unwrap();
         variables
     }
 
-    /// Step k reads columns k*num_steps..(k+1)*num_steps of the tokens; the targets stand one to the right.
+    /// Step k reads columns k*num_steps..(k+1)*num_steps of the tokens; the targets stand one to
+    /// the right.
     pub fn batch(&self, k: i64, device: Device) -> (Tensor, Tensor) {
-        let column = |start| self.arrays["tokens"].narrow(1, start, self.config.num_steps).to_device(device);
+        let column =
+            |start| self.arrays["tokens"].narrow(1, start, self.config.num_steps).to_device(device);
         (column(k * self.config.num_steps), column(k * self.config.num_steps + 1))
     }
 

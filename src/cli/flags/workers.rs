@@ -142,10 +142,12 @@ impl WorkerFlags {
         }
         let place = Place::from_environment().map_err(or_alone)?;
         match (&place, count) {
-            (Some(Place { size, size_from, .. }), Some(count)) if *size != count => Err(or_alone(format!(
-                "the launcher has started {size} workers ({size_from}), not {count}: leave \
+            (Some(Place { size, size_from, .. }), Some(count)) if *size != count => {
+                Err(or_alone(format!(
+                    "the launcher has started {size} workers ({size_from}), not {count}: leave \
                      --num-gpus and --workers to it"
-            ))),
+                )))
+            }
             _ => Ok(place),
         }
     }
@@ -173,7 +175,12 @@ fn or_alone(error: impl std::fmt::Display) -> UsageError {
 mod tests {
     use super::*;
 
-    fn refusal(num_gpus: Option<i64>, workers: Option<i64>, device: DeviceArg, batch_size: i64) -> String {
+    fn refusal(
+        num_gpus: Option<i64>,
+        workers: Option<i64>,
+        device: DeviceArg,
+        batch_size: i64,
+    ) -> String {
         let flags = WorkerFlags { num_gpus, workers, worker_timeout: 300 };
         flags.role(device, batch_size).err().expect("it is refused").to_string()
     }

@@ -35,8 +35,10 @@ pub fn report(comparison: &Comparison) -> Result<String> {
     let title = "Runs beside TensorFlow's published perplexities";
     out += "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n";
     out += "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n";
-    let _ =
-        write!(out, "<title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n");
+    let _ = write!(
+        out,
+        "<title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
+    );
     out += "<p>Perplexities per word; in percent, the difference to TensorFlow's.</p>\n";
     comparison.groups.iter().for_each(|group| table(&mut out, group));
     list(&mut out, &comparison.remarks());
@@ -46,27 +48,41 @@ pub fn report(comparison: &Comparison) -> Result<String> {
     comparison.groups.iter().for_each(|group| epochs(&mut out, group));
     out += "<h2>Configurations</h2>\n<p>Marked: what differs between the runs.</p>\n";
     configurations(&mut out, comparison);
-    let damage = comparison.runs().flat_map(|run| run.damage.iter().map(|d| format!("{}: {d}", run.name)));
+    let damage =
+        comparison.runs().flat_map(|run| run.damage.iter().map(|d| format!("{}: {d}", run.name)));
     list(&mut out, &damage.collect::<Vec<_>>());
-    let _ = write!(out, "<footer>ptb-word-lm {}</footer>\n</body>\n</html>\n", env!("CARGO_PKG_VERSION"));
+    let _ = write!(
+        out,
+        "<footer>ptb-word-lm {}</footer>\n</body>\n</html>\n",
+        env!("CARGO_PKG_VERSION")
+    );
     Ok(out)
 }
 
 fn table(out: &mut String, group: &Group) {
     let heads = ["epochs", "lr schedule"].into_iter().chain(SPLITS);
-    let heads =
-        heads.map(|head| format!("<th>{head}</th>{}", if SPLITS.contains(&head) { "<th></th>" } else { "" }));
+    let heads = heads.map(|head| {
+        format!("<th>{head}</th>{}", if SPLITS.contains(&head) { "<th></th>" } else { "" })
+    });
     let heads: String = heads.collect();
-    let _ = write!(out, "<div class=\"scroll\"><table>\n<tr><th>{}</th>{heads}</tr>\n", escape(&group.model));
+    let _ = write!(
+        out,
+        "<div class=\"scroll\"><table>\n<tr><th>{}</th>{heads}</tr>\n",
+        escape(&group.model)
+    );
     for (i, Row { name, epochs, lr_schedule, cells }) in group.rows().into_iter().enumerate() {
         let class = if i == 0 && group.published.is_some() { " class=\"published\"" } else { "" };
         let cells: String = cells
             .iter()
-            .map(|[value, difference]| format!("<td>{value}</td><td class=\"difference\">{difference}</td>"))
+            .map(|[value, difference]| {
+                format!("<td>{value}</td><td class=\"difference\">{difference}</td>")
+            })
             .collect();
         let (name, lr_schedule) = (escape(&name), escape(&lr_schedule));
-        let _ =
-            writeln!(out, "<tr{class}><td>{name}</td><td>{epochs}</td><td>{lr_schedule}</td>{cells}</tr>");
+        let _ = writeln!(
+            out,
+            "<tr{class}><td>{name}</td><td>{epochs}</td><td>{lr_schedule}</td>{cells}</tr>"
+        );
     }
     *out += "</table></div>\n";
 }
@@ -79,12 +95,17 @@ fn epochs(out: &mut String, group: &Group) {
         "<details><summary>{}: every epoch</summary>\n<div class=\"scroll\"><table>\n",
         escape(&group.model)
     );
-    let heads =
-        group.runs.iter().map(|run| format!("<th>{0} train</th><th>{0} valid</th>", escape(&run.name)));
+    let heads = group
+        .runs
+        .iter()
+        .map(|run| format!("<th>{0} train</th><th>{0} valid</th>", escape(&run.name)));
     let _ = writeln!(out, "<tr><th>epoch</th>{}</tr>", heads.collect::<String>());
-    let has = |epoch| group.runs.iter().any(|r| r.train.contains_key(&epoch) || r.valid.contains_key(&epoch));
+    let has = |epoch| {
+        group.runs.iter().any(|r| r.train.contains_key(&epoch) || r.valid.contains_key(&epoch))
+    };
     for epoch in (1..=last).filter(|&epoch| has(epoch)) {
-        let cells = group.runs.iter().flat_map(|run| [run.train.get(&epoch), run.valid.get(&epoch)]);
+        let cells =
+            group.runs.iter().flat_map(|run| [run.train.get(&epoch), run.valid.get(&epoch)]);
         let cells = cells.map(|p| format!("<td>{}</td>", p.map_or("-".to_owned(), |&p| figure(p))));
         let _ = writeln!(out, "<tr><td>{epoch}</td>{}</tr>", cells.collect::<String>());
     }
@@ -111,12 +132,14 @@ fn configurations(out: &mut String, comparison: &Comparison) {
     comparison.runs().for_each(|run| *out += &format!("<th>{}</th>", escape(&run.name)));
     *out += "</tr>\n";
     for key in keys {
-        let values = settings.iter().map(|run| run.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v));
+        let values =
+            settings.iter().map(|run| run.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v));
         let values: Vec<&str> = values.collect();
         let mut given = values.iter().filter(|value| !value.is_empty());
         let first = given.next();
         let class = if given.any(|value| Some(value) != first) { " class=\"differs\"" } else { "" };
-        let cells: String = values.iter().map(|value| format!("<td>{}</td>", escape(value))).collect();
+        let cells: String =
+            values.iter().map(|value| format!("<td>{}</td>", escape(value))).collect();
         let _ = writeln!(out, "<tr{class}><td>{}</td>{cells}</tr>", escape(key));
     }
     *out += "</table></div>\n";
@@ -127,7 +150,9 @@ fn flatten(prefix: &str, value: &Value, settings: &mut Vec<(String, String)>) {
     match value {
         Value::Object(fields) => {
             // The flags say again what the rest says.
-            for (key, value) in fields.iter().filter(|(key, _)| !["event", "flags"].contains(&key.as_str())) {
+            for (key, value) in
+                fields.iter().filter(|(key, _)| !["event", "flags"].contains(&key.as_str()))
+            {
                 let key = match prefix {
                     "" | "config" => key.clone(),
                     _ => format!("{prefix} {key}"),
@@ -143,7 +168,8 @@ fn flatten(prefix: &str, value: &Value, settings: &mut Vec<(String, String)>) {
 
 fn list(out: &mut String, items: &[String]) {
     if !items.is_empty() {
-        let items: String = items.iter().map(|item| format!("<li>{}</li>\n", escape(item))).collect();
+        let items: String =
+            items.iter().map(|item| format!("<li>{}</li>\n", escape(item))).collect();
         let _ = writeln!(out, "<ul>\n{items}</ul>");
     }
 }

@@ -18,11 +18,13 @@ pub fn metrics_line(event: &Event) -> Option<Value> {
         })
     };
     match event {
-        Event::Step { epoch, step, global_step, cost, global_norm, lr, perplexity, wps } => Some(json!({
-            "event": "step", "epoch": epoch, "step": step, "global_step": global_step,
-            "cost": cost, "global_norm": global_norm, "lr": lr, "perplexity": perplexity,
-            "wps": wps,
-        })),
+        Event::Step { epoch, step, global_step, cost, global_norm, lr, perplexity, wps } => {
+            Some(json!({
+                "event": "step", "epoch": epoch, "step": step, "global_step": global_step,
+                "cost": cost, "global_norm": global_norm, "lr": lr, "perplexity": perplexity,
+                "wps": wps,
+            }))
+        }
         Event::EpochEnd { epoch, split, result, complete } => {
             let mut line = figures("epoch", split, result);
             line["epoch"] = json!(epoch);
@@ -56,7 +58,8 @@ impl Metrics {
             .open(path)
             .with_context(cannot)?;
         let mut metrics = Metrics { path: path.to_owned(), file };
-        if append && fs::read(path).with_context(cannot)?.last().is_some_and(|&byte| byte != b'\n') {
+        if append && fs::read(path).with_context(cannot)?.last().is_some_and(|&byte| byte != b'\n')
+        {
             // A process that was killed left half a line: the next one starts on its own.
             metrics.file.write_all(b"\n").with_context(cannot)?;
         }

@@ -108,9 +108,9 @@ impl Reporter {
             self.events = None;
         }
         let word = match event {
-            Event::SaveFailed { error } => {
-                Some(format!("warning: {error}; training goes on, the earlier checkpoints are kept"))
-            }
+            Event::SaveFailed { error } => Some(format!(
+                "warning: {error}; training goes on, the earlier checkpoints are kept"
+            )),
             Event::Notice { text } => Some(text.clone()),
             _ => None,
         };

@@ -121,7 +121,8 @@ enum Kind {
 fn curves(group: &Group) -> Vec<Curve> {
     let mut curves = Vec::new();
     for (run, color) in group.runs.iter().zip(COLORS.iter().cycle()) {
-        for (split, epochs, kind) in [("valid", &run.valid, Kind::Valid), ("train", &run.train, Kind::Train)]
+        for (split, epochs, kind) in
+            [("valid", &run.valid, Kind::Valid), ("train", &run.train, Kind::Train)]
         {
             let drawn = epochs.iter().filter(|&(_, p)| (1.0..=MAX_PERPLEXITY).contains(p));
             let points: Vec<(i64, f64)> = drawn.map(|(&epoch, &p)| (epoch, p)).collect();
@@ -172,15 +173,22 @@ fn draw_panel<DB: DrawingBackend>(
         let text = "no finished epoch to draw";
         return panel.draw(&Text::new(text, (px(16.0), px(48.0)), font(TEXT).color(&INK)));
     }
-    let (low, high) = values().fold((f64::MAX, f64::MIN), |(low, high), p| (low.min(p), high.max(p)));
+    let (low, high) =
+        values().fold((f64::MAX, f64::MIN), |(low, high), p| (low.min(p), high.max(p)));
     let (low, high) = (low / 1.08, (high * 1.08).max(low * 1.3));
-    let epochs =
-        || curves.iter().flat_map(|curve| &curve.points).map(|point| point.0).filter(|&epoch| epoch > 0);
+    let epochs = || {
+        curves
+            .iter()
+            .flat_map(|curve| &curve.points)
+            .map(|point| point.0)
+            .filter(|&epoch| epoch > 0)
+    };
     let (first, last) = (epochs().min().unwrap_or(1), epochs().max().unwrap_or(1));
     // One epoch alone stands in the middle.
     let (first, last) = if first < last { (first, last) } else { (last - 1, last + 1) };
 
-    let widths = curves.iter().map(|c| font(TEXT).box_size(&c.label).map_or(0, |size| size.0 as i32));
+    let widths =
+        curves.iter().map(|c| font(TEXT).box_size(&c.label).map_or(0, |size| size.0 as i32));
     let right = widths.max().unwrap_or_default() + px(26.0);
     let mut chart = ChartBuilder::on(panel)
         .margin_top(px(44.0))
@@ -240,7 +248,8 @@ fn draw_panel<DB: DrawingBackend>(
         })
         .collect();
     ends.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let places = apart(ends.iter().map(|end| end.0).collect(), LINE * scale, f64::from(y_range.end));
+    let places =
+        apart(ends.iter().map(|end| end.0).collect(), LINE * scale, f64::from(y_range.end));
     for ((_, curve), y) in ends.iter().zip(places) {
         let style = font(TEXT).color(&curve.color).pos(Pos::new(HPos::Left, VPos::Center));
         let at = (x_range.end + px(10.0), y as i32 - panel_top);
@@ -266,15 +275,16 @@ fn apart(mut wanted: Vec<f64>, gap: f64, bottom: f64) -> Vec<f64> {
 fn perplexity_ticks(low: f64, high: f64) -> Vec<f64> {
     let sets: [&[f64]; 4] = [
         &[
-            1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0, 2.2, 2.4, 2.7, 3.0, 3.3, 3.6, 4.0, 4.5, 5.0, 5.5,
-            6.0, 6.5, 7.0, 8.0, 9.0,
+            1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0, 2.2, 2.4, 2.7, 3.0, 3.3, 3.6, 4.0, 4.5,
+            5.0, 5.5, 6.0, 6.5, 7.0, 8.0, 9.0,
         ],
         &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0],
         &[1.0, 2.0, 5.0],
         &[1.0],
     ];
     let ticks = |set: &[f64]| -> Vec<f64> {
-        let all = (0..9).flat_map(|k| set.iter().map(move |m| (m * 10f64.powi(k) * 10.0).round() / 10.0));
+        let all =
+            (0..9).flat_map(|k| set.iter().map(move |m| (m * 10f64.powi(k) * 10.0).round() / 10.0));
         all.filter(|tick| (low..=high).contains(tick)).collect()
     };
     let fits = sets.iter().map(|set| ticks(set)).find(|ticks| ticks.len() <= 11);

@@ -120,7 +120,8 @@ impl Run {
         match value["event"].as_str()? {
             "start" => {
                 self.model = value["model"].as_str().filter(|model| !model.is_empty())?.to_owned();
-                self.lr_schedule = value["config"]["lr_schedule"].as_str().unwrap_or_default().to_owned();
+                self.lr_schedule =
+                    value["config"]["lr_schedule"].as_str().unwrap_or_default().to_owned();
                 self.start = value;
             }
             "step" => self.last_step = Some((epoch()?, perplexity)),
@@ -162,7 +163,9 @@ impl Run {
         let mut remarks = Vec::new();
         if !self.on_ptb() {
             let path = self.start["data"]["path"].as_str().unwrap_or("another text");
-            remarks.push(format!("trained on {path}, not on PTB: the published numbers do not compare"));
+            remarks.push(format!(
+                "trained on {path}, not on PTB: the published numbers do not compare"
+            ));
         }
         let epochs = self.start["config"]["max_max_epoch"].as_i64().unwrap_or_default();
         let of = if epochs > 0 { format!(" of {epochs}") } else { String::new() };
@@ -209,13 +212,18 @@ fn name(file: &Path) -> String {
 /// # Errors
 /// No such folder, or none in it.
 pub fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder)
-        .with_context(|| format!("{}: no such folder of results; name the runs", folder.display()))?;
+    let entries = fs::read_dir(folder).with_context(|| {
+        format!("{}: no such folder of results; name the runs", folder.display())
+    })?;
     let mut files: Vec<PathBuf> = entries
         .filter_map(|entry| entry.ok().map(|e| e.path()))
         .filter(|path| path.extension().is_some_and(|e| e == "jsonl"))
         .collect();
-    ensure!(!files.is_empty(), "{}: there are no metrics (*.jsonl) in it; name the runs", folder.display());
+    ensure!(
+        !files.is_empty(),
+        "{}: there are no metrics (*.jsonl) in it; name the runs",
+        folder.display()
+    );
     files.sort();
     Ok(files)
 }
@@ -256,14 +264,20 @@ impl Comparison {
     /// # Errors
     /// A broken data/reference.json.
     pub fn new(mut runs: Vec<Run>) -> Result<Self> {
-        let reference: Reference = serde_json::from_str(REFERENCE).context("data/reference.json")?;
+        let reference: Reference =
+            serde_json::from_str(REFERENCE).context("data/reference.json")?;
         let mut seen = HashSet::new();
-        let twice: HashSet<String> =
-            runs.iter().filter(|run| !seen.insert(run.name.clone())).map(|run| run.name.clone()).collect();
+        let twice: HashSet<String> = runs
+            .iter()
+            .filter(|run| !seen.insert(run.name.clone()))
+            .map(|run| run.name.clone())
+            .collect();
         for run in runs.iter_mut().filter(|run| twice.contains(&run.name)) {
             run.name = run.path.display().to_string();
         }
-        let order = |model: &str| ["small", "medium", "large"].iter().position(|&m| m == model).unwrap_or(3);
+        let order = |model: &str| {
+            ["small", "medium", "large"].iter().position(|&m| m == model).unwrap_or(3)
+        };
         let mut models: Vec<String> = runs.iter().map(|run| run.model.clone()).collect();
         models.sort_by_key(|model| (order(model), model.clone()));
         models.dedup();
@@ -283,7 +297,10 @@ impl Comparison {
     /// What one has to know to read the table: each run's remarks after its name.
     pub fn remarks(&self) -> Vec<String> {
         let remarks = self.runs().map(|run| (&run.name, run.remarks()));
-        remarks.filter(|(_, r)| !r.is_empty()).map(|(name, r)| format!("{name}: {}", r.join("; "))).collect()
+        remarks
+            .filter(|(_, r)| !r.is_empty())
+            .map(|(name, r)| format!("{name}: {}", r.join("; ")))
+            .collect()
     }
 
     /// The table for a terminal: one block per model, with differences in percent.
@@ -294,7 +311,8 @@ impl Comparison {
         let mut out = String::new();
         for (group, rows) in self.groups.iter().zip(rows) {
             let splits = SPLITS.map(|split| format!("{split:>8}{:7}", ""));
-            let mut lines = vec![format!("{:<width$}  epochs    lr{}", group.model, splits.concat())];
+            let mut lines =
+                vec![format!("{:<width$}  epochs    lr{}", group.model, splits.concat())];
             for Row { name, epochs, lr_schedule, cells } in rows {
                 let cells = cells.map(|[value, difference]| format!("{value:>8}{difference:>7}"));
                 lines.push(format!("{name:<width$} {epochs:>7}{lr_schedule:>6}{}", cells.concat()));
@@ -315,15 +333,20 @@ impl Comparison {
         let escape = |text: &str| text.replace('\\', "\\\\").replace('|', "\\|");
         let mut out = String::new();
         for group in &self.groups {
-            let _ = writeln!(out, "| {} | epochs | lr | train | valid | test |", escape(&group.model));
+            let _ =
+                writeln!(out, "| {} | epochs | lr | train | valid | test |", escape(&group.model));
             let _ = writeln!(out, "|---|---:|---:|---:|---:|---:|");
             for Row { name, epochs, lr_schedule, cells } in group.rows() {
                 let cells = cells.map(|[value, difference]| match difference.as_str() {
                     "" => value,
                     difference => format!("{value} ({difference})"),
                 });
-                let _ =
-                    writeln!(out, "| {} | {epochs} | {lr_schedule} | {} |", escape(&name), cells.join(" | "));
+                let _ = writeln!(
+                    out,
+                    "| {} | {epochs} | {lr_schedule} | {} |",
+                    escape(&name),
+                    cells.join(" | ")
+                );
             }
             out.push('\n');
         }
@@ -339,7 +362,8 @@ impl Comparison {
     pub fn json(&self) -> Value {
         let published: Vec<&Published> =
             self.groups.iter().filter_map(|group| group.published.as_ref()).collect();
-        let runs = self.groups.iter().flat_map(|group| group.runs.iter().map(move |run| (group, run)));
+        let runs =
+            self.groups.iter().flat_map(|group| group.runs.iter().map(move |run| (group, run)));
         let runs = runs.map(|(group, run)| {
             let mut epochs: Vec<i64> = run.train.keys().chain(run.valid.keys()).copied().collect();
             epochs.sort();
@@ -396,10 +420,11 @@ impl Group {
                 epochs: format!("{}{}", run.epochs(), if run.partial.is_some() { "+" } else { "" }),
                 lr_schedule: run.lr_schedule.clone(),
                 cells: [0, 1, 2].map(|i| {
-                    let difference = differences[i].filter(|d| d.is_finite()).map(|d| match d.abs() {
-                        ..99.95 => format!("{d:+.1}%"),
-                        _ => format!("{d:+.0}%"),
-                    });
+                    let difference =
+                        differences[i].filter(|d| d.is_finite()).map(|d| match d.abs() {
+                            ..99.95 => format!("{d:+.1}%"),
+                            _ => format!("{d:+.0}%"),
+                        });
                     [finals[i].map_or("-".to_owned(), figure), difference.unwrap_or_default()]
                 }),
             }

@@ -171,10 +171,11 @@ impl EventFile {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = format!("events.out.tfevents.{:010}.{:06}", now.as_secs(), now.subsec_micros());
         let path = folder.join(name);
-        let file =
-            File::create_new(&path).with_context(|| format!("{}: cannot be written", path.display()))?;
+        let file = File::create_new(&path)
+            .with_context(|| format!("{}: cannot be written", path.display()))?;
         let since = (step, Instant::now());
-        let mut events = EventFile { path, file, num_steps, step, epoch_start: step, since, written };
+        let mut events =
+            EventFile { path, file, num_steps, step, epoch_start: step, since, written };
         let version = Some("brain.Event:2".to_owned());
         events.write(EventProto { file_version: version, ..EventProto::default() })?;
         let session_log = Some(SessionLog { status: START });
@@ -241,13 +242,14 @@ impl EventFile {
 
     /// Writes one record, whole, so that TensorBoard can follow a run.
     fn write(&mut self, mut event: EventProto) -> Result<()> {
-        event.wall_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        event.wall_time =
+            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let data = event.encode_to_vec();
         let length = (data.len() as u64).to_le_bytes();
         let [length_crc, data_crc] = [&length[..], &data].map(|b| masked_crc32c(b).to_le_bytes());
         let record = [&length[..], &length_crc, &data, &data_crc].concat();
-        self.file
-            .write_all(&record)
-            .with_context(|| format!("{}: TensorBoard's events could not be written", self.path.display()))
+        self.file.write_all(&record).with_context(|| {
+            format!("{}: TensorBoard's events could not be written", self.path.display())
+        })
     }
 }

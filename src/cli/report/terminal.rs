@@ -64,12 +64,14 @@ impl Bar {
             Event::Epoch { epoch, done, epoch_size, .. } => {
                 (self.epoch, self.epoch_size) = (*epoch, *epoch_size);
                 self.pace.pause();
-                let terminal =
-                    io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
+                let terminal = io::stderr().is_terminal()
+                    && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
                 if self.line.is_hidden() && terminal {
                     let style = ProgressStyle::with_template("{msg}  [{wide_bar}]  {prefix}");
                     self.line = ProgressBar::new(self.steps() as u64).with_style(
-                        style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "),
+                        style
+                            .unwrap_or_else(|_| ProgressStyle::default_bar())
+                            .progress_chars("=> "),
                     );
                 }
                 self.draw(*done, None);
@@ -83,7 +85,9 @@ impl Bar {
             Event::Progress { perplexity, wps, .. } | Event::Step { perplexity, wps, .. } => {
                 self.figures = format!("  ppl {perplexity:.1}  {wps:.0} wps");
             }
-            Event::EpochEnd { split: "train", .. } => self.draw(self.epoch_size, Some("evaluating")),
+            Event::EpochEnd { split: "train", .. } => {
+                self.draw(self.epoch_size, Some("evaluating"))
+            }
             _ => {}
         }
     }
@@ -97,8 +101,13 @@ impl Bar {
         self.drawn = Instant::now();
         let position = (self.epoch - 1) * self.epoch_size + done;
         let steps = format!("step {done}/{}", self.epoch_size);
-        let message =
-            format!("epoch {}/{}  {}{}", self.epoch, self.epochs, doing.unwrap_or(&steps), self.figures);
+        let message = format!(
+            "epoch {}/{}  {}{}",
+            self.epoch,
+            self.epochs,
+            doing.unwrap_or(&steps),
+            self.figures
+        );
         self.line.set_message(message);
         self.line.set_prefix(match self.pace.mean {
             Some(mean) => {
@@ -152,8 +161,14 @@ mod tests {
 
     #[test]
     fn durations_are_short() {
-        let cases =
-            [(0.0, "0s"), (59.4, "59s"), (59.6, "1m"), (3569.0, "59m"), (3599.0, "1h00m"), (3720.0, "1h02m")];
+        let cases = [
+            (0.0, "0s"),
+            (59.4, "59s"),
+            (59.6, "1m"),
+            (3569.0, "59m"),
+            (3599.0, "1h00m"),
+            (3720.0, "1h02m"),
+        ];
         for (seconds, text) in cases.into_iter().chain([(3.0 * 86400.0 + 4.0 * 3600.0, "3d04h")]) {
             assert_eq!(duration(seconds), text);
         }
