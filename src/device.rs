@@ -73,6 +73,22 @@ pub fn keep_freed_memory() {
     }
 }
 
+/// Whether this processor has instructions for bfloat16 products, and oneDNN may use them. Without
+/// them a bfloat16 product takes many times longer than a float32 one.
+pub fn has_fast_bfloat16() -> bool {
+    let limit = std::env::var("ONEDNN_MAX_CPU_ISA").unwrap_or_default();
+    let without = ["SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"];
+    if without.contains(&limit.to_ascii_uppercase().as_str()) {
+        return false;
+    }
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("bf16");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    false
+}
+
 /// Ends the process without running destructors, which other threads may not survive while they
 /// compute.
 pub(crate) fn exit_at_once(code: i32) -> ! {

@@ -88,9 +88,13 @@ fn probabilities(variables: &PtbVariables, row: &[i32]) -> Vec<f64> {
     found
 }
 
-/// Probabilities of the words of a text in so many rows.
-fn in_rows(variables: &PtbVariables, tokens: &[i32], rows: usize) -> Vec<f64> {
-    tokens.chunks_exact(tokens.len() / rows).flat_map(|row| probabilities(variables, row)).collect()
+/// Probabilities of the words of a text in so many rows, read in steps of `num_steps` words: what
+/// fills no step is dropped.
+fn in_rows(variables: &PtbVariables, tokens: &[i32], rows: usize, num_steps: usize) -> Vec<f64> {
+    let length = tokens.len() / rows;
+    let words = (length - 1) / num_steps * num_steps;
+    let rows = tokens.chunks_exact(length).take(rows);
+    rows.flat_map(|row| probabilities(variables, &row[..=words])).collect()
 }
 
 /// The perplexity of a text whose words have these probabilities with each of some models.
@@ -122,8 +126,8 @@ fn the_average_is_that_of_the_probabilities() {
     // The first one's rows.
     let rows = models[0].config().batch_size as usize;
     assert_ne!(rows, models[1].config().batch_size as usize);
-    let valid = models.each_ref().map(|model| in_rows(model, &data.valid.tokens, rows));
-    let test = models.each_ref().map(|model| in_rows(model, &data.test.tokens, 1));
+    let valid = models.each_ref().map(|model| in_rows(model, &data.valid.tokens, rows, 2));
+    let test = models.each_ref().map(|model| in_rows(model, &data.test.tokens, 1, 1));
 
     let base = ["eval", "--device", "cpu", "--data-path", "sample", "--checkpoint"];
     let (a, b) = (text(&a), text(&b));

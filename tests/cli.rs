@@ -434,7 +434,7 @@ fn flags_that_would_be_ignored_are_refused() {
         ),
         (
             &["--workers", "1", "--worker-timeout=9"],
-            "--worker-timeout has no effect with one worker",
+            "--worker-timeout has no effect with one worker; --workers and --num-gpus start several",
         ),
         (
             &["--no-cuda-graph"],
@@ -546,7 +546,7 @@ fn bad_input_is_an_error_in_words() {
         }
     };
     let huge = ["train", "--data-path", "sample", "--device", "cpu", "--hidden-size", "1000000"];
-    failing(&huge, &["no memory for layers of hidden_size 1000000"]);
+    failing(&huge, &["no memory for layers of --hidden-size 1000000"]);
     let nowhere = at("nowhere");
     failing(
         &["train", "--data-path", text(&nowhere)],

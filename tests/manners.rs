@@ -473,3 +473,21 @@ fn doctor_says_what_is_here_and_what_is_missing() {
         "{text}"
     );
 }
+
+/// bfloat16 without instructions for it is announced; `doctor` says which precisions are fast.
+#[test]
+fn slow_bfloat16_is_announced() {
+    let run = |args: &[&str], limit: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"));
+        let output = command.args(args).env("ONEDNN_MAX_CPU_ISA", limit).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat()
+    };
+    let train = "train --data-path sample --model test --device cpu --threads 1 --max-steps 1 \
+                 --no-eval --precision bf16";
+    let train: Vec<&str> = train.split_whitespace().collect();
+    assert!(run(&train, "AVX2").contains("no instructions for bfloat16"));
+    assert!(run(&["doctor"], "AVX2").contains("fast precisions: fp32; bf16 would be"));
+    let fast = run(&["doctor"], "").contains("fast precisions: fp32, bf16");
+    assert_ne!(run(&train, "").contains("no instructions for bfloat16"), fast);
+}

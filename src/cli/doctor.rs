@@ -168,10 +168,16 @@ fn look_at_processor(findings: &Findings) {
         "CPU",
         &format!(
             "{name}, {cores} available; libtorch uses {} of its threads{limit}\n\
-             instruction sets: {}; libtorch's kernels: {}",
+             instruction sets: {}; libtorch's kernels: {}\n\
+             fast precisions: fp32{}",
             tch::get_num_threads(),
             if sets.is_empty() { "no AVX2".into() } else { sets.join(", ") },
-            libtorch::cpu_capability()
+            libtorch::cpu_capability(),
+            if device::has_fast_bfloat16() {
+                ", bf16"
+            } else {
+                "; bf16 would be many times slower"
+            }
         ),
     );
 }

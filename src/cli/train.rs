@@ -222,6 +222,13 @@ enum Start {
 
 impl Training<'_> {
     fn run(&self, config: Config) -> Result<ExitCode> {
+        let on_cpu = !self.device.is_cuda();
+        if on_cpu && self.precision == Precision::Bf16 && !device::has_fast_bfloat16() {
+            self.notice(
+                "warning: this processor has no instructions for bfloat16, so --precision bf16 is \
+                 many times slower here than --precision fp32",
+            );
+        }
         let Opened { data, run, folder, start } = self.open(config)?;
         self.ensure_same_everywhere(&run, &data)?;
         let args = self.args;

@@ -12,7 +12,7 @@ pub struct DeviceFlags {
     #[arg(long, default_value_t = DeviceArg::Auto, value_name = "DEVICE")]
     #[arg(help_heading = "Running")]
     pub device: DeviceArg,
-    /// Number of CPU threads [default: one per core]
+    /// Number of CPU threads [default: one per core that this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=4096))]
     #[arg(help_heading = "Running")]
     threads: Option<i32>,
@@ -26,9 +26,17 @@ impl DeviceFlags {
         Ok(device)
     }
 
+    /// Sets `--threads`. Without it and OMP_NUM_THREADS libtorch takes all cores of the host; a
+    /// container's quota and the affinity mask may allow fewer.
     pub fn set_threads(&self) {
-        if let Some(threads) = self.threads {
-            tch::set_num_threads(threads);
+        let available = std::thread::available_parallelism().map_or(1, |n| n.get() as i32);
+        let default = std::env::var_os("OMP_NUM_THREADS").is_none().then_some(available);
+        match (self.threads, default) {
+            (Some(threads), _) => tch::set_num_threads(threads),
+            (None, Some(available)) if tch::get_num_threads() > available => {
+                tch::set_num_threads(available);
+            }
+            _ => {}
         }
     }
 }
