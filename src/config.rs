@@ -20,13 +20,13 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// The error of `field` with `value`, of which `allowed` says what it must be.
+    /// Creates the error for `field`, whose value is `value`. `allowed` says what it must be.
     pub(crate) fn new(field: &'static str, value: impl fmt::Display, allowed: &str) -> Self {
         ConfigError { field, problem: format!("is {value}; {allowed}") }
     }
 }
 
-/// A text that is not a value of its type. The message says what is.
+/// A string that cannot be parsed. The message says what is expected.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub struct ParseError(pub(crate) &'static str);
@@ -53,9 +53,9 @@ pub struct Config {
     pub max_max_epoch: i64,
     /// Probability that dropout keeps an element; 1 means no dropout.
     pub keep_prob: f64,
-    /// The learning rate's factor per epoch after `max_epoch`.
+    /// Factor that the learning rate is multiplied by at every epoch after `max_epoch`.
     pub lr_decay: f64,
-    /// Rows that the text is cut into and read side by side.
+    /// Number of rows that the text is cut into. All rows are read in parallel.
     pub batch_size: i64,
     /// Words in the vocabulary. It comes from the data: [`crate::reader::RawData`] sets it.
     pub vocab_size: i64,
@@ -184,8 +184,8 @@ impl Config {
 /// When the learning rate begins to fall.
 ///
 /// The code of mid-2016 decays by `lr_decay ** max(i - max_epoch, 0)`; the published perplexities
-/// were made with it. Since the end of 2016 it reads `max(i + 1 - max_epoch, 0)`, one epoch less at
-/// the full rate.
+/// come from it. Since the end of 2016 it is `max(i + 1 - max_epoch, 0)`, one epoch less at the
+/// full rate.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, strum::Display,
 )]
@@ -202,7 +202,7 @@ pub enum LrSchedule {
     Y2017,
 }
 
-/// Which of the original's presets.
+/// The original's presets.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, strum::Display,
 )]
@@ -231,7 +231,8 @@ impl Model {
     }
 }
 
-/// How the recurrent layers are run. All three modes are one function of the same variables.
+/// How the recurrent layers are run. All three modes compute the same function of the same
+/// variables.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, strum::Display,
 )]
@@ -282,7 +283,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// The precision where none is asked for: PyTorch's default on that kind of device.
+    /// Default precision: PyTorch's default on that kind of device.
     pub fn default_on(cuda: bool) -> Self {
         if cuda { Precision::Tf32Cudnn } else { Precision::Fp32 }
     }

@@ -3,8 +3,9 @@
 //! Each word is predicted from all words before it, so the original reads a row of text from left
 //! to right; its test text is a single row. A batch of one row leaves most of the machine idle. But
 //! a trained LSTM forgets: after some hundred words its state no longer depends on where it began,
-//! beyond float32's rounding. So a row is cut into pieces, which are read side by side as one
-//! batch. Each piece but the first begins with zeros, some words early:
+//! beyond float32's rounding. So a row is cut into pieces, which are read in parallel as one batch.
+//! Each piece but the first starts from a zero state, some words before its first scored word (the
+//! warm-up):
 //!
 //! ```text
 //! the row    |-------- piece 0 --------|-------- piece 1 --------|-------- piece 2 --------|
@@ -13,9 +14,9 @@
 //!                                                   0 ~~~~~~> begin ---------------> end
 //! ```
 //!
-//! Whether that was early enough is checked at every seam: a piece must begin in the state in which
-//! the piece before it ended. A piece that does not is read again from that state. So every model
-//! gets its exact number, and a model that forgets gets it soon.
+//! Whether the warm-up was long enough is checked at every seam: a piece must begin in the state in
+//! which the piece before it ended. A piece that does not is read again from that state. So the
+//! result is exact for every model, and fast for a model that forgets.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -29,17 +30,18 @@ use crate::model::PtbModel;
 use crate::reader::{Producer, Split};
 use crate::rnn::State;
 
-/// Words that a piece is read early. The state of a trained `small` that began with zeros differs
-/// from the true one by 2e-3 after 500 words, 1e-5 after 1000, and by rounding (2e-6) after 1500.
+/// Warm-up: each piece but the first starts this many words before its first scored word. The state
+/// of a trained `small` that began with zeros differs from the true one by 2e-3 after 500 words,
+/// 1e-5 after 1000, and by rounding (2e-6) after 1500.
 const WARM_UP: i64 = 1500;
-/// A piece of fewer words is not worth its warm-up.
+/// Fewest words in a piece; a shorter one is not worth its warm-up.
 const SHORTEST: i64 = 2000;
-/// A piece of more words is not needed: its warm-up is a small part of it. Longer texts are read in
+/// Most words in a piece; the warm-up is then already a small part of it. Longer texts are read in
 /// several windows, one after the other, so that the memory does not grow with the text.
 const LONGEST: i64 = 1 << 14;
 
-/// Pieces that are read side by side, of all rows together. More pieces make a word cheaper, until
-/// the matrix products are at their full speed, but each needs a warm-up.
+/// Number of pieces that are read in parallel, of all rows together. With more pieces a word takes
+/// less time, until the matrix products reach their full speed, but each piece needs a warm-up.
 fn pieces_at_once(device: Device) -> i64 {
     if device == Device::Cpu { 16 } else { 64 }
 }
@@ -54,12 +56,12 @@ fn words_at_once(device: Device) -> i64 {
 /// Evaluates a whole split without training: the original's `run_epoch(session, mvalid)` and
 /// `run_epoch(session, mtest)`.
 ///
-/// The words are the original's, each given all before it in its row. Since nothing changes between
-/// steps, they need not be read one step at a time, nor in one place at a time: the number is the
-/// same to float32's rounding.
+/// As in the original, each word is predicted from all words before it in its row. Since the
+/// variables do not change between steps, the words need not be read step by step or from one place
+/// in the text: the result is the same to float32's rounding.
 ///
-/// One of several workers evaluates its rows, and the result is that of all rows. A text of a
-/// single row cannot be shared out: it needs a model of its own team of one.
+/// With several workers, each evaluates its own rows, and the result is that of all rows. A text of
+/// a single row cannot be shared: it needs a model with the team [`Solo`](crate::team::Solo).
 ///
 /// # Errors
 /// Errors of libtorch, such as too little memory; a worker is lost.
@@ -93,7 +95,7 @@ pub(crate) fn evaluate_until(
 }
 
 /// Costs in nats of all words of a split, `[rows, words]`, float64, in the windows in which they
-/// are read; on one worker. The same split has the same windows with every model on a device.
+/// are read; on one worker. On one device, the windows of a split are the same for every model.
 pub(crate) fn text_windows(model: &PtbModel, producer: &Producer) -> Result<Vec<Tensor>> {
     let rows = producer.batch_size();
     let reader =
@@ -107,7 +109,7 @@ pub(crate) fn text_windows(model: &PtbModel, producer: &Producer) -> Result<Vec<
 }
 
 /// Costs in nats of all words of a text but the first, which is only context, and the state after
-/// the last but one word. Reading begins in `state`, of one row.
+/// the second to last word. Reading starts from `state`, which has one row.
 pub(crate) fn text_costs(
     model: &PtbModel,
     text: Vec<i32>,
@@ -125,8 +127,8 @@ pub(crate) fn text_costs(
     Ok((all, state))
 }
 
-/// [`text_costs`] of lines that are texts of their own, each read from zeros. Lines of similar
-/// length are one batch.
+/// [`text_costs`] of independent lines, each read from a zero state. Lines of similar length form a
+/// batch.
 pub(crate) fn line_costs(model: &PtbModel, lines: &[Vec<i32>]) -> Result<Vec<Vec<f64>>> {
     let mut costs = vec![Vec::new(); lines.len()];
     let steps = |line: usize| lines[line].len().saturating_sub(1);
@@ -160,9 +162,9 @@ fn batch_costs(model: &PtbModel, lines: &[&[i32]]) -> Result<Vec<f64>> {
         places.extend((row * steps..).take(y.len()).map(|place| place as i64));
         targets.extend_from_slice(y);
         inputs.extend_from_slice(x);
-        // Shorter lines are filled up with any word. As with dynamic_rnn's sequence_length, what
-        // stands after a line's end does not count: it changes nothing before it, its outputs are
-        // left out below, and its state is not used.
+        // Shorter lines are padded with an arbitrary word. As with dynamic_rnn's sequence_length,
+        // the padding does not count: it changes nothing before it, its outputs are left out below,
+        // and the state after it is not used.
         inputs.resize((row + 1) * steps, 0);
     }
     let on_device = |ids: Tensor| ids.f_to_device(model.device());
@@ -174,7 +176,7 @@ fn batch_costs(model: &PtbModel, lines: &[&[i32]]) -> Result<Vec<f64>> {
     Ok(Vec::try_from(model.costs(&output, &targets)?)?)
 }
 
-/// The error of a reading that was stopped.
+/// The error of an evaluation that was stopped.
 #[derive(Debug, thiserror::Error)]
 #[error("the evaluation was stopped")]
 struct Stopped;
@@ -184,7 +186,8 @@ struct RowReader<'a> {
     model: &'a PtbModel<'a>,
     text: &'a Producer,
     rows: Range<i64>,
-    /// Most words in a piece; at least twice [`WARM_UP`], as the pieces of a window are alike.
+    /// Most words in a piece; at least twice [`WARM_UP`], since all pieces of a window have the
+    /// same length.
     longest: i64,
     stopped: &'a dyn Fn() -> bool,
 }
@@ -193,8 +196,8 @@ struct RowReader<'a> {
 type Place = (i64, i64);
 
 impl RowReader<'_> {
-    /// Reads the rows from `state` on, window by window. `take` is given the costs of each,
-    /// `[rows, words]`, in nats. Returns the final state.
+    /// Reads the rows window by window, starting from `state`. Passes the costs of each window,
+    /// `[rows, words]`, in nats, to `take`. Returns the final state.
     fn read_all(
         &self,
         mut state: State,
@@ -217,8 +220,8 @@ impl RowReader<'_> {
         Ok(state)
     }
 
-    /// Reads the words from `column` on in so many pieces a row, each of `length` words, side by
-    /// side. Returns their costs, `[rows, pieces * length]`, and the final state of each row.
+    /// Reads the words from `column` on, in `pieces` pieces per row of `length` words each, in
+    /// parallel. Returns their costs, `[rows, pieces * length]`, and the final state of each row.
     fn read_window(
         &self,
         column: i64,
@@ -248,8 +251,8 @@ impl RowReader<'_> {
         loop {
             let mut unfit = self.unfit(&begin, &end)?;
             let Some(&first) = unfit.first() else { break };
-            // To read all of them again gives each a warm-up of another `length` words. If that did
-            // not help, the model hardly forgets: then each piece has to wait for the one before.
+            // Reading all of them again gives each another `length` words of warm-up. If that did
+            // not help, the model hardly forgets, and each piece has to wait for the one before it.
             let helped = unfit.len() <= unfit_before / 2;
             unfit_before = unfit.len();
             if !helped {
@@ -274,7 +277,7 @@ impl RowReader<'_> {
         Ok((costs, end.iter().map(|t| t.narrow(0, (pieces - 1) * rows, rows)).collect()))
     }
 
-    /// The pieces that did not begin as the piece before them in their row ended.
+    /// Returns the pieces that did not begin in the state in which the piece before them ended.
     fn unfit(&self, begin: &State, end: &State) -> Result<Vec<i64>> {
         let rows = self.rows.end - self.rows.start;
         let seams = begin[0].size()[0] - rows;
@@ -290,7 +293,7 @@ impl RowReader<'_> {
         let largest = Tensor::f_stack(&differences, 0)?.f_amax(0, false)?.to_kind(Kind::Double);
         let rounding = self.model.state_rounding();
         for (seam, difference) in Vec::<f64>::try_from(largest)?.into_iter().enumerate() {
-            // A NaN is not read again: it would stay one.
+            // A piece with NaN is not read again, since it would be NaN again.
             if difference > rounding {
                 unfit.push(seam as i64 + rows);
             }
@@ -298,8 +301,8 @@ impl RowReader<'_> {
         Ok(unfit)
     }
 
-    /// Reads `length` words from each of the places on, side by side, from `state` on. Returns
-    /// their costs, `[places, length]`, if they are to `score`, and the final state.
+    /// Reads `length` words from each of `places` on, in parallel, starting from `state`. Returns
+    /// their costs, `[places, length]`, or `[places, 0]` without `score`, and the final state.
     fn read(
         &self,
         places: &[Place],

@@ -1,4 +1,4 @@
-//! What a run reports: events, to whoever listens.
+//! Events that a run reports to its listener.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -7,7 +7,7 @@ use std::time::Instant;
 /// printed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// An epoch begins, or goes on after a resume.
+    /// An epoch begins, or continues after a resume.
     Epoch {
         /// Counted from 1.
         epoch: i64,
@@ -25,7 +25,7 @@ pub enum Event {
     },
     /// The original's progress line is due.
     Progress {
-        /// Part of the epoch that is behind, as the original counts it: `step / epoch_size`.
+        /// Part of the epoch that is done, as the original counts it: `step / epoch_size`.
         fraction: f64,
         /// Of the epoch so far.
         perplexity: f64,
@@ -40,7 +40,7 @@ pub enum Event {
         step: i64,
         /// Counted from 0, over all epochs.
         global_step: i64,
-        /// This step's own: total cross entropy divided by the batch size.
+        /// Cost of this step: total cross entropy divided by the batch size.
         cost: f64,
         /// TensorFlow's global norm before clipping.
         global_norm: f64,
@@ -57,7 +57,7 @@ pub enum Event {
         epoch: i64,
         /// `train` or `valid`.
         split: &'static str,
-        /// Its figures.
+        /// Figures of the pass.
         result: Evaluation,
         /// Whether the pass covered the whole split; `max_steps` may end training within an epoch.
         complete: bool,
@@ -69,14 +69,15 @@ pub enum Event {
         /// Where.
         path: PathBuf,
     },
-    /// Something that a person should know; training goes on.
+    /// A message for the user; training continues.
     Notice {
-        /// In words.
+        /// The message.
         text: String,
     },
-    /// A checkpoint could not be written; training goes on, and the next one is tried in its time.
+    /// A checkpoint could not be written. Training continues, and the next checkpoint is tried when
+    /// it is due.
     SaveFailed {
-        /// Why, in words.
+        /// The error's message.
         error: String,
     },
 }

@@ -1,6 +1,6 @@
 //! TensorFlow's PTB word language model (`ptb_word_lm.py`) in Rust on libtorch.
 //!
-//! Read in this order; each module is one idea, under TensorFlow's name where it has one:
+//! The modules in reading order. Each is one idea, under TensorFlow's name if it has one:
 //!
 //! | TensorFlow | here |
 //! |---|---|
@@ -9,13 +9,17 @@
 //! | `tf.nn.rnn_cell`, `tf.nn.dynamic_rnn` and the other unrolls | [`rnn`] |
 //! | `PTBModel`, its variables and its graph | [`model::PtbVariables`], [`model::PtbModel`] |
 //! | `sequence_loss_by_example`, `sequence_loss` | [`loss`] |
-//! | `tf.clip_by_global_norm`, `tf.train.GradientDescentOptimizer` | [`optimizer`] |
-//! | `run_epoch`, `main` | [`session`] |
-//! | `AutoParallel` (`--num_gpus`) | [`distributed`] |
+//! | `tf.clip_by_global_norm`, `tf.train.GradientDescentOptimizer`, `tf.train.AdamOptimizer` | [`optimizer`] |
+//! | `session.run(train_op)` | `train_step`: a step on fixed buffers, on a GPU as a CUDA graph |
+//! | `main`, `run_epoch` in training | [`session`] |
+//! | `run_epoch` in validation and test | [`evaluate`] |
+//! | the lines that `run_epoch` prints | [`event`] |
+//! | `AutoParallel` (`--num_gpus`) | [`team`], [`distributed`] |
 //! | `tf.train.Supervisor`'s checkpoints | [`checkpoint`] |
-//! | `tf.summary.scalar`, the Supervisor's event files | [`events`] |
 //! | `tf.train.Saver`'s files, `numpy.savez` | [`tf`] |
-//! | (the original has no such thing) | [`generate`], [`score`], [`average`] |
+//! | (not in the original) | [`generate`], [`score`], [`average`], [`sample`] |
+//!
+//! All C++ and its bindings are in `kernels`.
 
 #![deny(missing_docs)]
 
@@ -50,12 +54,12 @@ mod train_step;
 #[doc = include_str!("../docs/port.md")]
 struct PortDoc;
 
-/// libtorch's generator belongs to the process, and tests share it: with this guard a test has it
-/// to itself, from `seed` on.
+/// Seeds libtorch's random generator, which all tests of a process share, and reserves it for one
+/// test until the guard is dropped.
 #[cfg(test)]
 fn random_numbers(seed: i64) -> std::sync::MutexGuard<'static, ()> {
     static GENERATOR: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    // (A test that failed has left nothing that matters.)
+    // A test that failed leaves nothing behind that matters.
     let guard = GENERATOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     tch::manual_seed(seed);
     guard

@@ -50,7 +50,8 @@ pub fn sequence_loss_by_example(
 /// scalar; `average_across_batch` divides it by the batch's size.
 ///
 /// `tf.contrib.seq2seq.sequence_loss` with `average_across_timesteps=False`, which the later
-/// original uses, is this with both averages off over time and on over the batch.
+/// original uses, is this function with the average over time off and the average over the batch
+/// on.
 ///
 /// # Errors
 /// As [`sequence_loss_by_example`].

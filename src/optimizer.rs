@@ -1,10 +1,10 @@
 //! `tf.clip_by_global_norm`, `tf.train.GradientDescentOptimizer` and `tf.train.AdamOptimizer`.
 //!
-//! The embedding's gradient is what TensorFlow keeps: one row per occurrence of a word
-//! (`tf.IndexedSlices`), never summed into a `[vocab, hidden]` tensor. That is not only faster.
+//! The embedding's gradient is kept as in TensorFlow: one row per occurrence of a word
+//! (`tf.IndexedSlices`), never summed into a `[vocab, hidden]` tensor. This is not only faster.
 //! **The rows enter the global norm one by one**: a word that occurs twice in a batch counts as two
-//! rows, not as their sum. A dense gradient has another norm, so the clipping differs, and with it
-//! the run.
+//! rows, not as their sum. A dense gradient has another norm, so it would be clipped differently
+//! and give another run.
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -62,7 +62,7 @@ impl Gradient {
 pub fn global_norm(gradients: &[Gradient]) -> Tensor {
     let kind = gradients[0].values().kind();
     if gradients[0].values().device().is_cuda() {
-        // (A GPU adds in trees, and keeps the digits.)
+        // A GPU sums in trees, which keeps the precision.
         let values: Vec<Tensor> = gradients.iter().map(|g| g.values().shallow_clone()).collect();
         return foreach::norms(&values).to_kind(Kind::Double).norm().to_kind(kind);
     }
@@ -77,18 +77,18 @@ pub fn global_norm(gradients: &[Gradient]) -> Tensor {
     Tensor::stack(&norms, 0).norm().to_kind(kind)
 }
 
-/// How much `clip_by_global_norm` multiplies every gradient by: `clip_norm / max(global_norm,
+/// Factor that `clip_by_global_norm` multiplies every gradient by: `clip_norm / max(global_norm,
 /// clip_norm)`, a scalar on the norm's device. NaN if the norm is not finite, as in TensorFlow, so
-/// that nobody trains on.
+/// that a diverged run does not continue unnoticed.
 pub fn clip_scale(global_norm: &Tensor, clip_norm: f64) -> Tensor {
-    // (A finite number less itself is 0; otherwise it is NaN.)
+    // x - x is 0 if x is finite, and NaN otherwise.
     global_norm.clamp_min(clip_norm).reciprocal() * clip_norm + (global_norm - global_norm)
 }
 
 /// `tf.clip_by_global_norm`: the gradients scaled by [`clip_scale`], and the global norm before it.
 ///
-/// Nothing is read back to the host, so on a GPU nothing waits. The training step does the same
-/// within its update, without the copies: [`Optimizer::apply_gradients`].
+/// Nothing is read back to the host, so the host does not wait for a GPU. The training step does
+/// the same within its update, without the copies: [`Optimizer::apply_gradients`].
 ///
 /// # Errors
 /// `clip_norm` that is not above 0, no gradients.
@@ -103,14 +103,14 @@ pub fn clip_by_global_norm(
     Ok((gradients.iter().map(|g| g.scale(&scale)).collect(), norm))
 }
 
-/// Which optimizer a run uses.
+/// Type of the optimizer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerType {
     /// `tf.train.GradientDescentOptimizer`, the original's
     #[default]
     Sgd,
-    /// `tf.train.AdamOptimizer`, the walkthrough's
+    /// `tf.train.AdamOptimizer`, as TensorFlow 1 computes it
     Adam,
 }
 
@@ -132,8 +132,8 @@ impl Optimizer {
         }
     }
 
-    /// Updates the variables, in place, by gradients that are multiplied by `scale`
-    /// ([`clip_scale`]). `scale` and `learning_rate` are scalars on the variables' device.
+    /// Updates the variables in place. The gradients are multiplied by `scale` ([`clip_scale`]).
+    /// `scale` and `learning_rate` are scalars on the variables' device.
     pub fn apply_gradients(
         &self,
         variables: &[&Tensor],
@@ -164,7 +164,7 @@ impl Optimizer {
 /// `variable += factor * gradient`, in place. Of an embedding only the rows that occurred are
 /// touched.
 fn descend(variables: &[&Tensor], gradients: &[Gradient], factor: &Tensor) {
-    // (libtorch's fused kernel takes its learning rate as float32.)
+    // libtorch's fused kernel takes its learning rate as float32.
     let fused = factor.device().is_cuda() && factor.kind() == Kind::Float;
     let (mut dense, mut values) = (Vec::new(), Vec::new());
     for (variable, gradient) in variables.iter().zip(gradients) {
@@ -187,19 +187,20 @@ fn descend(variables: &[&Tensor], gradients: &[Gradient], factor: &Tensor) {
     }
 }
 
-/// The slots of `tf.train.AdamOptimizer`, which starts from `beta1` 0.9, `beta2` 0.999, `epsilon`
+/// The slots of `tf.train.AdamOptimizer` with its defaults: `beta1` 0.9, `beta2` 0.999, `epsilon`
 /// 1e-8.
 ///
-/// PyTorch's Adam puts epsilon elsewhere, and its SparseAdam leaves the rows of absent words alone;
-/// TensorFlow's decays their m and v and moves them too. Both give another run.
+/// PyTorch's Adam adds epsilon at another place, and its SparseAdam does not change the rows of
+/// absent words. TensorFlow decays their m and v and updates them too. So both of PyTorch's would
+/// give another run.
 #[derive(Debug)]
 pub struct Adam {
     /// Of each variable: the decayed mean of its gradients.
     pub(crate) m: Vec<Tensor>,
     /// Of each variable: the decayed mean of their squares.
     pub(crate) v: Vec<Tensor>,
-    /// `beta1_power` and `beta2_power`: beta to the power of the next step's number. Float32 in
-    /// TensorFlow, rounding and all.
+    /// `beta1_power` and `beta2_power`: beta to the power of the next step's number. Float32, as in
+    /// TensorFlow, with the same rounding.
     pub(crate) powers: [Tensor; 2],
 }
 

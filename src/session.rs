@@ -1,8 +1,8 @@
-//! What the original's `main()` and `run_epoch()` do: the epochs, the learning-rate schedule, the
-//! state fed back at every step.
+//! The original's `main()` and `run_epoch()`: the epochs, the learning-rate schedule, the state
+//! that is fed back at every step.
 //!
-//! Nothing here knows about terminals or files of figures: what happens is told as [`Event`]s to
-//! whoever listens.
+//! A session does not print and does not write metrics. It reports what happens as [`Event`]s to
+//! the `listen` callback.
 
 use std::fmt;
 use std::str::FromStr;
@@ -28,7 +28,7 @@ use crate::team::{Pending, Solo, Team};
 use crate::tf;
 use crate::train_step::TrainStep;
 
-/// Every so many steps the workers' variables are compared.
+/// Steps between two comparisons of the workers' variables.
 const COMPARE_EVERY: i64 = 100;
 
 /// The three texts, laid out as batches on the model's device.
@@ -63,9 +63,9 @@ impl Input {
 /// How often a run is saved, besides at the end of every epoch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum CheckpointEvery {
-    /// After so many steps.
+    /// After this many steps.
     Steps(i64),
-    /// After so much time.
+    /// After this many minutes.
     Minutes(f64),
 }
 
@@ -92,14 +92,14 @@ impl fmt::Display for CheckpointEvery {
     }
 }
 
-/// How a session runs, apart from what it computes.
+/// Options of a session that are not hyperparameters.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How the recurrent layers are run.
     pub rnn_mode: RnnMode,
-    /// What the large products are computed in.
+    /// Precision of the large products.
     pub precision: Precision,
-    /// An [`Event::Step`] every so many steps; 0 for none.
+    /// Number of steps from one [`Event::Step`] to the next; 0 for none.
     pub log_every: i64,
     /// Stop after this many steps in all.
     pub max_steps: Option<i64>,
@@ -107,13 +107,14 @@ pub struct Options {
     pub evaluate: bool,
     /// When to save within an epoch.
     pub checkpoint_every: CheckpointEvery,
-    /// Not 0: finish the step, save, and stop. Signal handlers set it, to the signal's number.
+    /// Number of the signal to stop by, set by a signal handler; 0 is none. The session then
+    /// finishes the step, saves, and stops.
     pub stop: Arc<AtomicUsize>,
-    /// True: finish the step, save, and continue. It is reset then.
+    /// If true, the session finishes the step, saves, continues, and resets it.
     pub save: Arc<AtomicBool>,
-    /// Evaluate even when stopped, if by SIGINT.
+    /// Whether to evaluate even after a stop by SIGINT.
     pub evaluate_when_stopped: bool,
-    /// On a GPU: record the step as a CUDA graph and replay it.
+    /// Whether to record the step on a GPU as a CUDA graph and replay it.
     pub cuda_graph: bool,
 }
 
@@ -121,8 +122,7 @@ pub struct Options {
 #[derive(Debug, Error)]
 #[error(
     "the run has diverged: at epoch {epoch}, step {step} (global step {global_step}) {what} is \
-     no longer a finite number. \
-     Nothing of it was saved; {kept}"
+     no longer a finite number. Nothing of it was saved; {kept}"
 )]
 pub struct Diverged {
     /// Counted from 1.
@@ -132,7 +132,7 @@ pub struct Diverged {
     /// Steps that were done in all.
     global_step: i64,
     what: &'static str,
-    /// Which checkpoint is left.
+    /// Says which checkpoint is left.
     kept: String,
 }
 
@@ -148,17 +148,17 @@ pub struct Session<'a> {
     progress: Progress,
     /// [`Provenance::init_from`]
     init_from: Option<String>,
-    /// Where training resumes within an epoch: the state of this worker's rows.
+    /// State of this worker's rows to resume from within an epoch; otherwise empty.
     resumed_state: State,
-    /// The signal to stop by that all workers know of; 0 is none.
+    /// The signal to stop by that all workers agreed on; 0 is none.
     agreed_stop: usize,
-    /// When the last checkpoint was due, and why it could not be written, if so.
+    /// Time of the last attempt to save, and its error if it failed.
     saved_at: Instant,
     save_error: Option<anyhow::Error>,
 }
 
 impl<'a> Session<'a> {
-    /// A run from its beginning.
+    /// Creates a run that starts from the beginning.
     pub fn new(
         variables: &'a PtbVariables,
         input: &'a Input,
@@ -237,11 +237,11 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Makes this session one of a team's, after worker 0's was resumed, if it was: all others
-    /// start from there. `folder` is worker 0's alone.
+    /// Makes this session one of the workers of `team`. All workers start from worker 0's position
+    /// and variables, so worker 0 must resume before it joins. Only worker 0 has a `folder`.
     ///
     /// # Errors
-    /// A worker is lost; variables that differ all the same.
+    /// A worker is lost; variables that still differ afterwards.
     pub fn join(&mut self, team: &'a dyn Team) -> Result<()> {
         let start = serde_json::to_string(&(&self.progress, self.resumed_state.len()))?;
         let start = team.broadcast_text("start", &start)?;
@@ -264,8 +264,8 @@ impl<'a> Session<'a> {
         self.ensure_equal_variables()
     }
 
-    /// Trains to the end, or to `max_steps`, or until [`Options::stop`]; and evaluates: the
-    /// original's `main()`.
+    /// Trains to the end, to `max_steps` or until [`Options::stop`], and evaluates: the original's
+    /// `main()`.
     ///
     /// # Errors
     /// A cost that is not finite ([`Diverged`]); the last checkpoint could not be written.
@@ -275,8 +275,8 @@ impl<'a> Session<'a> {
         let mut validated = false;
         while self.progress.epoch < epochs && !self.at_limit() {
             let complete = self.run_epoch(&mut step, listen)?;
-            // Saved before the evaluation, which may take long; on a GPU it is over sooner than the
-            // saving.
+            // Saved before the evaluation, which may take long. On a GPU it takes less time than
+            // saving, so a complete epoch is saved only once, after it.
             if !(complete && self.variables.device().is_cuda()) {
                 self.save(step.state(), listen)?;
             }
@@ -325,8 +325,8 @@ impl<'a> Session<'a> {
         listen(Event::Epoch { epoch: number, learning_rate, done: epoch.done, epoch_size });
         while self.progress.step < epoch_size && !self.at_limit() && !self.stopped() {
             let agreement = self.agree()?;
-            // The state is fed back within the step: it begins in the one that the step before
-            // left.
+            // The state is fed back within `TrainStep`: each step starts from the final state of
+            // the step before.
             let notice = train_step.run(&producer.columns(self.progress.step), self.mask_seed())?;
             notice.into_iter().for_each(|text| listen(Event::Notice { text }));
             self.progress.step += 1;
@@ -347,7 +347,7 @@ impl<'a> Session<'a> {
         Ok(complete)
     }
 
-    /// Reports the step that was just done: the original's progress line and the logged step, where
+    /// Reports the step that was just done: the original's progress line and the logged step, if
     /// they are due.
     fn report(
         &mut self,
@@ -361,7 +361,7 @@ impl<'a> Session<'a> {
         let (step, global_step) = (done - 1, self.progress.global_step - 1);
         let line = step % (epoch_size / 10).max(1) == 10;
         let log = self.options.log_every > 0 && global_step % self.options.log_every == 0;
-        // A GPU would have to be waited for.
+        // On a GPU this would wait for the step, so it is done only when the costs are needed.
         if line || log || self.variables.device() == Device::Cpu {
             self.add_costs(train_step)?;
         }
@@ -409,7 +409,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// One text of one row: worker 0 reads it, and the others are done.
+    /// The test text is a single row, so worker 0 evaluates it alone.
     fn test(&self, listen: &mut dyn FnMut(Event)) -> Result<()> {
         if self.team.rank() == 0 {
             let model = self.model(false).with_team(&Solo);
@@ -426,19 +426,19 @@ impl<'a> Session<'a> {
             .with_team(self.team)
     }
 
-    /// The training step, in the state where training resumes.
+    /// Creates the training step, with the state to resume from.
     fn train_step(&self) -> Result<TrainStep<'a>> {
         let batch_size = self.run.config.batch_size;
         let (_, rows) = self.team.share(batch_size);
-        // (What the workers send each other cannot be recorded.)
+        // Communication between workers cannot be recorded.
         let record = self.options.cuda_graph && self.team.size() == 1;
         let mut step = TrainStep::new(self.model(true), batch_size, rows, record)?;
         step.assign_state(&self.resumed_state)?;
         Ok(step)
     }
 
-    /// Seed of the next step's dropout masks: a function of the run's seed and the step alone, so
-    /// that a resumed run draws the masks that an uninterrupted one draws.
+    /// Seed of the next step's dropout masks. It depends on the run's seed and the step alone, so
+    /// that a resumed run draws the same masks as an uninterrupted one.
     fn mask_seed(&self) -> Option<i64> {
         let dropout = self.run.config.keep_prob < 1.0;
         dropout.then(|| step_seed(self.run.seed, self.progress.global_step))
@@ -449,7 +449,7 @@ impl<'a> Session<'a> {
     }
 
     /// The signal to stop by; 0 is none. All workers must stop after the same step, so a signal
-    /// counts once all know of it.
+    /// counts only when all workers have agreed on it.
     fn signal(&self) -> usize {
         if self.team.size() > 1 {
             self.agreed_stop
@@ -468,8 +468,9 @@ impl<'a> Session<'a> {
             && (!self.stopped() || self.options.evaluate_when_stopped && interrupted)
     }
 
-    /// Begins to agree with the other workers on what follows this step: by which signal to stop,
-    /// and whether to save, because any of them was asked to or by worker 0's clock.
+    /// Starts to agree with the other workers on what to do after this step: which signal to stop
+    /// by, and whether to save, because a worker was asked to or because it is time by worker 0's
+    /// clock.
     fn agree(&self) -> Result<(Tensor, Pending)> {
         let stop = self.options.stop.load(Ordering::Relaxed) as i64;
         let asked = self.options.save.swap(false, Ordering::Relaxed);
@@ -479,13 +480,13 @@ impl<'a> Session<'a> {
         Ok((wishes, pending))
     }
 
-    /// What all workers agreed on for the step that was just done. Returns whether to save.
+    /// Applies what all workers agreed on for the step that was just done. Returns whether to save.
     fn conclude(&mut self, (wishes, agreed): (Tensor, Pending)) -> Result<bool> {
         agreed.wait()?;
         let [stop, save] = [0, 1].map(|i| wishes.int64_value(&[i]));
         self.agreed_stop = stop as usize;
         if stop != 0 {
-            // For the exit code, on those that had no signal of their own.
+            // For the exit code of workers that did not receive the signal themselves.
             self.options.stop.store(self.agreed_stop, Ordering::Relaxed);
         }
         if self.progress.global_step % COMPARE_EVERY == 0 {
@@ -511,9 +512,8 @@ impl<'a> Session<'a> {
         ensure!(
             strays.is_empty(),
             "after global step {} the variables of {} are not those of rank 0. All workers must \
-             run on machines of one kind; where they \
-             do, a machine's memory or processor has failed. Nothing was saved after the last \
-             comparison",
+             run on machines of one kind; where they do, a machine's memory or processor has \
+             failed. Nothing was saved after the last comparison",
             self.progress.global_step,
             strays.join(", ")
         );
@@ -543,9 +543,9 @@ impl<'a> Session<'a> {
         Diverged { epoch: epoch + 1, step, global_step, what, kept }.into()
     }
 
-    /// Writes a checkpoint with the state of this worker's rows, but never one with a number that
-    /// is not finite. If the disk refuses it, that is reported and training continues: the earlier
-    /// checkpoints are still there.
+    /// Writes a checkpoint; `state` is that of this worker's rows. Numbers that are not finite are
+    /// never saved: they are the error [`Diverged`]. If writing fails, that is reported and
+    /// training continues: the earlier checkpoints are still there.
     fn save(&mut self, state: &[Tensor], listen: &mut dyn FnMut(Event)) -> Result<()> {
         self.saved_at = Instant::now();
         self.ensure_equal_variables()?;
@@ -586,7 +586,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Since when an epoch runs in this process, and from which step on.
+/// The step and the time at which this process started the epoch.
 struct EpochClock {
     done: i64,
     start: Instant,

@@ -1,7 +1,7 @@
-//! What the model and the session know of the other workers of a run: [`Team`], and [`Solo`], the
-//! team of one, which does nothing.
+//! The workers of a run, as the model and the session see them: [`Team`], and [`Solo`], the team of
+//! one worker, whose operations do nothing.
 //!
-//! The teams of several are in [`crate::distributed`].
+//! Teams of several workers are in [`crate::distributed`].
 
 use anyhow::Result;
 use tch::{Kind, Tensor};
@@ -12,30 +12,30 @@ pub trait Team {
     /// This worker's number, from 0. Worker 0 prints, logs and saves.
     fn rank(&self) -> i64;
 
-    /// How many workers there are.
+    /// Number of workers.
     fn size(&self) -> i64;
 
-    /// Starts to sum a tensor over all workers, in place. It must be contiguous, and nobody may
-    /// touch it before the end.
+    /// Starts to sum a tensor over all workers, in place. It must be contiguous, and must not be
+    /// used before the operation has ended.
     ///
     /// # Errors
-    /// As all of these: another worker is lost (named if it can be known).
+    /// Here and in the methods below: another worker is lost (named if it is known).
     fn all_reduce(&self, tensor: &Tensor) -> Result<Pending>;
 
     /// Starts to take the maximum over all workers, in place.
     fn all_reduce_max(&self, tensor: &Tensor) -> Result<Pending>;
 
-    /// Starts to put the workers' tensors, `[n, ...]` each, one after the other: `[size * n, ...]`.
+    /// Starts to concatenate the workers' tensors, `[n, ...]` each, to `[size * n, ...]`.
     fn all_gather(&self, own: &Tensor) -> Result<(Tensor, Pending)>;
 
-    /// Overwrites a tensor by worker 0's.
+    /// Overwrites a tensor with worker 0's.
     fn broadcast(&self, tensor: &Tensor) -> Result<()>;
 
-    /// Worker 0's text, on every worker. A `key` is used once.
+    /// Returns worker 0's text on every worker. A `key` can be used only once.
     fn broadcast_text(&self, key: &str, text: &str) -> Result<String>;
 
-    /// Where this worker's share of `rows` begins, and how many they are. The number of workers
-    /// divides them ([`crate::distributed::check_batch_size`]).
+    /// First row and number of rows of this worker's share of `rows`, which is divisible by the
+    /// number of workers ([`crate::distributed::check_batch_size`]).
     fn share(&self, rows: i64) -> (i64, i64) {
         let own = rows / self.size();
         (self.rank() * own, own)
@@ -54,10 +54,10 @@ pub trait Team {
         Ok(tensor.double_value(&[]))
     }
 
-    /// The end of a step's gradients: sums the `dense` ones over the workers, as one message, and
-    /// returns the embedding's rows, `[n, hidden]` on each worker, one after the other: rows as
-    /// rows, so that they enter the global norm one by one. Waits for these and for what was
-    /// `travelling` before.
+    /// Completes the gradients of a step. Sums the `dense` ones over the workers, in one message,
+    /// and concatenates the embedding's `rows`, `[n, hidden]` on each worker. The rows are not
+    /// summed, so that they enter the global norm one by one. Waits for these operations and for
+    /// `travelling`, which was started before.
     fn sum_gradients(
         &self,
         travelling: Pending,
@@ -77,7 +77,7 @@ pub trait Team {
         Ok(all_rows)
     }
 
-    /// The workers whose variables are not worker 0's, to the last bit.
+    /// Returns the workers whose variables differ from worker 0's in any bit.
     fn strays(&self, variables: &[&Tensor]) -> Result<Vec<i64>> {
         let own = digest(variables).unsqueeze(0).to_device(tch::Device::Cpu);
         let (digests, gathered) = self.all_gather(&own)?;
@@ -86,7 +86,7 @@ pub trait Team {
     }
 }
 
-/// The team of one worker: there is nothing to do.
+/// The team of one worker. Its operations do nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Solo;
 
@@ -136,12 +136,12 @@ impl Team for Solo {
     }
 }
 
-/// An operation between the workers that is under way.
-#[must_use = "what it works on may not be touched before its end"]
+/// An operation between the workers that has been started.
+#[must_use = "wait for it before using its tensors"]
 pub struct Pending(Option<Box<dyn FnOnce() -> Result<()>>>);
 
 impl Pending {
-    /// An operation that `wait` waits for.
+    /// An operation whose end `wait` waits for.
     pub fn new(wait: impl FnOnce() -> Result<()> + 'static) -> Self {
         Pending(Some(Box::new(wait)))
     }
@@ -150,7 +150,7 @@ impl Pending {
         Pending(None)
     }
 
-    /// Waits for its end.
+    /// Waits until the operation has ended.
     ///
     /// # Errors
     /// Another worker is lost.
@@ -160,8 +160,8 @@ impl Pending {
 }
 
 /// Sums over the bits of each variable, `[variables, 2]`, int64: one plain, one weighted by column,
-/// so that neither another value nor another place of a value goes unseen. Whole numbers: the same
-/// on every device, whatever the order of addition.
+/// so that a changed value and a moved value both show. Sums of integers do not depend on the order
+/// of addition, so they are the same on every device.
 fn digest(variables: &[&Tensor]) -> Tensor {
     let of = |variable: &&Tensor| {
         let integer = if variable.kind() == Kind::Double { Kind::Int64 } else { Kind::Int };

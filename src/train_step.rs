@@ -1,12 +1,12 @@
 //! The training step on fixed buffers: run eagerly, or on a GPU recorded once as a CUDA graph and
 //! replayed.
 //!
-//! A step is some fifty kernels, and launching one takes the host a few microseconds. Where the
-//! kernels are as short as that (`small`) the GPU waits for the host. A graph launches them all
-//! together. It repeats exactly what was recorded, addresses included, so whatever changes from
-//! step to step lives in buffers that are filled before the launch: the words, the learning rate,
-//! the state. Dropout masks are drawn within the graph: a replay takes the generator's seed at that
-//! time.
+//! A step is some fifty kernels, and launching one takes the host a few microseconds. If the
+//! kernels are as short as that, as in `small`, the GPU waits for the host. A graph launches them
+//! all together. It repeats exactly what was recorded, addresses included, so everything that
+//! changes from step to step is in buffers that are filled before the launch: the words, the
+//! learning rate, the state. Dropout masks are drawn within the graph: a replay uses the
+//! generator's seed at the time of the replay.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -17,41 +17,41 @@ use crate::kernels::cuda_graph::{CudaGraph, own_stream};
 use crate::model::PtbModel;
 use crate::rnn::State;
 
-/// Steps that are run kernel by kernel first: cuDNN and cuBLAS set themselves up in them, which
-/// cannot be recorded.
+/// Steps that run kernel by kernel before the recording. cuDNN and cuBLAS initialize themselves in
+/// them, which cannot be recorded.
 const WARM_UP: u32 = 3;
 
-/// The training step of a model, with its inputs and outputs always in the same place.
+/// The training step of a model, with its inputs and outputs always in the same buffers.
 pub(crate) struct TrainStep<'a> {
     model: PtbModel<'a>,
     /// `[batch, num_steps + 1]`, int64: a step's inputs and, shifted by one, its targets.
     words: Tensor,
     /// The original's `_lr`: a scalar.
     learning_rate: Tensor,
-    /// The state before the step, and after it the next step's.
+    /// The state that the step starts from. The step overwrites it with its final state.
     state: State,
     /// The last step's cost and global norm, `[2]`, float64.
     last: Tensor,
-    /// Their sums over the steps since they were last read.
+    /// Sums of `last` over the steps since the sums were last taken.
     sums: Tensor,
     recording: Recording,
-    /// Read a number within the recording, which cannot be recorded.
+    /// Makes the recording fail, by reading a number within it.
     #[cfg(test)]
     spoilt: bool,
 }
 
 enum Recording {
-    /// Not on the CPU, and not where it was refused.
+    /// On the CPU, if recording was not asked for, or after it failed.
     Off,
-    /// After so many more steps.
+    /// Record after this many more steps.
     After(u32),
     On(CudaGraph),
 }
 
 impl<'a> TrainStep<'a> {
-    /// The step of `model`, a view that is training, for batches of `batch_size` rows, and for the
-    /// state of `state_rows` of them (those of this worker). With `record` the fourth step on a GPU
-    /// is recorded, and from then on it is replayed.
+    /// Creates the step of `model`, which must be a training view. Batches have `batch_size` rows;
+    /// the state has `state_rows`, those of this worker. With `record`, the fourth step on a GPU is
+    /// recorded and replayed from then on.
     ///
     /// # Errors
     /// No memory.
@@ -93,7 +93,7 @@ impl<'a> TrainStep<'a> {
         Ok(self.learning_rate.f_copy_(&Tensor::from(learning_rate))?)
     }
 
-    /// Sets the state that the next step begins in.
+    /// Sets the state that the next step starts from.
     ///
     /// # Errors
     /// A state of another shape.
@@ -106,7 +106,7 @@ impl<'a> TrainStep<'a> {
         })
     }
 
-    /// The state that the next step begins in. The same tensors hold it after every step.
+    /// The state that the next step starts from. The same tensors hold it after every step.
     pub(crate) fn state(&self) -> &State {
         &self.state
     }
@@ -130,9 +130,9 @@ impl<'a> TrainStep<'a> {
         Ok(sums)
     }
 
-    /// One step over `words` (`[batch_size, num_steps + 1]`, any integers); with `seed` the
-    /// device's generator is set to it before. Returns a notice, once, if recording was tried and
-    /// failed: from then on the step runs kernel by kernel.
+    /// Runs one step over `words` (`[batch_size, num_steps + 1]`, any integer type), after setting
+    /// the device's generator to `seed` if there is one. Returns a notice, once, if the recording
+    /// failed. From then on the step runs kernel by kernel.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -197,13 +197,13 @@ fn read(figures: &Tensor) -> Result<[f64; 2]> {
     Ok([figures[0], figures[1]])
 }
 
-/// Runs `work`. If an operator in it panics, as tch's do where libtorch refuses, the panic's text
-/// is the error, nothing is printed, and the thread's gradient mode is what it was. (`tch::no_grad`
-/// leaves it off when it is unwound.)
+/// Runs `work`. If it panics, as tch's operators do on an error of libtorch, the panic's text
+/// becomes the error, nothing is printed, and the thread's gradient mode is restored
+/// (`tch::no_grad` does not restore it when it is unwound).
 fn caught(work: impl FnOnce() -> Result<()>) -> Result<()> {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    // The guard's `Drop` restores the mode; within it the work has gradients as usual.
+    // The guard's `Drop` restores the mode. `with_grad` turns gradients on for the work itself.
     let guard = tch::no_grad_guard();
     let result = catch_unwind(AssertUnwindSafe(|| tch::with_grad(work)));
     drop(guard);

@@ -1,15 +1,15 @@
-//! All C++ and its FFI: what libtorch has and tch does not bind, and the loops that earned their
-//! place by measurement (docs/performance.md).
+//! All C++ and its FFI: functions of libtorch that tch does not bind, and loops that were measured
+//! to be faster than libtorch's operators (docs/performance.md).
 //!
 //! Shapes, for all files of this folder: `n` is `batch_size * num_steps`, the rows of a step;
-//! `hidden` the units of a layer; `vocab` the words. Tensors are row-major.
+//! `hidden` is the units of a layer; `vocab` is the words in the vocabulary. Tensors are row-major.
 //!
-//! | file | what | plain twin, compared by |
+//! | file | what | plain equivalent; where they are compared |
 //! |---|---|---|
 //! | softmax.cpp, softmax_rows.cpp | bias, softmax, cross entropy and gradient of `logits [n, vocab]` in one pass | `SoftmaxLayer::cost`; tests of src/model/softmax.rs |
 //! | product.cpp | float32 products through oneDNN | `Tensor::mm`; tests of src/model/softmax.rs |
-//! | foreach.cpp | norms and updates of all variables in one kernel | one by one; tests of src/optimizer.rs |
-//! | cuda_graph.cpp | recording and replaying a step, TF32, the check for synchronization | the step, eagerly; tests/cuda.rs |
+//! | foreach.cpp | norms and updates of all variables in one kernel | one variable at a time; tests of src/optimizer.rs |
+//! | cuda_graph.cpp | recording and replaying a step, TF32, the check for synchronization | the step without a graph; tests/cuda.rs |
 //! | libtorch.cpp | which libtorch this is | |
 
 pub(crate) mod cuda_graph;
@@ -37,7 +37,7 @@ unsafe extern "C" {
     );
 }
 
-/// `a @ b`, without a gradient to come; float32 on the CPU through oneDNN.
+/// `a @ b`, without gradients; float32 on the CPU goes through oneDNN.
 pub(crate) fn product(a: &Tensor, b: &Tensor) -> Tensor {
     let plain = |t: &Tensor| {
         t.device() == Device::Cpu && t.kind() == Kind::Float && t.dim() == 2 && t.numel() > 0
@@ -46,7 +46,8 @@ pub(crate) fn product(a: &Tensor, b: &Tensor) -> Tensor {
     fast.unwrap_or_else(|| a.mm(b))
 }
 
-/// `a @ b` of float32 matrices through oneDNN (product.cpp); none if this libtorch cannot.
+/// `a @ b` of float32 matrices through oneDNN (product.cpp), or `None` if this libtorch does not
+/// support it.
 pub(crate) fn onednn_product(a: &Tensor, b: &Tensor) -> Option<Tensor> {
     // SAFETY: both are tensors of libtorch's that outlive the call; what comes back is null or a
     // new one, which is ours.

@@ -8,21 +8,20 @@ use tch::{Kind, Tensor, nn};
 use crate::config::Config;
 use crate::rnn::State;
 
-/// A layer's variables as libtorch wants them: `[4*hidden, in]`, `[4*hidden, hidden]`,
-/// `[4*hidden]`, `[4*hidden]`, gates in libtorch's order.
+/// A layer's variables in libtorch's layout: `[4*hidden, in]`, `[4*hidden, hidden]`, `[4*hidden]`,
+/// `[4*hidden]`, gates in libtorch's order.
 ///
-/// Recurrent and input bias are one in the original, so the second of libtorch's two biases is not
-/// trained: under SGD it would double the bias's step. It holds what TensorFlow adds to the gates
-/// besides, `forget_bias`, which is 0 in the original.
+/// The original has one bias, libtorch has two. The second one is not trained: under SGD it would
+/// double the bias's step. It holds TensorFlow's `forget_bias`, which is 0 in the original.
 pub(super) type LstmWeights = [Tensor; 4];
 
-/// `nn::lstm` with the layers that it runs in one call: all layers, or a single one where dropout
-/// stands between them.
+/// `nn::lstm` and the layers that it runs in one call: all layers, or a single one if there is
+/// dropout between them.
 pub(super) struct LstmStack {
     lstm: nn::LSTM,
     /// The variables of `lstm`.
     layers: Vec<LstmWeights>,
-    /// On a GPU the one buffer that the variables are views of: cuDNN wants them side by side.
+    /// On a GPU, the buffer that the variables are views of: cuDNN needs them in one block.
     flat: Option<Tensor>,
 }
 
@@ -58,13 +57,13 @@ impl LstmStack {
         };
         let layer = |k| -> Result<LstmWeights> {
             let second_bias = get("bias_hh", k)?.set_requires_grad(false);
-            // (libtorch's gates: i, f, g, o)
+            // libtorch's order of the gates is i, f, g, o.
             let _ = second_bias.narrow(0, hidden, hidden).fill_(config.forget_bias);
             Ok([get("weight_ih", k)?, get("weight_hh", k)?, get("bias_ih", k)?, second_bias])
         };
         let layers = (0..num_layers).map(layer).collect::<Result<Vec<_>>>()?;
-        // nn::lstm has laid them side by side for cuDNN; once more, to get hold of the buffer. They
-        // stay there: values are copied in.
+        // nn::lstm has already put the variables into one block for cuDNN. This does it again to
+        // obtain the buffer. They stay in it: new values are copied in.
         let flat = (path.device().is_cuda() && tch::Cuda::cudnn_is_available())
             .then(|| {
                 let all: Vec<&Tensor> = layers.iter().flatten().collect();
@@ -95,8 +94,8 @@ impl LstmStack {
         (output, by_layer(&c, &h))
     }
 
-    /// Copies of the weights in half precision, as leaves to differentiate, side by side like
-    /// these.
+    /// Copies of the weights in half precision, in one block like these, as leaves to
+    /// differentiate.
     pub(super) fn half(&self, kind: Kind) -> HalfStack {
         tch::no_grad(|| {
             let flat = self.flat.as_ref().map(|flat| flat.to_kind(kind));
@@ -117,8 +116,8 @@ impl LstmStack {
     }
 }
 
-/// The same layers in half precision. `nn::LSTM` owns float32 weights, and these are made in every
-/// step, so libtorch's function is called directly.
+/// The layers of an [`LstmStack`] in half precision. `nn::LSTM` owns float32 weights, and these
+/// copies are made in every step, so libtorch's function is called directly.
 pub(super) struct HalfStack {
     layers: Vec<LstmWeights>,
     kind: Kind,
@@ -130,7 +129,8 @@ impl HalfStack {
         self.layers.iter().flat_map(|layer| &layer[..3])
     }
 
-    /// As [`LstmStack::seq_init`]; the outputs come in half precision, the state as it was given.
+    /// As [`LstmStack::seq_init`]. The outputs are in half precision, the state is in the type of
+    /// `state`.
     pub(super) fn seq_init(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
         let half = |which| of_all_layers(state, which).to_kind(self.kind);
         let (c, h) = (half(0), half(1));
@@ -150,13 +150,13 @@ impl HalfStack {
     }
 }
 
-/// c (0) or h (1) of all layers, `[layers, batch, hidden]`; a view where it is one layer.
+/// c (0) or h (1) of all layers, `[layers, batch, hidden]`; a view if there is one layer.
 fn of_all_layers(state: &[Tensor], which: usize) -> Tensor {
     let each: Vec<&Tensor> = state.iter().skip(which).step_by(2).collect();
     if let [one] = each[..] { one.unsqueeze(0) } else { Tensor::stack(&each, 0) }
 }
 
-/// The inverse: c and h of each layer.
+/// The inverse of [`of_all_layers`]: c and h of each layer.
 fn by_layer(c: &Tensor, h: &Tensor) -> State {
     (0..c.size()[0]).flat_map(|k| [c.get(k), h.get(k)]).collect()
 }

@@ -1,8 +1,8 @@
 //! The original's `PTBModel`: the variables, and the graph over them.
 //!
 //! As in the original there is one set of variables ([`PtbVariables`]) and several views of it
-//! ([`PtbModel`]): one that is training, with dropout and gradients, and one that is not, for
-//! validation and test.
+//! ([`PtbModel`]): one for training, with dropout and gradients, and one for validation and test,
+//! without them.
 
 mod lstm;
 mod softmax;
@@ -23,14 +23,14 @@ pub use softmax::{SoftmaxGradients, SoftmaxLayer};
 use variables::Recurrent;
 pub use variables::{PtbVariables, TooLarge};
 
-/// Factor that keeps the LSTM's small float16 gradients above that type's least number (6e-8); they
-/// are divided by it again in float32.
+/// Factor that keeps the LSTM's small float16 gradients above the type's smallest number (6e-8).
+/// They are divided by it again in float32.
 ///
 /// The gradient with respect to an output is about `softmax_w / batch_size`, 2e-3 in the published
-/// models, and shrinks on its way back through time; float16's normal numbers begin at 6e-5. At the
-/// other end there is room too: a bias's gradient is a sum over 700 rows (medium's and large's
-/// batches) of such numbers, far below float16's 65,504 / 256. A constant needs no state, so a
-/// resumed run is the uninterrupted one.
+/// models, and shrinks on its way back through time; float16's normal numbers begin at 6e-5. Large
+/// values still fit: a bias's gradient is a sum over 700 rows (medium's and large's batches) of
+/// such numbers, far below float16's 65,504 / 256. A constant factor has no state to save, so a
+/// resumed run equals an uninterrupted one.
 const FP16_LOSS_SCALE: f64 = 256.0;
 
 /// A view of the variables: the graph that the original builds once per split.
@@ -53,34 +53,34 @@ pub struct Step {
 }
 
 impl<'a> PtbModel<'a> {
-    /// A view that is training (dropout, gradients) or not.
+    /// Creates a view for training (dropout, gradients) or for evaluation.
     pub fn new(variables: &'a PtbVariables, is_training: bool, rnn_mode: RnnMode) -> Self {
         PtbModel { variables, is_training, rnn_mode, precision: Precision::Fp32, team: &Solo }
     }
 
-    /// The configuration of its variables.
+    /// Configuration of the variables.
     pub fn config(&self) -> &Config {
         &self.variables.config
     }
 
-    /// Where its variables are.
+    /// Device of the variables.
     pub(crate) fn device(&self) -> Device {
         self.variables.device
     }
 
-    /// The same view with its softmax layer's products, most of the model's arithmetic, in another
-    /// precision.
+    /// Sets the precision of the large products: the softmax layer's, which are most of the model's
+    /// arithmetic, and in cudnn mode on a GPU the LSTM's.
     pub fn precision(self, precision: Precision) -> Self {
         PtbModel { precision, ..self }
     }
 
-    /// The same view for one of a team's workers: of every batch it computes its own rows; cost and
-    /// gradients are summed over all workers.
+    /// Sets the team of workers that share the work. Each worker computes its own rows of every
+    /// batch; cost and gradients are summed over all workers.
     pub fn with_team(self, team: &'a dyn Team) -> Self {
         PtbModel { team, ..self }
     }
 
-    /// Its team.
+    /// Team set by [`Self::with_team`], or [`Solo`].
     pub fn team(&self) -> &'a dyn Team {
         self.team
     }
@@ -93,9 +93,9 @@ impl<'a> PtbModel<'a> {
         (0..per_layer * v.config.num_layers).map(|_| zeros()).collect()
     }
 
-    /// The dropout masks of one step, drawn in this order: on the embedded input, then after every
-    /// layer; none if the view is not training or `keep_prob` is 1. Each is `[batch, steps,
-    /// hidden]`, 0 or `1 / keep_prob`.
+    /// Draws the dropout masks of one step: for the embedded input, then for the output of every
+    /// layer. There are none if the view is not training or `keep_prob` is 1. Each is `[batch,
+    /// steps, hidden]`, 0 or `1 / keep_prob`.
     pub fn dropout_masks(&self, batch: i64, steps: i64) -> Result<Vec<Tensor>> {
         let v = self.variables;
         if !self.is_training || v.config.keep_prob == 1.0 {
@@ -107,11 +107,12 @@ impl<'a> PtbModel<'a> {
             .collect()
     }
 
-    /// The recurrent part: embedded words `[batch, steps, hidden]` and an initial state to the
-    /// outputs `[batch * steps, hidden]`, in batch-major order, and the final state.
+    /// Runs the recurrent layers over embedded words `[batch, steps, hidden]` from an initial
+    /// state. Returns the outputs `[batch * steps, hidden]`, in batch-major order, and the final
+    /// state.
     ///
-    /// `masks` are the L+1 of [`Self::dropout_masks`], or none. Information meets dropout L+1 times
-    /// on its way up and never on the recurrent path.
+    /// `masks` are the L+1 of [`Self::dropout_masks`], or none. Dropout is applied L+1 times
+    /// between the input and the softmax layer, and never on the recurrent path.
     pub fn outputs(
         &self,
         inputs: &Tensor,
@@ -121,8 +122,8 @@ impl<'a> PtbModel<'a> {
         self.outputs_of(self.half_stacks().as_deref(), inputs, state, masks)
     }
 
-    /// The type that the recurrent layers run in where it is not the variables' own: half
-    /// precision, in cuDNN.
+    /// Half-precision type that cuDNN runs the recurrent layers in, or `None` if they run in the
+    /// variables' type.
     fn half_kind(&self) -> Option<Kind> {
         let kind = match self.precision {
             Precision::Bf16 => Kind::BFloat16,
@@ -130,13 +131,14 @@ impl<'a> PtbModel<'a> {
             Precision::Fp32 | Precision::Tf32Cudnn | Precision::Tf32 => return None,
         };
         let v = self.variables;
-        // (float16 on the CPU too: slow, but it shows that the numbers are right. The command line
-        // does not offer it.)
+        // float16 also runs on the CPU: it is slow there, but lets tests check the numbers. The
+        // command line does not offer it.
         let here = v.device.is_cuda() || kind == Kind::Half;
         (here && v.kind == Kind::Float && self.rnn_mode == RnnMode::Cudnn).then_some(kind)
     }
 
-    /// Copies of the LSTM's weights in that type, made in every step: the float32 ones are trained.
+    /// Copies of the LSTM's weights in [`Self::half_kind`], made again in every step, since
+    /// training updates the float32 weights.
     fn half_stacks(&self) -> Option<Vec<HalfStack>> {
         let (Recurrent::Lstm(stacks), Some(kind)) = (&self.variables.recurrent, self.half_kind())
         else {
@@ -163,8 +165,8 @@ impl<'a> PtbModel<'a> {
             (Recurrent::Lstm(stacks), RnnMode::Cudnn) => {
                 ensure!(
                     masks.is_empty() || stacks.len() as i64 == v.config.num_layers,
-                    "there is no place between the layers for dropout in a model that was made \
-                     with keep_prob 1"
+                    "a model that was created with keep_prob 1 cannot apply dropout between its \
+                     layers"
                 );
                 let mut done = 0;
                 for (k, stack) in stacks.iter().enumerate() {
@@ -182,8 +184,8 @@ impl<'a> PtbModel<'a> {
                 x = x.to_kind(v.kind);
             }
             _ => {
-                // The walkthrough's way: wrap every cell in its dropout, stack the cells, unroll
-                // the stack over time.
+                // As in the original's graph: wrap every cell in its dropout, stack the cells,
+                // unroll the stack over time.
                 let cells = v.cells(self.rnn_mode)?.into_iter().enumerate().map(|(k, cell)| {
                     match masks.get(k + 1) {
                         Some(mask) => {
@@ -251,13 +253,13 @@ impl<'a> PtbModel<'a> {
         self.softmax().costs(output, targets)
     }
 
-    /// The difference of two states, relative to 1 + |value|, that counts as rounding where both
-    /// have read the same words for long. In a trained `small`, at 15 places of PTB's test text, it
-    /// is at most 2e-6 in float32, 8e-3 in bfloat16 and 3e-3 in float16.
+    /// Largest difference of two states, relative to 1 + |value|, that counts as rounding when both
+    /// have read the same words for long enough. In a trained `small`, at 15 places of PTB's test
+    /// text, the difference is at most 2e-6 in float32, 8e-3 in bfloat16 and 3e-3 in float16.
     pub(crate) fn state_rounding(&self) -> f64 {
         match (self.half_kind(), self.precision) {
             (Some(Kind::BFloat16), _) => 3e-2,
-            // (TF32's products read as many bits as float16's.)
+            // TF32's products read as many bits as float16's.
             (Some(_), _) | (None, Precision::Tf32 | Precision::Tf32Cudnn) => 1e-2,
             (None, _) => 1e-5,
         }
@@ -273,13 +275,13 @@ impl<'a> PtbModel<'a> {
     }
 
     /// Cost of a batch, the gradient of every trainable variable, and the final state, with the
-    /// masks given.
+    /// given masks.
     ///
-    /// The looked-up rows are the leaf that is differentiated, not the table: that is TensorFlow's
-    /// `IndexedSlices`.
+    /// The leaf that is differentiated is the looked-up rows, not the table. This gives
+    /// TensorFlow's `IndexedSlices`.
     ///
-    /// One of several workers ([`Self::with_team`]) is given the whole batch and its masks, and the
-    /// state of its own rows; cost and gradients are the whole batch's.
+    /// With several workers ([`Self::with_team`]), each is given the whole batch, its masks, and
+    /// the state of the worker's own rows. Cost and gradients are those of the whole batch.
     pub fn gradients(
         &self,
         x: &Tensor,
@@ -300,8 +302,8 @@ impl<'a> PtbModel<'a> {
             &self.team.rows(y).flatten(0, -1),
             x.size()[0],
         );
-        // The softmax layer's gradient is the largest of all and the first to be there: it travels
-        // while the layers below compute theirs.
+        // The softmax layer's gradient is the largest and the first to be ready. It is sent while
+        // the layers below compute theirs.
         softmax.w = softmax.w.contiguous();
         let travelling = self.team.all_reduce(&softmax.w)?;
         let trainable = v.trainable();
@@ -312,8 +314,8 @@ impl<'a> PtbModel<'a> {
         let leaves = [vec![&rows], leaves].concat();
         let loss_scale = if self.half_kind() == Some(Kind::Half) { FP16_LOSS_SCALE } else { 1.0 };
         let above = if loss_scale == 1.0 { softmax.output } else { softmax.output * loss_scale };
-        // tch starts a backward pass from a scalar: this one's gradient with respect to `output` is
-        // the softmax layer's.
+        // tch starts a backward pass from a scalar. The gradient of this one with respect to
+        // `output` is what the softmax layer computed.
         let mut below =
             Tensor::f_run_backward(&[(output * above).sum(v.kind)], &leaves, false, false)?;
         for gradient in &mut below {
@@ -326,7 +328,7 @@ impl<'a> PtbModel<'a> {
         let values = below.remove(0).reshape([-1, v.width]);
         let rest = recurrent.iter_mut().chain([&mut softmax.b, &mut softmax.cost]).collect();
         let values = self.team.sum_gradients(travelling, rest, values)?;
-        // Every worker has the whole text, so the rows' indices need not travel.
+        // Every worker has the whole text, so the rows' indices need not be sent.
         let embedding = Gradient::IndexedSlices { values, indices: x.flatten(0, -1) };
         let dense = recurrent.into_iter().chain([softmax.w, softmax.b]).map(Gradient::Dense);
         let gradients = std::iter::once(embedding).chain(dense).collect();
@@ -350,8 +352,8 @@ impl<'a> PtbModel<'a> {
         )
     }
 
-    /// [`Self::train_step`] with the learning rate as the original has it: a scalar on the model's
-    /// device.
+    /// [`Self::train_step`] with the learning rate as a scalar tensor on the model's device, as in
+    /// the original.
     pub(crate) fn train_op(
         &self,
         x: &Tensor,

@@ -1,5 +1,5 @@
-//! The softmax layer, most of a step's arithmetic: its cost by the plain definition, and as the
-//! training step computes it, with the gradient written out.
+//! The softmax layer, which is most of a step's arithmetic: its cost by the plain definition, and
+//! the training step's version with the gradient written out.
 
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
@@ -8,9 +8,9 @@ use crate::config::Precision;
 use crate::kernels::{product, softmax_cross_entropy};
 use crate::loss::cross_entropy;
 
-/// Logits that are computed at once for text that is only scored. On the CPU they stay in a cache
-/// from the product that makes them to the pass that reads them. On a GPU they are many enough for
-/// the launches of the kernels not to matter: 8,000 words of PTB's vocabulary, 320 MB.
+/// Number of logits that are computed together when text is only scored. On the CPU they stay in a
+/// cache between the product that writes them and the pass that reads them. On a GPU they are
+/// enough to hide the launches of the kernels: 8,000 words of PTB's vocabulary, 320 MB.
 const CPU_LOGITS: i64 = 4_000_000;
 const GPU_LOGITS: i64 = 80_000_000;
 
@@ -21,12 +21,12 @@ pub struct SoftmaxLayer<'a> {
     pub w: &'a Tensor,
     /// `Model/softmax_b`
     pub b: &'a Tensor,
-    /// What the three large products are computed in. The variables, the softmax itself and the
-    /// sums are float32 all the same.
+    /// Precision of the three large products. The variables, the softmax and the sums are always
+    /// float32.
     pub precision: Precision,
 }
 
-/// What one pass through the softmax layer gives in training.
+/// Cost and gradients of the softmax layer.
 pub struct SoftmaxGradients {
     /// Total cross entropy divided by the batch size: the original's `cost`, a scalar.
     pub cost: Tensor,
@@ -44,7 +44,7 @@ impl SoftmaxLayer<'_> {
         self.logits_of(&self.narrow(output), &self.narrow(self.w))
     }
 
-    /// [`Self::logits`] of factors that are in the product's precision already.
+    /// [`Self::logits`] of factors that are already in the product's precision.
     fn logits_of(&self, output: &Tensor, w: &Tensor) -> Tensor {
         // In half precision the bias is added in float32.
         if w.kind() == self.b.kind() { self.b.addmm(output, w) } else { self.b + output.mm(w) }
@@ -98,12 +98,13 @@ impl SoftmaxLayer<'_> {
     }
 
     /// The cost and its gradients, written out: with `p = softmax(logits)` the gradient of the
-    /// logits is `(p - onehot(target)) / batch_size`. It overwrites the logits, the one `[n,
-    /// vocab]` block that the step needs.
+    /// logits is `(p - onehot(target)) / batch_size`. It overwrites the logits, so the step needs a
+    /// single `[n, vocab]` block.
     ///
-    /// Op by op the division is left to the small tensors beside that block. In float16 that also
-    /// keeps it in range: p is a normal number of that type down to 6e-5, and the sum over 700 rows
-    /// (medium's and large's batches) of outputs up to 2.9 / 20 stays far below 65,504.
+    /// Without the fused kernel, the small tensors are divided instead of that block. In float16
+    /// this also keeps the values in range: p is a normal number of that type down to 6e-5, and the
+    /// sum over 700 rows (medium's and large's batches) of outputs up to 2.9 / 20 stays far below
+    /// 65,504.
     pub fn cost_and_gradients(
         &self,
         output: &Tensor,

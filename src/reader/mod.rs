@@ -32,8 +32,7 @@ pub const UNK: &str = "<unk>";
 pub const SAMPLE: &str = "sample";
 
 /// The usual names of the three texts: PTB's, plain ones, WikiText's, and those of WikiText's raw
-/// form.
-/// `*` stands for `train`, `valid` and `test`.
+/// form. `*` stands for `train`, `valid` and `test`.
 pub const NAMINGS: [&str; 4] = ["ptb.*.txt", "*.txt", "wiki.*.tokens", "wiki.*.raw"];
 
 /// A data path that does not lead to three texts. The message begins with the path.
@@ -105,8 +104,8 @@ impl RawData {
             [("train", sample::TRAIN), ("valid", sample::VALID), ("test", sample::TEST)]
                 .map(embedded)
         } else {
-            // All three are opened first: a test file that cannot be read should not show after
-            // minutes of reading a large training text.
+            // All three are opened first, so that a test file that cannot be read is reported at
+            // the start and not after minutes of reading a large training text.
             let [train, valid, test] = find(data_path)?;
             [open(&train)?, open(&valid)?, open(&test)?]
         };
@@ -173,8 +172,8 @@ fn embedded((split, text): (&str, &'static str)) -> TextReader {
     TextReader::new(Box::new(text.as_bytes()), name).with_total(text.len() as u64)
 }
 
-/// Reads the training text and counts its words. Words are first numbered as they come; once all
-/// are counted, the ids replace the numbers.
+/// Reads the training text and counts its words. Words are first numbered in the order in which
+/// they occur. When all are counted, ids replace the numbers.
 fn read_training(
     mut text: TextReader,
     limits: Limits,

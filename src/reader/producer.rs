@@ -40,7 +40,7 @@ impl Producer {
     /// dropped.
     ///
     /// # Errors
-    /// A text that is too short for a single step; a GPU without memory for it.
+    /// A text that is too short for a single step; a GPU without enough memory.
     pub fn new(split: &Split, batch_size: i64, num_steps: i64, device: Device) -> Result<Self> {
         ensure!(
             batch_size > 0 && num_steps > 0,

@@ -124,7 +124,7 @@ impl TextReader {
 
     /// A buffer for the text's tokens.
     ///
-    /// A vector that grows is copied, and is then in memory twice. So this one gets room for a word
+    /// A vector that grows is copied, and is then in memory twice. So this one gets room for words
     /// of 4 bytes on average. Pages that are never written take no memory.
     pub(super) fn token_buffer(&self) -> Vec<i32> {
         let mut tokens = Vec::new();
@@ -137,7 +137,7 @@ impl TextReader {
         Progress { name: &self.name, done: self.bytes + self.piece as u64, total: self.total }
     }
 
-    /// Ends the reading: makes a [`Split`] of the tokens that the text was read into.
+    /// Builds a [`Split`] from the text's tokens after the last piece was read.
     pub(super) fn into_split(self, mut tokens: Vec<i32>) -> Result<Split> {
         ensure!(self.bytes > 0, "{}: the file is empty", self.name);
         tokens.shrink_to_fit();

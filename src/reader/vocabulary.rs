@@ -33,8 +33,8 @@ impl fmt::Debug for Vocabulary {
 }
 
 impl Vocabulary {
-    /// The original's `_build_vocab`: sorts by count, words of one count by code point as Python
-    /// does.
+    /// The original's `_build_vocab`: sorts by count, and words of equal count by code point, as
+    /// Python does.
     pub fn from_counts(counts: HashMap<String, u64>) -> Self {
         let counts = counts.into_iter().map(|(word, count)| (word.into(), count));
         Counts(counts.collect()).rank(Limits::default()).vocabulary
