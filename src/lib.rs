@@ -15,11 +15,13 @@
 //! | `tf.train.Supervisor`'s checkpoints | [`checkpoint`] |
 //! | `tf.summary.scalar`, the Supervisor's event files | [`events`] |
 //! | `tf.train.Saver`'s files, `numpy.savez` | [`tf`] |
-//! | (the original has no such thing) | [`generate`], [`score`], [`average`] |
+//! | (the original has no such thing) | [`predictor`], [`average`], [`adapt`], [`cache`], [`tune`], [`generate`], [`score`] |
 
 #![deny(missing_docs)]
 
+pub mod adapt;
 pub mod average;
+pub mod cache;
 pub mod checkpoint;
 #[doc(hidden)]
 #[allow(missing_docs)]
@@ -36,6 +38,7 @@ mod lock;
 pub mod loss;
 pub mod model;
 pub mod optimizer;
+pub mod predictor;
 pub mod reader;
 pub mod rnn;
 pub mod sample;
@@ -44,6 +47,7 @@ pub mod session;
 pub mod team;
 pub mod tf;
 mod train_step;
+pub mod tune;
 
 // The snippets of docs/port.md are doc tests.
 #[cfg(doctest)]

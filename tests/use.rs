@@ -13,6 +13,7 @@ use ptb_word_lm::checkpoint::Checkpoint;
 use ptb_word_lm::config::{Config, RnnMode};
 use ptb_word_lm::generate::{Generator, Sampling};
 use ptb_word_lm::model::{PtbModel, PtbVariables};
+use ptb_word_lm::predictor::Plain;
 use ptb_word_lm::reader::{EOS, RawData, Vocabulary};
 use ptb_word_lm::rnn::CellType;
 use ptb_word_lm::score::Scorer;
@@ -477,11 +478,11 @@ fn scoring_takes_no_memory_for_the_text() {
         let words = ["w0", "w1", "w2", "w3", "w4", "w5", "w6", EOS];
         let config = Config { vocab_size: 8, hidden_size: 8, num_layers: 1, ..Config::SMALL };
         let variables = PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 0).unwrap();
-        let model = PtbModel::new(&variables, false, RnnMode::Cudnn);
         let vocabulary = Vocabulary::from_words(words);
         for independent in [false, true] {
-            let scorer = Scorer { model: &model, vocabulary: &vocabulary, independent };
-            let peak_of = |words| {
+            let mut predictor = Plain::new(PtbModel::new(&variables, false, RnnMode::Cudnn));
+            let mut scorer = Scorer { predictor: &mut predictor, vocabulary: &vocabulary, independent };
+            let mut peak_of = |words| {
                 let text = Words { left: words, in_lines: in_lines == "true" };
                 let mut told = 0;
                 let total = scorer.score(text, "words", &mut |_| {

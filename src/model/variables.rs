@@ -176,6 +176,11 @@ impl PtbVariables {
         &self.config
     }
 
+    /// The cell of its layers.
+    pub fn cell(&self) -> CellType {
+        self.cell
+    }
+
     /// Where the variables are.
     pub fn device(&self) -> Device {
         self.device
