@@ -12,6 +12,7 @@ use tch::{Kind, Tensor};
 use crate::evaluate::text_windows;
 use crate::event::Evaluation;
 use crate::model::PtbModel;
+use crate::predictor::Predictor;
 use crate::reader::{Producer, Vocabulary};
 
 /// The probabilities of a text's words, summed over models.
@@ -58,6 +59,16 @@ impl Average {
         Ok(perplexity)
     }
 
+    /// The averaged model's costs in nats of all words.
+    fn costs(&self) -> Result<Vec<f64>> {
+        let log_models = (self.models as f64).ln();
+        let mut costs = Vec::new();
+        for log_sum in &self.log_sums {
+            costs.extend(Vec::<f64>::try_from((log_models - log_sum).f_flatten(0, -1)?)?);
+        }
+        Ok(costs)
+    }
+
     /// The figures of the averaged model.
     ///
     /// # Errors
@@ -71,6 +82,45 @@ impl Average {
             iters += log_sum.size()[1];
         }
         Ok(Evaluation::new(costs / rows as f64, iters, rows, self.start))
+    }
+}
+
+/// The average of some predictors, each of which reads the text in its own way.
+pub struct Mean<'a>(Vec<Box<dyn Predictor + 'a>>);
+
+impl<'a> Mean<'a> {
+    /// The average of `members`; of a single one that one itself.
+    pub fn of(mut members: Vec<Box<dyn Predictor + 'a>>) -> Box<dyn Predictor + 'a> {
+        match members.len() {
+            1 => members.remove(0),
+            _ => Box::new(Mean(members)),
+        }
+    }
+}
+
+impl Predictor for Mean<'_> {
+    fn reset(&mut self) -> Result<()> {
+        self.0.iter_mut().try_for_each(|member| member.reset())
+    }
+
+    fn costs(&mut self, piece: &[i32]) -> Result<Vec<f64>> {
+        let mut average = Average::default();
+        for member in &mut self.0 {
+            average
+                .add_costs(vec![Tensor::f_from_slice(&member.costs(piece)?)?.f_unsqueeze(0)?])?;
+        }
+        average.costs()
+    }
+
+    fn line_costs(&mut self, lines: &[Vec<i32>]) -> Result<Vec<Vec<f64>>> {
+        let mut average = Average::default();
+        for member in &mut self.0 {
+            let costs = member.line_costs(lines)?.concat();
+            average.add_costs(vec![Tensor::f_from_slice(&costs)?.f_unsqueeze(0)?])?;
+        }
+        let mut costs = average.costs()?.into_iter();
+        let steps = lines.iter().map(|line| line.len().saturating_sub(1));
+        Ok(steps.map(|steps| costs.by_ref().take(steps).collect()).collect())
     }
 }
 

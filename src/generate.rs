@@ -1,7 +1,7 @@
 //! Text from a model, word by word: each word is drawn from the model's distribution after all
-//! words before it, and fed back.
+//! words before it, and fed back. Several models are averaged.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use tch::{Kind, Tensor};
@@ -107,18 +107,74 @@ fn uniform(rng: &mut ChaCha8Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
+/// The next word of a text, as one model predicts it, or the average of several.
+pub struct NextWord<'a> {
+    models: Vec<&'a PtbModel<'a>>,
+    /// Each model's state after the words so far.
+    states: Vec<State>,
+    /// Each model's logits after them, `[vocab]`.
+    logits: Vec<Tensor>,
+}
+
+impl<'a> NextWord<'a> {
+    /// Begins in the original's zero state. The models have the same words, and should be views
+    /// that are not training.
+    pub fn new(models: Vec<&'a PtbModel<'a>>) -> Self {
+        let states = models.iter().map(|model| model.zero_state(1)).collect();
+        NextWord { models, states, logits: Vec::new() }
+    }
+
+    /// Reads words.
+    ///
+    /// # Errors
+    /// An id that is not in the vocabulary; errors of libtorch.
+    pub fn read(&mut self, ids: &[i32]) -> Result<()> {
+        for model in &self.models {
+            let words = model.config().vocab_size;
+            if let Some(id) = ids.iter().find(|&&id| i64::from(id) >= words || id < 0) {
+                bail!("there is no word {id}; the model has {words}, counted from 0");
+            }
+        }
+        for piece in ids.chunks(PROMPT_PIECE) {
+            let ids: Vec<i64> = piece.iter().map(|&id| i64::from(id)).collect();
+            let ids = Tensor::f_from_slice(&ids)?.f_unsqueeze(0)?;
+            self.logits.clear();
+            for (model, state) in self.models.iter().zip(&mut self.states) {
+                let logits;
+                (logits, *state) = model.logits(&ids, state)?;
+                self.logits.push(logits.f_get(piece.len() as i64 - 1)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Logits of the next word: one model's own, or the logarithms of the models' mean
+    /// probabilities.
+    ///
+    /// # Errors
+    /// No word was read before.
+    pub fn logits(&self) -> Result<Vec<f32>> {
+        let logits = match &self.logits[..] {
+            [] => bail!("a text begins with a word that is given, such as <eos>"),
+            [logits] => logits.shallow_clone(),
+            several => {
+                let log_p = |logits: &Tensor| logits.f_log_softmax(0, Kind::Double);
+                let log_p = several.iter().map(log_p).collect::<Result<Vec<_>, _>>()?;
+                Tensor::f_stack(&log_p, 0)?.f_logsumexp(0, false)? - (several.len() as f64).ln()
+            }
+        };
+        Ok(Vec::try_from(logits.f_to_kind(Kind::Float)?)?)
+    }
+}
+
 /// A text in the making.
 ///
-/// It begins with the original's zero state. The random numbers are ChaCha8's, one for every word,
-/// and a function of the seed alone: the same seed gives the same text, on every machine that
-/// computes the same logits.
+/// The random numbers are ChaCha8's, one for every word, and a function of the seed alone: the same
+/// seed gives the same text, on every machine that computes the same logits.
 pub struct Generator<'a> {
-    model: &'a PtbModel<'a>,
+    next: NextWord<'a>,
     sampling: Sampling,
     rng: ChaCha8Rng,
-    state: State,
-    /// After the words so far: `[vocab]`.
-    logits: Option<Tensor>,
 }
 
 impl<'a> Generator<'a> {
@@ -131,33 +187,24 @@ impl<'a> Generator<'a> {
         sampling: Sampling,
         seed: u64,
     ) -> Result<Self, ConfigError> {
+        Self::with(NextWord::new(vec![model]), sampling, seed)
+    }
+
+    /// Continues what `next` has read.
+    ///
+    /// # Errors
+    /// A value of `sampling` that cannot be used.
+    pub fn with(next: NextWord<'a>, sampling: Sampling, seed: u64) -> Result<Self, ConfigError> {
         sampling.validate()?;
-        Ok(Generator {
-            model,
-            sampling,
-            rng: ChaCha8Rng::seed_from_u64(seed),
-            state: model.zero_state(1),
-            logits: None,
-        })
+        Ok(Generator { next, sampling, rng: ChaCha8Rng::seed_from_u64(seed) })
     }
 
     /// Goes on with words that are given: a prompt. Ids are below the vocabulary's size.
     ///
     /// # Errors
-    /// An id that is not; what libtorch refuses.
+    /// As of [`NextWord::read`].
     pub fn read(&mut self, ids: &[i32]) -> Result<()> {
-        let words = self.model.config().vocab_size;
-        if let Some(id) = ids.iter().find(|&&id| i64::from(id) >= words || id < 0) {
-            bail!("there is no word {id}; the model has {words}, counted from 0");
-        }
-        for piece in ids.chunks(PROMPT_PIECE) {
-            let ids: Vec<i64> = piece.iter().map(|&id| i64::from(id)).collect();
-            let (logits, state) =
-                self.model.logits(&Tensor::f_from_slice(&ids)?.f_unsqueeze(0)?, &self.state)?;
-            self.state = state;
-            self.logits = Some(logits.f_get(piece.len() as i64 - 1)?);
-        }
-        Ok(())
+        self.next.read(ids)
     }
 
     /// Draws the next word, and reads it.
@@ -165,12 +212,7 @@ impl<'a> Generator<'a> {
     /// # Errors
     /// Nothing was read before: a text begins with a prompt, or with `<eos>`.
     pub fn next_word(&mut self) -> Result<i32> {
-        let logits = self
-            .logits
-            .as_ref()
-            .context("a text begins with a word that is given, such as <eos>")?;
-        let logits = Vec::<f32>::try_from(logits.f_to_kind(Kind::Float)?)?;
-        let words = self.sampling.distribution(&logits)?;
+        let words = self.sampling.distribution(&self.next.logits()?)?;
         let drawn = draw(&words, uniform(&mut self.rng)) as i32;
         self.read(&[drawn])?;
         Ok(drawn)

@@ -17,13 +17,16 @@
 //! | `AutoParallel` (`--num_gpus`) | [`team`], [`distributed`] |
 //! | `tf.train.Supervisor`'s checkpoints | [`checkpoint`] |
 //! | `tf.train.Saver`'s files, `numpy.savez` | [`tf`] |
-//! | (not in the original) | [`generate`], [`score`], [`average`], [`sample`] |
+//! | (not in the original) | [`generate`], [`score`], [`predictor`], [`average`], [`sample`] |
+//! | (beyond the original) | [`adapt`], [`cache`], [`tune`] |
 //!
 //! All C++ and its bindings are in `kernels`.
 
 #![deny(missing_docs)]
 
+pub mod adapt;
 pub mod average;
+pub mod cache;
 pub mod checkpoint;
 #[doc(hidden)]
 #[allow(missing_docs)]
@@ -40,6 +43,7 @@ mod lock;
 pub mod loss;
 pub mod model;
 pub mod optimizer;
+pub mod predictor;
 pub mod reader;
 pub mod rnn;
 pub mod sample;
@@ -48,6 +52,7 @@ pub mod session;
 pub mod team;
 pub mod tf;
 mod train_step;
+pub mod tune;
 
 // The snippets of docs/port.md are doc tests.
 #[cfg(doctest)]

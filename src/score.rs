@@ -4,10 +4,8 @@ use std::io::{self, ErrorKind, Read};
 
 use anyhow::{Context, Error, Result, ensure};
 
-use crate::evaluate::{line_costs, text_costs};
-use crate::model::PtbModel;
+use crate::predictor::Predictor;
 use crate::reader::{EOS, TextReader, UNK, Vocabulary, words};
-use crate::rnn::State;
 
 /// Words that are scored together, so that the memory does not grow with the text.
 const WINDOW: usize = 1 << 17;
@@ -57,10 +55,10 @@ pub enum Scored<'a> {
     Line(Totals),
 }
 
-/// Scores texts with a model.
+/// Scores texts.
 pub struct Scorer<'a> {
-    /// A view that is not training.
-    pub model: &'a PtbModel<'a>,
+    /// Gives the words their probabilities: a model, or several.
+    pub predictor: &'a mut dyn Predictor,
     /// Its words.
     pub vocabulary: &'a Vocabulary,
     /// Each line is a text of its own: it begins with the zero state after `<eos>`, all its words
@@ -82,7 +80,7 @@ impl Scorer<'_> {
     /// An empty text, one that is not UTF-8 (with line and byte), one without a word to score; or
     /// what `listen` returns.
     pub fn score(
-        &self,
+        &mut self,
         text: impl Read + 'static,
         name: &str,
         listen: &mut dyn FnMut(Scored) -> Result<()>,
@@ -119,17 +117,18 @@ struct Waiting {
 
 /// A text that is being scored.
 struct Scoring<'a> {
-    scorer: &'a Scorer<'a>,
+    predictor: &'a mut dyn Predictor,
+    vocabulary: &'a Vocabulary,
+    independent: bool,
     listen: &'a mut dyn FnMut(Scored) -> Result<()>,
     /// The word that an independent line follows.
     start: Option<i32>,
     waiting: Vec<Waiting>,
     /// Whether the last word that came did not end its line.
     is_open: bool,
-    /// The word before those that wait, and the state before that word.
+    /// The word before those that wait; the predictor has read all before it.
     last: Option<i32>,
-    state: State,
-    /// Whether these two stand within a line that goes on with the words that wait.
+    /// Whether it stands within a line that goes on with the words that wait.
     within_line: bool,
     line: Totals,
     total: Totals,
@@ -137,21 +136,27 @@ struct Scoring<'a> {
 }
 
 impl<'a> Scoring<'a> {
-    fn new(scorer: &'a Scorer, listen: &'a mut dyn FnMut(Scored) -> Result<()>) -> Result<Self> {
-        let eos = scorer.vocabulary.id(EOS);
+    fn new(
+        scorer: &'a mut Scorer,
+        listen: &'a mut dyn FnMut(Scored) -> Result<()>,
+    ) -> Result<Self> {
+        let Scorer { predictor, vocabulary, independent } = scorer;
+        let eos = vocabulary.id(EOS);
         ensure!(
-            eos.is_some() || !scorer.independent,
+            eos.is_some() || !*independent,
             "the model has no {EOS}, after which an independent line begins"
         );
-        let start = eos.filter(|_| scorer.independent);
+        let start = eos.filter(|_| *independent);
+        predictor.reset()?;
         Ok(Scoring {
-            scorer,
+            predictor: *predictor,
+            vocabulary,
+            independent: *independent,
             listen,
             start,
             waiting: Vec::new(),
             is_open: false,
             last: start,
-            state: scorer.model.zero_state(1),
             within_line: false,
             line: Totals::default(),
             total: Totals::default(),
@@ -161,7 +166,7 @@ impl<'a> Scoring<'a> {
 
     /// Adds the next word; none is a line's end.
     fn put(&mut self, word: Option<&str>) -> Result<()> {
-        let (text, vocabulary) = (word.unwrap_or(EOS), self.scorer.vocabulary);
+        let (text, vocabulary) = (word.unwrap_or(EOS), self.vocabulary);
         let id = vocabulary.id(text);
         self.waiting.push(Waiting {
             word: Word { word: text.to_owned(), unknown: id.is_none(), log_probability: None },
@@ -175,12 +180,12 @@ impl<'a> Scoring<'a> {
     /// Scores the rest. Returns the sums, or none if there was no line at all.
     fn finish(mut self) -> Result<Option<Totals>> {
         let is_open = self.is_open;
-        if is_open && self.scorer.independent {
+        if is_open && self.independent {
             // The last line has no newline, but its end is scored.
             self.put(None)?;
         }
         self.flush()?;
-        if is_open && !self.scorer.independent {
+        if is_open && !self.independent {
             self.end_line()?;
         }
         Ok((self.lines > 0).then_some(self.total))
@@ -212,7 +217,7 @@ impl<'a> Scoring<'a> {
 
     /// The costs, in nats, of the words that the model reads.
     fn costs(&mut self, words: &[Waiting]) -> Result<Vec<f64>> {
-        if !self.scorer.independent {
+        if !self.independent {
             return self.read_on(words);
         }
         let is_whole = |line: &&[Waiting]| line.last().is_some_and(|word| word.ends_line);
@@ -223,14 +228,15 @@ impl<'a> Scoring<'a> {
         {
             costs = self.read_on(line)?;
             if is_whole(&line) {
-                (self.last, self.state) = (self.start, self.scorer.model.zero_state(1));
+                self.last = self.start;
+                self.predictor.reset()?;
                 self.within_line = false;
             }
         }
         // Only the last line can lack its end.
         let (whole, open): (Vec<_>, Vec<_>) = lines.partition(is_whole);
         let whole: Vec<Vec<i32>> = whole.into_iter().map(|line| after(self.start, line)).collect();
-        costs.extend(line_costs(self.scorer.model, &whole)?.concat());
+        costs.extend(self.predictor.line_costs(&whole)?.concat());
         for line in open {
             costs.extend(self.read_on(line)?);
             self.within_line = true;
@@ -238,17 +244,12 @@ impl<'a> Scoring<'a> {
         Ok(costs)
     }
 
-    /// Reads words from the current state on. Returns their costs, except that of the very first
+    /// Reads on. Returns their costs, except that of the very first
     /// word of a text, which is only context.
     fn read_on(&mut self, words: &[Waiting]) -> Result<Vec<f64>> {
         let text = after(self.last, words);
         self.last = text.last().copied();
-        if text.len() < 2 {
-            return Ok(Vec::new());
-        }
-        let (costs, state) = text_costs(self.scorer.model, text, std::mem::take(&mut self.state))?;
-        self.state = state;
-        Ok(costs)
+        self.predictor.costs(&text)
     }
 }
 

@@ -12,6 +12,7 @@ use ptb_word_lm::config::{Config, Precision, RnnMode};
 use ptb_word_lm::device::set_precision;
 use ptb_word_lm::model::{PtbModel, PtbVariables};
 use ptb_word_lm::optimizer::Gradient;
+use ptb_word_lm::predictor::Plain;
 use ptb_word_lm::reader::{EOS, Producer, Split, Vocabulary};
 use ptb_word_lm::rnn::{CellType, State};
 use ptb_word_lm::score::Scorer;
@@ -142,7 +143,9 @@ fn texts_cost_the_same_on_all_devices() {
                 "{device:?} {precision}: {found}, {expected}"
             );
             let score = |independent| {
-                let scorer = Scorer { model: &model, vocabulary: &vocabulary, independent };
+                let view = PtbModel::new(&v, false, RnnMode::Cudnn).precision(precision);
+                let predictor = &mut Plain::new(view);
+                let mut scorer = Scorer { predictor, vocabulary: &vocabulary, independent };
                 let text = std::io::Cursor::new(lines.clone().into_bytes());
                 scorer.score(text, "lines", &mut |_| Ok(())).unwrap().perplexity().unwrap()
             };

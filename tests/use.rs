@@ -1,5 +1,4 @@
-//! What people do with a model and with their own text: large corpora, other namings, generating,
-//! scoring.
+//! What people do with a model and with their own text: large corpora, other namings, generating, scoring.
 
 use std::env;
 use std::fs::{self, File};
@@ -14,6 +13,7 @@ use ptb_word_lm::checkpoint::Checkpoint;
 use ptb_word_lm::config::{Config, RnnMode};
 use ptb_word_lm::generate::{Generator, Sampling};
 use ptb_word_lm::model::{PtbModel, PtbVariables};
+use ptb_word_lm::predictor::Plain;
 use ptb_word_lm::reader::{EOS, RawData, Vocabulary};
 use ptb_word_lm::rnn::CellType;
 use ptb_word_lm::score::Scorer;
@@ -139,8 +139,7 @@ fn peak_memory() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// Writes a text of about so many bytes: words of 2 to 7 letters, 4.4 on average, by Zipf's law.
-/// Half of it is one single line.
+/// Writes a text of about so many bytes: words of 2 to 7 letters, 4.4 on average, by Zipf's law. Half of it is one single line.
 fn write_text(path: &Path, bytes: usize) {
     let mut file = BufWriter::new(File::create(path).unwrap());
     let (mut random, mut written) = (1u64, 0);
@@ -157,8 +156,7 @@ fn write_text(path: &Path, bytes: usize) {
     file.flush().unwrap();
 }
 
-/// 80 MB of text: memory for 4 bytes a token and little more, in a process of its own, since its
-/// peak is measured.
+/// 80 MB of text: memory for 4 bytes a token and little more, in a process of its own, since its peak is measured.
 #[test]
 fn a_large_corpus_takes_memory_for_its_ids_and_not_for_its_text() {
     const FOLDER: &str = "READ_THIS_AND_TELL_THE_PEAK";
@@ -385,8 +383,7 @@ fn scores_are_the_model_s_log_probabilities() {
         (&6.into(), &1.into(), &2.into())
     );
 
-    // On its own, a line begins after <eos> with nothing remembered, and its end is scored, newline
-    // or not.
+    // On its own, a line begins after <eos> with nothing remembered, and its end is scored, newline or not.
     let eos = i64::from(vocabulary.id(EOS).unwrap());
     let (lines, total) = score(save, &["--independent"], input);
     assert_eq!(lines[0]["words"], 7);
@@ -397,8 +394,7 @@ fn scores_are_the_model_s_log_probabilities() {
     close(&lines[2]["perplexity"], (-sum / 3.0).exp(), 1e-5);
     assert_eq!((&lines[2]["words"], &total["words"]), (&3.into(), &11.into()));
 
-    // A line longer than what goes through the model at once goes on where the part before it
-    // ended.
+    // A line longer than what goes through the model at once goes on where the part before it ended.
     let long = "the company said it ".repeat(3000);
     let at_9000: Vec<i64> = (0..9001).map(|i| ids[i % 4]).collect();
     for (flags, words, before) in [
@@ -503,8 +499,8 @@ impl Read for Words {
     }
 }
 
-/// Scoring takes the same memory for a text of any length, in a process of its own, since its peak
-/// is measured.
+/// Scoring takes the same memory for a text of any length, in a process of its own, since its peak is
+/// measured.
 #[test]
 fn scoring_takes_no_memory_for_the_text() {
     const IN_LINES: &str = "SCORE_AND_TELL_THE_PEAK";
@@ -514,11 +510,12 @@ fn scoring_takes_no_memory_for_the_text() {
         let config = Config { vocab_size: 8, hidden_size: 8, num_layers: 1, ..Config::SMALL };
         let variables =
             PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 0).unwrap();
-        let model = PtbModel::new(&variables, false, RnnMode::Cudnn);
         let vocabulary = Vocabulary::from_words(words);
         for independent in [false, true] {
-            let scorer = Scorer { model: &model, vocabulary: &vocabulary, independent };
-            let peak_of = |words| {
+            let mut predictor = Plain::new(PtbModel::new(&variables, false, RnnMode::Cudnn));
+            let mut scorer =
+                Scorer { predictor: &mut predictor, vocabulary: &vocabulary, independent };
+            let mut peak_of = |words| {
                 let text = Words { left: words, in_lines: in_lines == "true" };
                 let mut told = 0;
                 let total = scorer.score(text, "words", &mut |_| {

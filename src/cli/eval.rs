@@ -1,16 +1,22 @@
 //! `eval`
 
-use anyhow::{Context, Result};
+use std::fmt::Write;
+
+use anyhow::{Context, Result, ensure};
 use clap::Args;
+use tch::{Device, Tensor};
 
 use super::data::read_data;
-use super::flags::{PrecisionFlag, SavedFlags, rnn_mode};
+use super::flags::{AdaptFlags, PrecisionFlag, SavedFlags, SavedPath, rnn_mode};
 use super::report::{line, notice};
+use crate::adapt::{Adaptation, Adaptive};
 use crate::average::{Average, ensure_same_words};
-use crate::checkpoint::ensure_same_vocabulary;
-use crate::config::{Config, RnnMode};
-use crate::model::PtbModel;
-use crate::reader::{Limits, Producer, Vocabulary};
+use crate::checkpoint::{Checkpoint, ensure_same_vocabulary};
+use crate::config::{Config, Precision, RnnMode};
+use crate::model::{PtbModel, PtbVariables};
+use crate::predictor::Predictor;
+use crate::reader::{Limits, Producer, RawData, Split, Vocabulary};
+use crate::tune::{Grid, Point, Tuning, best};
 
 #[derive(Args)]
 pub struct EvalArgs {
@@ -25,61 +31,188 @@ pub struct EvalArgs {
     rnn_mode: Option<RnnMode>,
     #[command(flatten)]
     precision: PrecisionFlag,
+    #[command(flatten)]
+    adapt: AdaptFlags,
+    /// Try some learning rates of --dynamic, and some values of --cache-theta and --cache-lambda,
+    /// on the validation text; print its perplexities and the best values
+    #[arg(long, help_heading = "Adapting to the text (not in the original)")]
+    tune: bool,
+}
+
+/// The models, as far as all of them are looked at before the first is evaluated.
+struct Looked<'a> {
+    paths: Vec<SavedPath<'a>>,
+    /// The checkpoint of a single model. Those of several are loaded again, each in its turn, as
+    /// they may not fit in memory together.
+    only: Option<Checkpoint>,
+    /// The words of one of them, and its flag.
+    words: Option<(String, Vocabulary)>,
+    limits: Limits,
+    /// `batch_size` and `num_steps` of the first: all read the text as its run does.
+    layout: (i64, i64),
 }
 
 impl EvalArgs {
     pub fn run(self) -> Result<()> {
         let device = self.saved.device()?;
-        let paths = self.saved.paths();
-        let several = paths.len() > 1;
-        // All are looked at before the first is evaluated. Their weights are loaded again, each in
-        // its turn, as they may not fit in memory together.
-        let mut only = None;
-        let mut known: Option<(String, Vocabulary)> = None;
-        let mut limits = Limits::default();
-        let mut layout = None;
-        for path in &paths {
-            let checkpoint = path.open()?;
-            rnn_mode(checkpoint.cell().with_context(|| path.here())?, self.rnn_mode)?;
-            if let Some(words) = &checkpoint.vocabulary {
-                match &known {
-                    Some((name, others)) => {
-                        ensure_same_words((name, others), (&path.here(), words))?
-                    }
-                    None => known = Some((path.here(), words.clone())),
-                }
-            }
-            limits = if limits.is_none() { checkpoint.run.limits } else { limits };
-            layout
-                .get_or_insert((checkpoint.run.config.batch_size, checkpoint.run.config.num_steps));
-            only = (!several).then_some(checkpoint);
-        }
+        let adaptation = if self.tune {
+            self.adapt.to_tune()?;
+            Adaptation::default()
+        } else {
+            self.adapt.adaptation()?
+        };
+        let mut looked = self.look()?;
         let precision = self.precision.select(device)?;
-        let data = read_data(&self.data_path, limits)?;
-        if let Some((name, words)) = &known {
+        let data = read_data(&self.data_path, looked.limits)?;
+        if let Some((name, words)) = &looked.words {
             ensure_same_vocabulary(words, &data.vocabulary).with_context(|| name.clone())?;
         }
-        // All models read the text as the first one's run does.
-        let (batch_size, num_steps) = layout.context("there is no model")?;
-        let valid_text = Producer::new(&data.valid, batch_size, num_steps, device)?;
-        let test_text = Producer::new(&data.test, 1, 1, device)?;
-
+        if self.tune {
+            return self.tune(&mut looked, &data, device, precision);
+        }
+        let texts = match adaptation.is_none() {
+            true => {
+                let (batch_size, num_steps) = looked.layout;
+                let valid = Producer::new(&data.valid, batch_size, num_steps, device)?;
+                Some((valid, Producer::new(&data.test, 1, 1, device)?))
+            }
+            false => None,
+        };
         let (mut valid, mut test) = (Average::default(), Average::default());
-        for path in &paths {
-            let checkpoint = only.take().map_or_else(|| path.open(), Ok)?;
-            let mode = rnn_mode(checkpoint.cell()?, self.rnn_mode)?;
-            let config =
-                Config { vocab_size: data.vocabulary.len() as i64, ..checkpoint.run.config };
-            let variables = path.variables(&checkpoint, &config, device)?;
-            drop(checkpoint);
-            let model = PtbModel::new(&variables, false, mode).precision(precision);
-            let own = [valid.add(&model, &valid_text)?, test.add(&model, &test_text)?];
-            if several {
-                notice(&format!("{}: valid {:.3}, test {:.3}", path.here(), own[0], own[1]));
+        for k in 0..looked.paths.len() {
+            let (variables, mode) = self.load(&mut looked, k, &data, device)?;
+            let [own_valid, own_test] = match &texts {
+                Some((valid_text, test_text)) => {
+                    let model = PtbModel::new(&variables, false, mode).precision(precision);
+                    [valid.add(&model, valid_text)?, test.add(&model, test_text)?]
+                }
+                None => {
+                    let model = &mut Adaptive::new(&variables, mode, precision, adaptation)?;
+                    [add(&mut valid, model, &data.valid)?, add(&mut test, model, &data.test)?]
+                }
+            };
+            if looked.paths.len() > 1 {
+                let here = looked.paths[k].here();
+                notice(&format!("{here}: valid {own_valid:.3}, test {own_test:.3}"));
             }
         }
         line(&format!("Valid Perplexity: {:.3}", valid.evaluation()?.perplexity));
         line(&format!("Test Perplexity: {:.3}", test.evaluation()?.perplexity));
         Ok(())
     }
+
+    /// Looks at all models.
+    fn look(&self) -> Result<Looked<'_>> {
+        let paths = self.saved.paths();
+        let (mut only, mut words, mut layout) = (None, None, None);
+        let mut limits = Limits::default();
+        for path in &paths {
+            let checkpoint = path.open()?;
+            rnn_mode(checkpoint.cell().with_context(|| path.here())?, self.rnn_mode)?;
+            if let Some(own) = &checkpoint.vocabulary {
+                match &words {
+                    None => words = Some((path.here(), own.clone())),
+                    Some((name, words)) => ensure_same_words((name, words), (&path.here(), own))?,
+                }
+            }
+            limits = if limits.is_none() { checkpoint.run.limits } else { limits };
+            let config = &checkpoint.run.config;
+            layout.get_or_insert((config.batch_size, config.num_steps));
+            only = (paths.len() == 1).then_some(checkpoint);
+        }
+        let layout = layout.context("there is no --checkpoint")?;
+        Ok(Looked { paths, only, words, limits, layout })
+    }
+
+    /// Loads the variables of model `k`, and its mode.
+    fn load(
+        &self,
+        looked: &mut Looked,
+        k: usize,
+        data: &RawData,
+        device: Device,
+    ) -> Result<(PtbVariables, RnnMode)> {
+        let path = &looked.paths[k];
+        let checkpoint = looked.only.take().map_or_else(|| path.open(), Ok)?;
+        let mode = rnn_mode(checkpoint.cell()?, self.rnn_mode)?;
+        let config = Config { vocab_size: data.vocabulary.len() as i64, ..checkpoint.run.config };
+        Ok((path.variables(&checkpoint, &config, device)?, mode))
+    }
+
+    /// Prints the perplexity of the validation text for all settings of the grid.
+    fn tune(
+        &self,
+        looked: &mut Looked,
+        data: &RawData,
+        device: Device,
+        precision: Precision,
+    ) -> Result<()> {
+        let (dynamic, cache) = self.adapt.to_tune()?;
+        let grid = Grid::default();
+        let mut tuning = Tuning::new(grid.clone(), dynamic, cache);
+        for k in 0..looked.paths.len() {
+            let (variables, mode) = self.load(looked, k, data, device)?;
+            let here = looked.paths[k].here();
+            let text = &data.valid.tokens;
+            tuning.add(&variables, mode, precision, text, &mut |rate, perplexity| {
+                notice(&format!("{here} --dynamic {rate}: valid {perplexity:.3}"));
+            })?;
+        }
+        let points = tuning.points()?;
+        line(table(&grid, &points).trim_end());
+        let of_all = || points.iter().copied();
+        let alone = |point: &Point| point.rate == 0.0;
+        let bests = [
+            best(of_all().filter(|point| point.cache.is_none())),
+            best(of_all().filter(|point| alone(point) && point.cache.is_some())),
+            best(of_all()),
+        ];
+        line("");
+        for point in bests.into_iter().flatten() {
+            line(&format!("Best{}: {:.3}", flags(&point, cache.size), point.perplexity));
+        }
+        Ok(())
+    }
+}
+
+/// Adds the costs of a split that is read in one place. Returns the perplexity of these alone.
+fn add(average: &mut Average, model: &mut dyn Predictor, split: &Split) -> Result<f64> {
+    let words = split.tokens.len();
+    ensure!(words > 1, "{}: a text of {words} words has no word to predict", split.name);
+    model.reset()?;
+    let costs = model.costs(&split.tokens)?;
+    average.add_costs(vec![Tensor::f_from_slice(&costs)?.f_unsqueeze(0)?])
+}
+
+/// The perplexities of all points: for each rate a row per theta, a column per lambda.
+fn table(grid: &Grid, points: &[Point]) -> String {
+    let mut text = String::new();
+    for &rate in &grid.rates {
+        let mut of_rate = points.iter().filter(|point| point.rate == rate);
+        let Some(without) = of_rate.next() else { continue };
+        let _ = writeln!(text, "--dynamic {rate}: Valid Perplexity {:.3}", without.perplexity);
+        let cells: Vec<String> =
+            of_rate.map(|point| format!("{:>9.3}", point.perplexity)).collect();
+        if !cells.is_empty() {
+            let lambdas: Vec<String> = grid.lambdas.iter().map(|l| format!("{l:>9}")).collect();
+            let _ = writeln!(text, "  theta\\lambda{}", lambdas.concat());
+            for (theta, cells) in grid.thetas.iter().zip(cells.chunks(grid.lambdas.len())) {
+                let _ = writeln!(text, "{theta:>14}{}", cells.concat());
+            }
+        }
+    }
+    text
+}
+
+/// The flags that select a point.
+fn flags(point: &Point, cache_size: i64) -> String {
+    let mut flags = String::new();
+    if point.rate > 0.0 {
+        let _ = write!(flags, " --dynamic {}", point.rate);
+    }
+    if let Some((theta, lambda)) = point.cache {
+        let _ =
+            write!(flags, " --cache {cache_size} --cache-theta {theta} --cache-lambda {lambda}");
+    }
+    flags
 }

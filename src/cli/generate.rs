@@ -6,10 +6,10 @@ use std::io::{self, Write};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::flags::{Saved, SavedFlags, UsageError};
+use super::flags::{SavedFlags, UsageError};
 use super::report::notice;
-use crate::generate::{Generator, Sampling};
-use crate::model::PtbModel;
+use crate::config::Precision;
+use crate::generate::{Generator, NextWord, Sampling};
 use crate::reader::{EOS, UNK, Vocabulary, words};
 
 #[derive(Args)]
@@ -53,27 +53,19 @@ impl GenerateArgs {
         };
         sampling.validate().map_err(UsageError::from)?;
         self.refuse_ignored_flags()?;
-        let Saved { vocabulary, variables, mode } = self.saved.load()?;
-        let model = PtbModel::new(&variables, false, mode);
-        let mut generator = Generator::new(&model, sampling, self.seed as u64)?;
+        let saved = self.saved.load()?;
+        let vocabulary = &saved.vocabulary;
+        let models = saved.views(Precision::Fp32);
+        let next = NextWord::new(models.iter().collect());
+        let mut generator = Generator::with(next, sampling, self.seed as u64)?;
         let mut text = Text { out: io::stdout().lock(), in_line: false };
         let mut put = |id: i32| text.put(vocabulary.word(id).unwrap_or_default());
 
-        let prompt = prompt_ids(&self.prompt, &vocabulary);
+        let prompt = prompt_ids(&self.prompt, vocabulary);
         for &id in &prompt {
             put(id)?;
         }
-        if prompt.is_empty() {
-            // A new sentence comes after the end of one.
-            let eos = vocabulary.id(EOS);
-            generator.read(&[eos.with_context(|| {
-                format!(
-                    "the model has no {EOS} to begin after: give it a --prompt of words that it \
-                     knows"
-                )
-            })?])?;
-        }
-        generator.read(&prompt)?;
+        generator.read(&or_eos(prompt, vocabulary)?)?;
         for _ in 0..self.words {
             put(generator.next_word()?)?;
         }
@@ -92,7 +84,7 @@ impl GenerateArgs {
 
 /// The ids of a prompt's words. Unknown words become `<unk>` or, where a model has none, are left
 /// out; a notice says so.
-fn prompt_ids(prompt: &str, vocabulary: &Vocabulary) -> Vec<i32> {
+pub fn prompt_ids(prompt: &str, vocabulary: &Vocabulary) -> Vec<i32> {
     let mut unknown = BTreeSet::new();
     let mut ids = Vec::new();
     for word in words(prompt).map(|word| word.unwrap_or(EOS)) {
@@ -111,6 +103,18 @@ fn prompt_ids(prompt: &str, vocabulary: &Vocabulary) -> Vec<i32> {
         notice(&format!("not in the model's vocabulary, {what}: {}", words.join(", ")));
     }
     ids
+}
+
+/// What a model reads before its first word: a prompt or, if that is empty, `<eos>`, since a new
+/// sentence comes after the end of one.
+pub fn or_eos(prompt: Vec<i32>, vocabulary: &Vocabulary) -> Result<Vec<i32>> {
+    if !prompt.is_empty() {
+        return Ok(prompt);
+    }
+    let eos = vocabulary.id(EOS);
+    Ok(vec![eos.with_context(|| {
+        format!("the model has no {EOS} to begin after: give it a text of words that it knows")
+    })?])
 }
 
 /// Writes words as they come, with `<eos>` as the end of the line that it stands for.

@@ -10,6 +10,7 @@ mod flags;
 mod generate;
 mod launch;
 mod man;
+mod predict;
 pub mod report;
 mod score;
 mod train;
@@ -81,8 +82,14 @@ Examples:
     Train(Box<train::TrainArgs>),
     /// Print the validation and test perplexity of a saved model
     #[command(after_help = "\
-Example:
-  ptb-word-lm eval --checkpoint runs/small --data-path data/ptb")]
+Examples:
+  ptb-word-lm eval --checkpoint runs/small --data-path data/ptb
+  ptb-word-lm eval --checkpoint runs/1 --checkpoint runs/2 --data-path data/ptb
+      average the probabilities of two models
+  ptb-word-lm eval --checkpoint runs/small --data-path data/ptb --tune
+      find the best flags with which the model adapts to the text, on the validation text
+  ptb-word-lm eval --checkpoint runs/small --data-path data/ptb --dynamic 0.1 --cache 2000
+      let the model adapt to the text")]
     Eval(eval::EvalArgs),
     /// Generate text with a saved model, word by word
     #[command(after_help = "\
@@ -92,6 +99,13 @@ Examples:
   ptb-word-lm generate --checkpoint runs/small --prompt 'the company said'
       continue these words")]
     Generate(generate::GenerateArgs),
+    /// Print the likeliest next words after a text, with their probabilities
+    #[command(after_help = "\
+Examples:
+  ptb-word-lm predict --checkpoint runs/small 'the company said'
+  ptb-word-lm predict --checkpoint runs/1 --checkpoint runs/2 'the company said' --top 3
+      average the probabilities of two models")]
+    Predict(predict::PredictArgs),
     /// Score a text: log-probability and perplexity, line by line
     Score(score::ScoreArgs),
     /// Make a checkpoint from a model that TensorFlow saved
@@ -209,13 +223,17 @@ fn version() -> String {
 
 fn run(command: Command) -> Result<ExitCode> {
     use Command::*;
-    if matches!(command, Train(_) | Eval(_) | Generate(_) | Score(_) | Import(_) | Export(_)) {
+    if matches!(
+        command,
+        Train(_) | Eval(_) | Generate(_) | Predict(_) | Score(_) | Import(_) | Export(_)
+    ) {
         libtorch::ensure_version()?;
     }
     match command {
         Train(args) => return args.run(),
         Eval(args) => args.run(),
         Generate(args) => ignore_broken_pipe(args.run()),
+        Predict(args) => ignore_broken_pipe(args.run()),
         Score(args) => ignore_broken_pipe(args.run()),
         Import(args) => args.run(),
         Export(args) => args.run(),

@@ -10,9 +10,13 @@ use clap::Args;
 use nix::poll::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 
-use super::flags::{PrecisionFlag, Saved, SavedFlags};
+use super::flags::{AdaptFlags, PrecisionFlag, Saved, SavedFlags};
 use super::report::notice;
+use crate::adapt::{Adaptation, Adaptive};
+use crate::average::Mean;
+use crate::config::Precision;
 use crate::model::PtbModel;
+use crate::predictor::{Plain, Predictor};
 use crate::reader::{EOS, UNK};
 use crate::score::{Scored, Scorer, Totals, Word};
 
@@ -73,10 +77,13 @@ pub struct ScoreArgs {
     independent: bool,
     #[command(flatten)]
     precision: PrecisionFlag,
+    #[command(flatten)]
+    adapt: AdaptFlags,
 }
 
 impl ScoreArgs {
     pub fn run(self) -> Result<()> {
+        let adaptation = self.adapt.adaptation()?;
         // The text is opened first: a wrong name should show before a large model is loaded.
         let (name, text): (String, Box<dyn Read>) = match &self.file {
             Some(path) if path != Path::new("-") => {
@@ -87,11 +94,12 @@ impl ScoreArgs {
             }
             _ => ("standard input".into(), Box::new(StandardInput::new()?)),
         };
-        let Saved { vocabulary, variables, mode } = self.saved.load()?;
-        let precision = self.precision.select(variables.device())?;
-        let model = PtbModel::new(&variables, false, mode).precision(precision);
-        let scorer =
-            Scorer { model: &model, vocabulary: &vocabulary, independent: self.independent };
+        let saved = self.saved.load()?;
+        let vocabulary = &saved.vocabulary;
+        let precision = self.precision.select(saved.device)?;
+        let mut predictor = Mean::of(self.members(&saved, precision, adaptation)?);
+        let mut scorer =
+            Scorer { predictor: &mut *predictor, vocabulary, independent: self.independent };
         let mut out = io::stdout().lock();
         let mut lines = 0;
         let mut words: Vec<Word> = Vec::new();
@@ -173,6 +181,27 @@ impl ScoreArgs {
             writeln!(out, "Perplexity: {}", perplexity(&total))?;
         }
         Ok(())
+    }
+}
+
+impl ScoreArgs {
+    /// What gives the words their probabilities, for each model.
+    fn members<'a>(
+        &self,
+        saved: &'a Saved,
+        precision: Precision,
+        adaptation: Adaptation,
+    ) -> Result<Vec<Box<dyn Predictor + 'a>>> {
+        let mut members: Vec<Box<dyn Predictor + 'a>> = Vec::new();
+        for (variables, mode) in &saved.models {
+            members.push(if adaptation.is_none() {
+                let model = PtbModel::new(variables, false, *mode).precision(precision);
+                Box::new(Plain::new(model))
+            } else {
+                Box::new(Adaptive::new(variables, *mode, precision, adaptation)?)
+            });
+        }
+        Ok(members)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::tf;
 const EMBEDDING: &str = "Model/embedding";
 const SOFTMAX_W: &str = "Model/softmax_w";
 const SOFTMAX_B: &str = "Model/softmax_b";
-/// Suffixes of the slots m and v in `tf.train.AdamOptimizer`, added to a variable's name.
+/// What `tf.train.AdamOptimizer` adds to a variable's name for its slots m and v.
 const ADAM_M: &str = "/Adam";
 const ADAM_V: &str = "/Adam_1";
 const ADAM_POWERS: [&str; 2] = ["beta1_power", "beta2_power"];
@@ -27,8 +27,8 @@ fn cell_scope(k: usize) -> String {
 
 /// The recurrent part's variables.
 pub(super) enum Recurrent {
-    /// `basic_lstm`: kept in libtorch's layout, converted to TensorFlow's when variables are read
-    /// or written.
+    /// `basic_lstm`: kept in libtorch's layout, mapped to TensorFlow's where variables go in or
+    /// out.
     Lstm(Vec<LstmStack>),
     /// Other cells: kept under TensorFlow's names in TensorFlow's layout.
     Cells(tf::Variables),
@@ -40,7 +40,7 @@ pub struct PtbVariables {
     pub(super) cell: CellType,
     pub(super) device: Device,
     pub(super) kind: Kind,
-    /// Units per layer in the computation: `hidden_size`, or a few more that are always zero
+    /// Units that a layer is computed with: `hidden_size`, or a few more that are always zero
     /// ([`padded_width`]).
     pub(super) width: i64,
     pub(super) embedding: Tensor,
@@ -58,21 +58,21 @@ pub struct TooLarge {
     pub hidden_size: i64,
 }
 
-/// Units per layer in the computation.
+/// Units that a layer is computed with.
 ///
-/// On a GPU, rows of 650 or 1500 numbers are not aligned to the 16 bytes that tensor cores load
-/// together, and the kernels that can be used are up to twice as slow (docs/performance.md). So
-/// wide LSTM layers are padded to a multiple of 8 units. The weights and biases of the added units
-/// are zero. Then their state, output and gradients are zero too, and remain zero, so the other
-/// units compute what they would compute without them.
+/// On a GPU, rows of 650 or 1500 numbers are not aligned to the 16 bytes that tensor cores load at
+/// once, and the kernels that remain are up to twice as slow (docs/performance.md). So wide LSTM
+/// layers get a few units more, to a multiple of 8. Their weights and biases are zero; then their
+/// state, their output and all their gradients are zero too, and they stay so: the other units
+/// compute what they would compute alone.
 fn padded_width(config: &Config, cell: CellType, device: Device) -> i64 {
     let wide = cell == CellType::BasicLstm && config.hidden_size > 256;
     if wide && device.is_cuda() { (config.hidden_size + 7) / 8 * 8 } else { config.hidden_size }
 }
 
-/// Resizes each block of `from` units to `to` units, by cutting it or by padding it with zeros.
-/// `blocks` is the number of such blocks along each dimension, 0 for a dimension that is not made
-/// of units.
+/// The tensor with its blocks of `from` units along some dimensions cut or filled up with zeros to
+/// `to` units. `blocks` says how many such blocks stand side by side along each dimension; 0 for a
+/// dimension that does not count units.
 fn resize(tensor: &Tensor, blocks: &[i64], from: i64, to: i64) -> Tensor {
     let mut tensor = tensor.shallow_clone();
     if from == to {
@@ -110,9 +110,8 @@ mod blocks {
 }
 
 impl PtbVariables {
-    /// Creates variables that are uniform in `[-init_scale, init_scale]`, with zero biases in LSTM
-    /// cells. The values depend on `seed` alone, not on the device. `kind` is `Float` for training,
-    /// `Double` for comparisons.
+    /// New variables: uniform in `[-init_scale, init_scale]`, the cells' biases zero; a function of
+    /// `seed`. `kind` is `Float` to train, `Double` to compare.
     pub fn new(
         config: &Config,
         cell: CellType,
@@ -141,16 +140,14 @@ impl PtbVariables {
         let var = |name: &str, size: &[i64], init| {
             root.f_var(name, size, init).with_context(|| format!("Model/{name} of shape {size:?}"))
         };
-        // nn::lstm cannot return an error, so layers that do not fit into the memory are found
-        // here.
+        // nn::lstm has no fallible form: what is too large for the memory is found out here.
         let _ = Tensor::f_empty([4 * hidden, 2 * hidden], (kind, device))
             .context(TooLarge { hidden_size: hidden })?;
         let embedding = var("embedding", &[vocab, hidden], uniform)?;
         let recurrent = match cell {
             CellType::BasicLstm => {
-                // One call for all layers lets cuDNN work on several at once. Dropout between
-                // layers is computed by this program and not by cuDNN, so that it is the same in
-                // all modes and depends on seed and step alone.
+                // One call for all layers lets cuDNN work on several at once. Dropout between them
+                // has to come from here: the same in all modes, and a function of seed and step.
                 let (stacks, layers) = if config.keep_prob < 1.0 {
                     (config.num_layers, 1)
                 } else {
@@ -188,19 +185,23 @@ impl PtbVariables {
             optimizer: Optimizer::GradientDescent,
         };
         if device != Device::Cpu || width != config.hidden_size {
-            // A GPU's generator draws other numbers. The variables are drawn on the CPU, so that a
-            // seed gives the same ones on every device.
+            // A GPU's generator draws other numbers: a seed means the same variables everywhere.
             made.assign(&Self::new(config, cell, Device::Cpu, kind, seed)?.to_tensorflow()?)?;
         }
         Ok(made)
     }
 
-    /// Configuration that the variables were created for.
+    /// The configuration that the variables were made for.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Device of the variables.
+    /// The cell of its layers.
+    pub fn cell(&self) -> CellType {
+        self.cell
+    }
+
+    /// Where the variables are.
     pub fn device(&self) -> Device {
         self.device
     }
@@ -220,7 +221,7 @@ impl PtbVariables {
         let mut named = tf::Variables::new();
         let mut put = |name: String, tensor: &Tensor, blocks: &[i64]| {
             let tensor = resize(&tensor.detach(), blocks, self.width, self.config.hidden_size);
-            // A copy, so that it does not change as training continues.
+            // A copy: what is handed out must not change as training goes on.
             named.insert(name, tensor.to_device(Device::Cpu).contiguous().copy());
         };
         let (recurrent, softmax) = tensors[1..].split_at(tensors.len() - 3);
@@ -260,7 +261,7 @@ impl PtbVariables {
         self.named(&dense.iter().collect::<Vec<_>>())
     }
 
-    /// Sets the optimizer, with new slots. By default it is plain gradient descent.
+    /// The same variables trained by another optimizer than plain gradient descent, with new slots.
     pub fn with_optimizer(self, optimizer: OptimizerType) -> Self {
         let optimizer = Optimizer::new(optimizer, &self.trainable());
         PtbVariables { optimizer, ..self }
@@ -285,8 +286,8 @@ impl PtbVariables {
         Ok(named)
     }
 
-    /// Sets the optimizer's slots from `given`, which has TensorFlow's names. Returns false, and
-    /// changes nothing, if `given` has no slots.
+    /// Sets the optimizer's slots from ones under TensorFlow's names. Returns false, and changes
+    /// nothing, if there are none among `given`.
     ///
     /// # Errors
     /// Some of them are missing, or have a wrong shape.
@@ -315,8 +316,7 @@ impl PtbVariables {
         Ok(true)
     }
 
-    /// Sets all variables from `given`, which has TensorFlow's names and layout. Other entries of
-    /// `given` are ignored.
+    /// Sets all variables from ones under TensorFlow's names; others in `given` are ignored.
     ///
     /// # Errors
     /// A missing variable, a wrong shape (named, with both shapes), values that are NaN or
@@ -380,8 +380,8 @@ impl PtbVariables {
         })
     }
 
-    /// Converts a state with tensors `[batch, hidden_size]`, as in checkpoints, to the width that
-    /// this model computes with, on its device.
+    /// A state `[batch, hidden_size]` per tensor, as checkpoints have it, in the width that this
+    /// model computes with, on its device.
     pub(crate) fn widen_state(&self, state: &[Tensor]) -> State {
         let wide = |t: &Tensor| {
             resize(&t.to_device(self.device), &blocks::STATE, self.config.hidden_size, self.width)

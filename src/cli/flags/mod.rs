@@ -1,5 +1,6 @@
 //! What the user typed, and what it means: the flags that commands share, and wrong usage.
 
+mod adapt;
 pub mod config_file;
 pub mod device;
 mod hyperparameters;
@@ -13,10 +14,11 @@ use thiserror::Error;
 use crate::config::{ConfigError, RnnMode};
 use crate::rnn::CellType;
 
+pub use adapt::AdaptFlags;
 pub use device::DeviceFlags;
 pub use hyperparameters::Hyperparameters;
 pub use limits::LimitFlags;
-pub use saved::{PrecisionFlag, Saved, SavedFlags, load_checkpoint};
+pub use saved::{PrecisionFlag, Saved, SavedFlags, SavedPath, load_checkpoint};
 pub use workers::WorkerFlags;
 
 /// Wrong usage, which has an exit code of its own. The message names the flags.

@@ -7,11 +7,12 @@ use clap::Args;
 use tch::{Device, Kind};
 
 use super::{DeviceFlags, UsageError, rnn_mode};
+use crate::average::ensure_same_words;
 use crate::checkpoint::{Checkpoint, NoCheckpoint};
 use crate::cli::report::notice;
 use crate::config::{Config, Precision, RnnMode};
 use crate::device;
-use crate::model::PtbVariables;
+use crate::model::{PtbModel, PtbVariables};
 use crate::reader::Vocabulary;
 
 #[derive(Args)]
@@ -54,11 +55,20 @@ pub fn load_checkpoint(path: &Path) -> Result<Checkpoint> {
     })
 }
 
-/// A model to use: its words and its variables.
+/// Models to use, and the words that they have in common.
 pub struct Saved {
     pub vocabulary: Vocabulary,
-    pub variables: PtbVariables,
-    pub mode: RnnMode,
+    pub device: Device,
+    /// Each model's variables and the fastest mode to run them in.
+    pub models: Vec<(PtbVariables, RnnMode)>,
+}
+
+impl Saved {
+    /// Views of the models, not training, in this precision.
+    pub fn views(&self, precision: Precision) -> Vec<PtbModel<'_>> {
+        let models = self.models.iter();
+        models.map(|(v, mode)| PtbModel::new(v, false, *mode).precision(precision)).collect()
+    }
 }
 
 impl SavedFlags {
@@ -72,33 +82,36 @@ impl SavedFlags {
         self.checkpoints.iter().map(|path| SavedPath(path)).collect()
     }
 
-    /// The model of a command that takes one.
-    pub fn path(&self) -> Result<SavedPath<'_>, UsageError> {
-        match &self.checkpoints[..] {
-            [path] => Ok(SavedPath(path)),
-            _ => Err(UsageError("--checkpoint: this command takes one model".into())),
-        }
-    }
-
-    /// Loads a model with its words.
+    /// Loads all models with their words.
     pub fn load(&self) -> Result<Saved> {
-        let path = self.path()?;
         let device = self.device()?;
-        let mut checkpoint = path.open()?;
-        let mode = rnn_mode(checkpoint.cell().with_context(|| path.here())?, None)?;
-        let vocabulary = checkpoint.vocabulary.take().with_context(|| {
-            let here = path.here();
-            format!("{here}: the model's words are not known; `import` it again with --data-path")
-        })?;
-        let config = checkpoint.run.config;
-        ensure!(
-            vocabulary.len() as i64 == config.vocab_size,
-            "{}: a model of {} words with a list of {}",
-            path.here(),
-            config.vocab_size,
-            vocabulary.len()
-        );
-        Ok(Saved { vocabulary, variables: path.variables(&checkpoint, &config, device)?, mode })
+        let mut known: Option<(String, Vocabulary)> = None;
+        let mut models = Vec::new();
+        for path in self.paths() {
+            let mut checkpoint = path.open()?;
+            let mode = rnn_mode(checkpoint.cell().with_context(|| path.here())?, None)?;
+            let words = checkpoint.vocabulary.take().with_context(|| {
+                let here = path.here();
+                format!(
+                    "{here}: the model's words are not known; `import` it again with --data-path"
+                )
+            })?;
+            let config = checkpoint.run.config;
+            ensure!(
+                words.len() as i64 == config.vocab_size,
+                "{}: a model of {} words with a list of {}",
+                path.here(),
+                config.vocab_size,
+                words.len()
+            );
+            match &known {
+                Some((name, others)) => ensure_same_words((name, others), (&path.here(), &words))?,
+                None => known = Some((path.here(), words)),
+            }
+            models.push((path.variables(&checkpoint, &config, device)?, mode));
+        }
+        let (_, vocabulary) = known.context("there is no --checkpoint")?;
+        Ok(Saved { vocabulary, device, models })
     }
 }
 
