@@ -81,8 +81,8 @@ pub fn global_norm(gradients: &[Gradient]) -> Tensor {
 /// clip_norm)`, a scalar on the norm's device. NaN if the norm is not finite, as in TensorFlow, so
 /// that a diverged run does not continue unnoticed.
 pub fn clip_scale(global_norm: &Tensor, clip_norm: f64) -> Tensor {
-    // x - x is 0 if x is finite, and NaN otherwise.
-    global_norm.clamp_min(clip_norm).reciprocal() * clip_norm + (global_norm - global_norm)
+    // A finite number times 0 is 0; any other gives NaN.
+    global_norm.clamp_min(clip_norm).reciprocal() * clip_norm + global_norm * 0.0
 }
 
 /// `tf.clip_by_global_norm`: the gradients scaled by [`clip_scale`], and the global norm before it.

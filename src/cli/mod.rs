@@ -99,7 +99,7 @@ Examples:
   ptb-word-lm generate --checkpoint runs/small --prompt 'the company said'
       continue these words")]
     Generate(generate::GenerateArgs),
-    /// Print the likeliest next words after a text, with their probabilities
+    /// Print the likeliest next words after a text
     #[command(after_help = "\
 Examples:
   ptb-word-lm predict --checkpoint runs/small 'the company said'
