@@ -30,9 +30,9 @@ use crate::model::PtbModel;
 use crate::reader::{Producer, Split};
 use crate::rnn::State;
 
-/// Warm-up: each piece but the first starts this many words before its first scored word. The state
-/// of a trained `small` that began with zeros differs from the true one by 2e-3 after 500 words,
-/// 1e-5 after 1000, and by rounding (2e-6) after 1500.
+/// Warm-up: each piece but the first starts this many words before its first scored word. Of 117
+/// places where trained `small` models began with zeros, the state differed from the true one by
+/// more than 1e-5 in 53 after 500 words, in 7 after 1000, and in 2 (at most 4e-4) after 1500.
 const WARM_UP: i64 = 1500;
 /// Fewest words in a piece; a shorter one is not worth its warm-up.
 const SHORTEST: i64 = 2000;

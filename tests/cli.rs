@@ -44,9 +44,17 @@ fn fails(args: &[&str]) -> (i32, String) {
     (code, errors)
 }
 
+/// The lines of a run up to the test perplexity. With `--save-path` and a test, the original's last
+/// line follows, and names the folder.
 fn train(more: &[&str]) -> Vec<String> {
     let args = [&["train", "--data-path", "sample", "--device", "cpu"], TINY, more].concat();
-    stdout(&run(&args)).lines().map(str::to_owned).collect()
+    let mut lines: Vec<String> = stdout(&run(&args)).lines().map(str::to_owned).collect();
+    let folder = args.iter().skip_while(|arg| **arg != "--save-path").nth(1);
+    if let Some(folder) = folder.filter(|_| !args.contains(&"--no-eval")) {
+        assert_eq!(lines.pop().unwrap(), format!("Saving model to {folder}."));
+    }
+    assert!(!lines.iter().any(|line| line.starts_with("Saving")), "{lines:?}");
+    lines
 }
 
 fn fails_to_train(more: &[&str]) -> (i32, String) {
@@ -219,7 +227,7 @@ fn all_modes_and_the_original_s_spelling_give_the_same_run() {
             .unwrap()
     };
     let basic = final_line(&["--rnn_mode", "basic"]);
-    for mode in ["block", "cudnn"] {
+    for mode in ["block", "cudnn", "BLOCK"] {
         assert!((final_line(&["--rnn_mode", mode]) / basic - 1.0).abs() < 1e-3);
     }
 }

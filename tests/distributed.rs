@@ -279,7 +279,8 @@ fn several_workers_compute_the_run_of_one() {
             let (several, their_lines) = run(workers);
             let what = format!("{mode}, {workers} workers");
             let starts = |lines: &str| {
-                lines.lines().map(|l| l.split_once(": ").unwrap().0.to_owned()).collect::<Vec<_>>()
+                let numbered = lines.lines().filter_map(|line| line.split_once(": "));
+                numbered.map(|(start, _)| start.to_owned()).collect::<Vec<_>>()
             };
             assert_eq!(starts(&their_lines), starts(&lines), "{what}: rank 0 alone prints");
             let files = [&several, &one].map(|save| save.join("metrics.jsonl"));

@@ -15,7 +15,7 @@ use super::flags::signals::{self, Signals};
 use super::flags::{DeviceFlags, Hyperparameters, LimitFlags, UsageError, WorkerFlags};
 use super::open_save_path;
 use super::report::tensorboard::EventFile;
-use super::report::{Metrics, Reporter, notice};
+use super::report::{Metrics, Reporter, line, notice};
 use crate::checkpoint::{
     Checkpoint, Misfit, Progress, RunConfig, SaveFolder, digest_of, ensure_same_run,
     ensure_same_vocabulary,
@@ -48,7 +48,7 @@ pub struct TrainArgs {
     /// How to run the recurrent layers: cudnn (the whole sequence in one fused call; the default),
     /// block (one fused operation per time step) or basic (operation by operation). The numbers
     /// are the same up to rounding
-    #[arg(long, value_enum, value_name = "MODE", hide_possible_values = true)]
+    #[arg(long, value_enum, value_name = "MODE", hide_possible_values = true, ignore_case = true)]
     #[arg(help_heading = "The original's flags")]
     rnn_mode: Option<RnnMode>,
 
@@ -457,6 +457,16 @@ impl Training<'_> {
 
     /// Says where the run stands. Returns the exit code.
     fn conclude(&self, at: &Progress, data: &RawData, perplexity: Option<f64>) -> Result<ExitCode> {
+        let signal = self.signals.stop.load(Ordering::Relaxed);
+        // The original's last line. Here the model has been saved before the test.
+        if let Some(path) = &self.args.save_path
+            && signal == 0
+            && perplexity.is_some()
+            && self.is_first()
+            && !self.args.quiet
+        {
+            line(&format!("Saving model to {}.", path.display()));
+        }
         if let Some(perplexity) = perplexity.filter(|_| self.args.data_path == SAMPLE) {
             let ids = data.test.tokens.iter();
             let words: Vec<&str> = ids.filter_map(|&id| data.vocabulary.word(id)).collect();
@@ -467,7 +477,6 @@ impl Training<'_> {
                 100.0 * (perplexity / best - 1.0)
             ));
         }
-        let signal = self.signals.stop.load(Ordering::Relaxed);
         if signal == 0 {
             return Ok(ExitCode::SUCCESS);
         }

@@ -11,7 +11,7 @@ use crate::loss::cross_entropy;
 /// Number of logits that are computed together when text is only scored. On the CPU they stay in a
 /// cache between the product that writes them and the pass that reads them. On a GPU they are
 /// enough to hide the launches of the kernels: 8,000 words of PTB's vocabulary, 320 MB.
-const CPU_LOGITS: i64 = 4_000_000;
+const CPU_LOGITS: i64 = 2_000_000;
 const GPU_LOGITS: i64 = 80_000_000;
 
 /// The softmax layer's variables: `Model/softmax_w` `[hidden, vocab]` and `Model/softmax_b`
