@@ -144,6 +144,7 @@ fn writing(folder: &Path) -> BTreeMap<&'static str, Vec<Vec<String>>> {
         ("train", args(&train)),
         ("eval", args(&[&["eval", "--data-path", "sample"], &model[..]].concat())),
         ("generate", args(&[&["generate", "--words", "5"], &model[..]].concat())),
+        ("predict", args(&[&["predict", "the company"], &model[..]].concat())),
         (
             "score",
             [&[][..], &["--json"], &["--per-word"]]
@@ -182,7 +183,7 @@ fn output_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none() {
     // `man` writes files, and nothing to standard output.
     let writes: Vec<&str> = names.filter(|&name| name != "man").collect();
     assert!(
-        writes.len() >= 9 && writes.iter().all(|name| commands.contains_key(name)),
+        writes.len() >= 10 && writes.iter().all(|name| commands.contains_key(name)),
         "{writes:?}"
     );
     let flags = [vec!["--help".to_owned()], vec!["--version".to_owned()]];
