@@ -330,7 +330,8 @@ fn a_closed_terminal_saves_the_run() {
         .args([
             "--quiet",
             "--command",
-            &format!("exec {} --log-every 1", line.join(" ")),
+            // Whoever runs the tests may ignore it.
+            &format!("exec env --default-signal=HUP {} --log-every 1", line.join(" ")),
             "/dev/null",
         ])
         .env("OMP_NUM_THREADS", "1")
