@@ -59,12 +59,22 @@ impl Average {
         Ok(perplexity)
     }
 
+    /// [`Self::add_costs`] of a text of one row that is read in one window.
+    pub(crate) fn add_row(&mut self, costs: &[f64]) -> Result<f64> {
+        self.add_costs(vec![Tensor::f_from_slice(costs)?.f_unsqueeze(0)?])
+    }
+
+    /// The averaged model's costs in nats, `[rows, words]`, for each window of the text.
+    fn windows(&self) -> impl Iterator<Item = Tensor> {
+        let log_models = (self.models as f64).ln();
+        self.log_sums.iter().map(move |log_sum| log_models - log_sum)
+    }
+
     /// The averaged model's costs in nats of all words.
     fn costs(&self) -> Result<Vec<f64>> {
-        let log_models = (self.models as f64).ln();
         let mut costs = Vec::new();
-        for log_sum in &self.log_sums {
-            costs.extend(Vec::<f64>::try_from((log_models - log_sum).f_flatten(0, -1)?)?);
+        for window in self.windows() {
+            costs.extend(Vec::<f64>::try_from(window.f_flatten(0, -1)?)?);
         }
         Ok(costs)
     }
@@ -76,10 +86,9 @@ impl Average {
     pub fn evaluation(&self) -> Result<Evaluation> {
         let rows = self.log_sums.first().context("there is no model to average")?.size()[0];
         let (mut costs, mut iters) = (0.0, 0);
-        let log_models = (self.models as f64).ln();
-        for log_sum in &self.log_sums {
-            costs += (log_models - log_sum).f_sum(Kind::Double)?.f_double_value(&[])?;
-            iters += log_sum.size()[1];
+        for window in self.windows() {
+            costs += window.f_sum(Kind::Double)?.f_double_value(&[])?;
+            iters += window.size()[1];
         }
         Ok(Evaluation::new(costs / rows as f64, iters, rows, self.start))
     }
@@ -106,8 +115,7 @@ impl Predictor for Mean<'_> {
     fn costs(&mut self, piece: &[i32]) -> Result<Vec<f64>> {
         let mut average = Average::default();
         for member in &mut self.0 {
-            average
-                .add_costs(vec![Tensor::f_from_slice(&member.costs(piece)?)?.f_unsqueeze(0)?])?;
+            average.add_row(&member.costs(piece)?)?;
         }
         average.costs()
     }
@@ -115,8 +123,7 @@ impl Predictor for Mean<'_> {
     fn line_costs(&mut self, lines: &[Vec<i32>]) -> Result<Vec<Vec<f64>>> {
         let mut average = Average::default();
         for member in &mut self.0 {
-            let costs = member.line_costs(lines)?.concat();
-            average.add_costs(vec![Tensor::f_from_slice(&costs)?.f_unsqueeze(0)?])?;
+            average.add_row(&member.line_costs(lines)?.concat())?;
         }
         let mut costs = average.costs()?.into_iter();
         let steps = lines.iter().map(|line| line.len().saturating_sub(1));
@@ -124,12 +131,34 @@ impl Predictor for Mean<'_> {
     }
 }
 
-/// Checks that two models, named for the error, have the same words under the same ids: otherwise
-/// their probabilities cannot be averaged.
-///
-/// # Errors
-/// Names both models and the first word that differs.
-pub fn ensure_same_words(a: (&str, &Vocabulary), b: (&str, &Vocabulary)) -> Result<()> {
+/// The words that some models have in common, with the name of the first that has them.
+#[derive(Default)]
+pub struct CommonWords(Option<(String, Vocabulary)>);
+
+impl CommonWords {
+    /// Adds one more model's words. `name` is for errors.
+    ///
+    /// # Errors
+    /// Other words, or other ids for them, than the first model has: names both models and the
+    /// first word that differs. Their probabilities cannot be averaged.
+    pub fn add(&mut self, name: String, words: Vocabulary) -> Result<()> {
+        match &self.0 {
+            Some((first, others)) => ensure_same_words((first, others), (&name, &words)),
+            None => {
+                self.0 = Some((name, words));
+                Ok(())
+            }
+        }
+    }
+
+    /// The name of the first model and the words, if some model's words are known.
+    pub fn into_inner(self) -> Option<(String, Vocabulary)> {
+        self.0
+    }
+}
+
+/// Checks that two models, named for the error, have the same words under the same ids.
+fn ensure_same_words(a: (&str, &Vocabulary), b: (&str, &Vocabulary)) -> Result<()> {
     let ((a_name, a), (b_name, b)) = (a, b);
     let differ = format!("{a_name} and {b_name} have different words, so they cannot be averaged");
     if let Some((id, (a, b))) = a.words().zip(b.words()).enumerate().find(|(_, (a, b))| a != b) {

@@ -78,8 +78,7 @@ pub(crate) fn evaluate_until(
     let start = Instant::now();
     let batch_size = producer.batch_size();
     let (first, rows) = model.team().share(batch_size);
-    let reader =
-        RowReader { model, text: producer, rows: first..first + rows, longest: LONGEST, stopped };
+    let reader = RowReader { stopped, ..RowReader::new(model, producer, first..first + rows) };
     let mut total = 0.0;
     let read = reader.read_all(model.zero_state(rows), &mut |costs| {
         total += costs.f_sum(Kind::Double)?.f_double_value(&[])?;
@@ -98,8 +97,7 @@ pub(crate) fn evaluate_until(
 /// are read; on one worker. On one device, the windows of a split are the same for every model.
 pub(crate) fn text_windows(model: &PtbModel, producer: &Producer) -> Result<Vec<Tensor>> {
     let rows = producer.batch_size();
-    let reader =
-        RowReader { model, text: producer, rows: 0..rows, longest: LONGEST, stopped: &|| false };
+    let reader = RowReader::new(model, producer, 0..rows);
     let mut windows = Vec::new();
     reader.read_all(model.zero_state(rows), &mut |costs| {
         windows.push(costs);
@@ -117,8 +115,7 @@ pub(crate) fn text_costs(
 ) -> Result<(Vec<f64>, State)> {
     let split = Split { tokens: text.into(), ..Split::default() };
     let producer = Producer::new(&split, 1, 1, model.device())?;
-    let reader =
-        RowReader { model, text: &producer, rows: 0..1, longest: LONGEST, stopped: &|| false };
+    let reader = RowReader::new(model, &producer, 0..1);
     let mut all = Vec::with_capacity(split.tokens.len() - 1);
     let state = reader.read_all(state, &mut |costs| {
         all.extend(Vec::<f64>::try_from(costs.f_flatten(0, -1)?)?);
@@ -195,7 +192,11 @@ struct RowReader<'a> {
 /// Row and column of the text where a piece begins.
 type Place = (i64, i64);
 
-impl RowReader<'_> {
+impl<'a> RowReader<'a> {
+    fn new(model: &'a PtbModel<'a>, text: &'a Producer, rows: Range<i64>) -> Self {
+        RowReader { model, text, rows, longest: LONGEST, stopped: &|| false }
+    }
+
     /// Reads the rows window by window, starting from `state`. Passes the costs of each window,
     /// `[rows, words]`, in nats, to `take`. Returns the final state.
     fn read_all(

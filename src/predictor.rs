@@ -22,8 +22,8 @@ pub trait Predictor {
     /// The same for lines that are texts of their own.
     fn line_costs(&mut self, lines: &[Vec<i32>]) -> Result<Vec<Vec<f64>>> {
         let mut costs = Vec::with_capacity(lines.len());
+        self.reset()?;
         for line in lines {
-            self.reset()?;
             costs.push(self.costs(line)?);
             self.reset()?;
         }

@@ -244,8 +244,8 @@ impl<'a> Scoring<'a> {
         Ok(costs)
     }
 
-    /// Reads on. Returns their costs, except that of the very first
-    /// word of a text, which is only context.
+    /// Reads some words. Returns their costs, except that of the very first word of a text, which
+    /// is only context.
     fn read_on(&mut self, words: &[Waiting]) -> Result<Vec<f64>> {
         let text = after(self.last, words);
         self.last = text.last().copied();

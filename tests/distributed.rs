@@ -1,5 +1,5 @@
 //! Workers as processes of their own on the loopback: they must compute the run that one computes,
-//! and end in words when one of them is lost.
+//! and end with an error that says so when one of them is lost.
 //!
 //! Some tests start this very program again as a worker, by the name of an ignored test.
 

@@ -50,8 +50,8 @@ fn outcome(save: &Path) -> (Checkpoint, Vec<String>) {
     for line in text.lines() {
         // A kill may tear the line that was being written.
         let Ok(event) = serde_json::from_str::<serde_json::Value>(line) else { continue };
-        // An epoch that went on after a kill is told again, and differently only while it is not
-        // complete.
+        // An epoch that continued after a kill has a line for each time. They differ only while it
+        // is not complete.
         if event["event"] == "final" || event["event"] == "epoch" && event["complete"] == true {
             epochs.insert(
                 format!("{} {}", event["epoch"], event["split"]),

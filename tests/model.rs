@@ -48,7 +48,7 @@ fn dropout_stands_in_layers_plus_one_places_scaled_and_only_in_training() {
                 < 0.02
         );
     }
-    assert!(largest(&(&masks[0] - &masks[1])) > 0.0, "the masks are drawn anew for every place");
+    assert!(largest(&(&masks[0] - &masks[1])) > 0.0, "every place has masks of its own");
     assert!(PtbModel::new(&v, false, RnnMode::Cudnn).dropout_masks(50, 40).unwrap().is_empty());
     let without = variables(&Config { keep_prob: 1.0, ..CONFIG }, CellType::BasicLstm);
     assert!(

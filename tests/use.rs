@@ -197,7 +197,7 @@ fn a_large_corpus_takes_memory_for_its_ids_and_not_for_its_text() {
 fn generated_words_are_the_ones_that_a_computation_from_scratch_draws() {
     let (folder, _) = sample_run();
     let (variables, vocabulary) = load(folder.path());
-    // Not the mode that `generate` uses, and always the whole text anew.
+    // Not the mode that `generate` uses, and always the whole text again.
     let model = PtbModel::new(&variables, false, RnnMode::Basic);
     let prompt = "the company said";
     let base =

@@ -4,13 +4,14 @@ use std::fmt::Write;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use tch::{Device, Tensor};
+use tch::Device;
 
 use super::data::read_data;
 use super::flags::{AdaptFlags, PrecisionFlag, SavedFlags, SavedPath, rnn_mode};
 use super::report::{line, notice};
-use crate::adapt::{Adaptation, Adaptive};
-use crate::average::{Average, ensure_same_words};
+use crate::adapt::{Adaptation, Adaptive, Dynamic};
+use crate::average::{Average, CommonWords};
+use crate::cache::Cache;
 use crate::checkpoint::{Checkpoint, ensure_same_vocabulary};
 use crate::config::{Config, Precision, RnnMode};
 use crate::model::{PtbModel, PtbVariables};
@@ -55,11 +56,10 @@ struct Looked<'a> {
 impl EvalArgs {
     pub fn run(self) -> Result<()> {
         let device = self.saved.device()?;
-        let adaptation = if self.tune {
-            self.adapt.to_tune()?;
-            Adaptation::default()
-        } else {
-            self.adapt.adaptation()?
+        let tuned = self.tune.then(|| self.adapt.to_tune()).transpose()?;
+        let adaptation = match tuned {
+            Some(_) => Adaptation::default(),
+            None => self.adapt.adaptation()?,
         };
         let mut looked = self.look()?;
         let precision = self.precision.select(device)?;
@@ -67,8 +67,8 @@ impl EvalArgs {
         if let Some((name, words)) = &looked.words {
             ensure_same_vocabulary(words, &data.vocabulary).with_context(|| name.clone())?;
         }
-        if self.tune {
-            return self.tune(&mut looked, &data, device, precision);
+        if let Some(tuned) = tuned {
+            return self.tune(tuned, &mut looked, &data, device, precision);
         }
         let texts = match adaptation.is_none() {
             true => {
@@ -104,16 +104,13 @@ impl EvalArgs {
     /// Looks at all models.
     fn look(&self) -> Result<Looked<'_>> {
         let paths = self.saved.paths();
-        let (mut only, mut words, mut layout) = (None, None, None);
+        let (mut only, mut words, mut layout) = (None, CommonWords::default(), None);
         let mut limits = Limits::default();
         for path in &paths {
             let checkpoint = path.open()?;
             rnn_mode(checkpoint.cell().with_context(|| path.here())?, self.rnn_mode)?;
             if let Some(own) = &checkpoint.vocabulary {
-                match &words {
-                    None => words = Some((path.here(), own.clone())),
-                    Some((name, words)) => ensure_same_words((name, words), (&path.here(), own))?,
-                }
+                words.add(path.here(), own.clone())?;
             }
             limits = if limits.is_none() { checkpoint.run.limits } else { limits };
             let config = &checkpoint.run.config;
@@ -121,7 +118,7 @@ impl EvalArgs {
             only = (paths.len() == 1).then_some(checkpoint);
         }
         let layout = layout.context("there is no --checkpoint")?;
-        Ok(Looked { paths, only, words, limits, layout })
+        Ok(Looked { paths, only, words: words.into_inner(), limits, layout })
     }
 
     /// Loads the variables of model `k`, and its mode.
@@ -139,15 +136,16 @@ impl EvalArgs {
         Ok((path.variables(&checkpoint, &config, device)?, mode))
     }
 
-    /// Prints the perplexity of the validation text for all settings of the grid.
+    /// Prints the perplexity of the validation text for all settings of the grid. The rest of the
+    /// settings is as given.
     fn tune(
         &self,
+        (dynamic, cache): (Dynamic, Cache),
         looked: &mut Looked,
         data: &RawData,
         device: Device,
         precision: Precision,
     ) -> Result<()> {
-        let (dynamic, cache) = self.adapt.to_tune()?;
         let grid = Grid::default();
         let mut tuning = Tuning::new(grid.clone(), dynamic, cache);
         for k in 0..looked.paths.len() {
@@ -181,7 +179,7 @@ fn add(average: &mut Average, model: &mut dyn Predictor, split: &Split) -> Resul
     ensure!(words > 1, "{}: a text of {words} words has no word to predict", split.name);
     model.reset()?;
     let costs = model.costs(&split.tokens)?;
-    average.add_costs(vec![Tensor::f_from_slice(&costs)?.f_unsqueeze(0)?])
+    average.add_row(&costs)
 }
 
 /// The perplexities of all points: for each rate a row per theta, a column per lambda.

@@ -106,7 +106,7 @@ impl Store {
     /// A connection to the store at a place, which worker 0 keeps unless the launcher does.
     fn connect(place: &Place, serve: bool, timeout: Duration) -> Result<Self> {
         let host = CString::new(place.host.as_str())?;
-        // A launcher's store lives on when it starts the workers anew: the new ones may not read
+        // A launcher keeps its store when it starts the workers again: the new ones must not read
         // the old ones' keys.
         let prefix = CString::new(format!("ptb-word-lm/{}", place.restart))?;
         // SAFETY: the strings outlive the call.
@@ -325,8 +325,8 @@ impl ProcessGroup {
         });
         let thread = Some(watch_thread(watch.clone(), Store::connect(place, false, timeout)?)?);
         let (gloo, failed) = (NonNull::dangling(), true);
-        // Already whole, so that a failure from here on is told to the others; `failed` keeps
-        // `gloo` from being freed.
+        // Made before the workers join, so that the others hear of any failure after this line;
+        // `failed` keeps `gloo` from being freed.
         let mut group = ProcessGroup { rank, size, gloo, nccl: None, store, watch, thread, failed };
         let joined =
             group.wait_for_all(timeout).and_then(|()| group.make_groups(place, device, timeout));

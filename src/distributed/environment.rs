@@ -29,7 +29,7 @@ pub struct Place {
     pub port: u16,
     /// Whether the launcher keeps the store (`TORCHELASTIC_USE_AGENT_STORE`), and not worker 0.
     pub agent_store: bool,
-    /// How often the launcher has started the workers anew (`TORCHELASTIC_RESTART_COUNT`).
+    /// How often the launcher has started the workers again (`TORCHELASTIC_RESTART_COUNT`).
     pub restart: i64,
 }
 

@@ -126,7 +126,7 @@ impl SoftmaxLayer<'_> {
                 };
             }
             let index = targets.unsqueeze(1);
-            let mut p = self.logits(output).log_softmax(1, None::<Kind>);
+            let mut p = self.logits_of(&narrow, &w).log_softmax(1, None::<Kind>);
             let cost = p.gather(1, &index, false).sum(None::<Kind>) * -scale;
             let _ = p.exp_();
             let _ = p.scatter_add_(1, &index, &p.narrow(1, 0, 1).full_like(-1.0));

@@ -490,7 +490,7 @@ impl RnnCell for LSTMCell {
 /// `tf.contrib.rnn.LSTMBlockCell` without peepholes and clipping.
 ///
 /// Built from TensorFlow's kernel, the cell holds a reordered *copy* of it, which gradients pass
-/// through. It is made once, not at every step; so build the cell anew after the variables have
+/// through. It is made once, not at every step. So build a new cell after the variables have
 /// changed, and for every backward pass. Built from libtorch's weights it is a plain view.
 #[derive(Debug)]
 pub struct LSTMBlockCell {

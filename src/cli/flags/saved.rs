@@ -7,7 +7,7 @@ use clap::Args;
 use tch::{Device, Kind};
 
 use super::{DeviceFlags, UsageError, rnn_mode};
-use crate::average::ensure_same_words;
+use crate::average::CommonWords;
 use crate::checkpoint::{Checkpoint, NoCheckpoint};
 use crate::cli::report::notice;
 use crate::config::{Config, Precision, RnnMode};
@@ -85,7 +85,7 @@ impl SavedFlags {
     /// Loads all models with their words.
     pub fn load(&self) -> Result<Saved> {
         let device = self.device()?;
-        let mut known: Option<(String, Vocabulary)> = None;
+        let mut known = CommonWords::default();
         let mut models = Vec::new();
         for path in self.paths() {
             let mut checkpoint = path.open()?;
@@ -104,13 +104,10 @@ impl SavedFlags {
                 config.vocab_size,
                 words.len()
             );
-            match &known {
-                Some((name, others)) => ensure_same_words((name, others), (&path.here(), &words))?,
-                None => known = Some((path.here(), words)),
-            }
+            known.add(path.here(), words)?;
             models.push((path.variables(&checkpoint, &config, device)?, mode));
         }
-        let (_, vocabulary) = known.context("there is no --checkpoint")?;
+        let (_, vocabulary) = known.into_inner().context("there is no --checkpoint")?;
         Ok(Saved { vocabulary, device, models })
     }
 }

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::event::Event;
 
-/// The original's line for an event, to the letter, if it prints one.
+/// The line that the original prints for an event, if it prints one.
 pub fn tensorflow_line(event: &Event) -> Option<String> {
     match event {
         Event::Epoch { epoch, learning_rate, .. } => {
