@@ -119,7 +119,7 @@ fuzz: build ## Fuzz every reader of files, FUZZ_SECONDS each
 audit: ## Licences, sources and advisories of what Cargo.lock holds (ADVISORIES=FOLDER: offline)
 	scripts/audit.sh
 
-compilers: $(CPU_LIBTORCH) ## Compile the C++ with every compiler that is installed, and run its tests
+compilers: $(CPU_LIBTORCH) ## Compile src/kernels with every compiler that is installed, and run its tests
 	scripts/compilers.sh
 
 package: $(CPU_LIBTORCH) ## The crate: packed, its documentation without libtorch, a program that uses it

@@ -61,8 +61,7 @@ fn the_package_holds_what_its_users_need_and_no_more() {
             }
         }
     }
-    for folder in ["fuzz/", "results/", "tests/", "bench/", "peers/", "scripts/", ".ci/", ".cargo/"]
-    {
+    for folder in ["fuzz/", "results/", "tests/", "bench/", "scripts/", ".ci/", ".cargo/"] {
         assert!(!files.iter().any(|file| file.starts_with(folder)), "{folder} is in the package");
     }
     assert!(files.len() < 150, "{}", files.len());

@@ -14,8 +14,7 @@ use tch::{Device, Kind, Tensor};
 use crate::config::{Config, Precision, RnnMode};
 use crate::optimizer::{self, Gradient};
 use crate::rnn::{
-    CellType, DropoutWrapper, MultiRNNCell, RnnCell, State, dropout_mask, dynamic_rnn,
-    masks_in_order,
+    DropoutWrapper, MultiRNNCell, RnnCell, State, dropout_mask, dynamic_rnn, masks_in_order,
 };
 use crate::team::{Solo, Team};
 use lstm::HalfStack;
@@ -85,12 +84,13 @@ impl<'a> PtbModel<'a> {
         self.team
     }
 
-    /// The state before the first word: zeros; per layer c, then h, each `[batch_size, hidden]`.
+    /// The state before the first word: zeros; per layer what its cell has, such as c, then h, each
+    /// `[batch_size, hidden]`.
     pub fn zero_state(&self, batch_size: i64) -> State {
         let v = self.variables;
-        let per_layer = if matches!(v.cell, CellType::BasicLstm | CellType::Lstm) { 2 } else { 1 };
-        let zeros = || Tensor::zeros([batch_size, v.width], (v.kind, v.device));
-        (0..per_layer * v.config.num_layers).map(|_| zeros()).collect()
+        let layer = v.cell.state_size(v.width);
+        let sizes = layer.iter().cycle().take(layer.len() * v.config.num_layers as usize);
+        sizes.map(|&size| Tensor::zeros([batch_size, size], (v.kind, v.device))).collect()
     }
 
     /// Draws the dropout masks of one step: for the embedded input, then for the output of every

@@ -91,7 +91,6 @@ impl Hyperparameters {
 
     /// True if the cell has no forget gate for the `--forget-bias` that was given.
     pub fn ignores_forget_bias(&self) -> bool {
-        let has_none = matches!(self.cell, CellType::Gru | CellType::BasicRnn);
-        has_none && self.overrides.forget_bias.is_some_and(|bias| bias != 0.0)
+        !self.cell.has_forget_bias() && self.overrides.forget_bias.is_some_and(|bias| bias != 0.0)
     }
 }
