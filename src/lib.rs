@@ -17,7 +17,7 @@
 //! | `AutoParallel` (`--num_gpus`) | [`team`], [`distributed`] |
 //! | `tf.train.Supervisor`'s checkpoints | [`checkpoint`] |
 //! | `tf.train.Saver`'s files, `numpy.savez` | [`tf`] |
-//! | (not in the original) | [`generate`], [`score`], [`predictor`], [`average`], [`sample`] |
+//! | (not in the original) | [`saved`], [`generate`], [`score`], [`predictor`], [`average`], [`sample`] |
 //! | (beyond the original) | [`adapt`], [`cache`], [`tune`] |
 //!
 //! All C++ and its bindings are in `kernels`.
@@ -47,6 +47,7 @@ pub mod predictor;
 pub mod reader;
 pub mod rnn;
 pub mod sample;
+pub mod saved;
 pub mod score;
 pub mod session;
 pub mod team;

@@ -118,6 +118,24 @@ pub struct Options {
     pub cuda_graph: bool,
 }
 
+impl Default for Options {
+    /// What `train` does without flags.
+    fn default() -> Self {
+        Options {
+            rnn_mode: RnnMode::Cudnn,
+            precision: Precision::Fp32,
+            log_every: 0,
+            max_steps: None,
+            evaluate: true,
+            checkpoint_every: CheckpointEvery::Minutes(10.0),
+            stop: Arc::default(),
+            save: Arc::default(),
+            evaluate_when_stopped: false,
+            cuda_graph: true,
+        }
+    }
+}
+
 /// The error of a run whose cost, gradients or variables are no longer finite numbers.
 #[derive(Debug, Error)]
 #[error(

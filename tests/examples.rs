@@ -108,6 +108,21 @@ fn generate_writes_words_of_the_text_after_the_prompt() {
 }
 
 #[test]
+fn a_run_that_is_stopped_after_an_epoch_goes_on_with_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().to_str().unwrap();
+    let first = example("resume", &[run]);
+    let second = example("resume", &[run]);
+    for (text, epoch, other) in [(&first, 1, 2), (&second, 2, 1)] {
+        assert!(text.contains(&format!("Epoch: {epoch} train perplexity: ")), "{text}");
+        assert!(!text.contains(&format!("Epoch: {other} train")), "{text}");
+        assert!(number(text, "Test Perplexity:") > 8.733, "{text}");
+    }
+    let valid = |text, epoch| number(text, &format!("Epoch: {epoch} valid perplexity:"));
+    assert!(valid(&second, 2) < valid(&first, 1), "{first}{second}");
+}
+
+#[test]
 fn the_sample_corpus_is_what_its_generator_writes() {
     let folder = tempfile::tempdir().unwrap();
     example("sample_corpus", &[folder.path().to_str().unwrap()]);

@@ -193,12 +193,13 @@ impl ScoreArgs {
         adaptation: Adaptation,
     ) -> Result<Vec<Box<dyn Predictor + 'a>>> {
         let mut members: Vec<Box<dyn Predictor + 'a>> = Vec::new();
-        for (variables, mode) in &saved.models {
+        for variables in &saved.models {
+            let mode = variables.fastest_mode();
             members.push(if adaptation.is_none() {
-                let model = PtbModel::new(variables, false, *mode).precision(precision);
+                let model = PtbModel::new(variables, false, mode).precision(precision);
                 Box::new(Plain::new(model))
             } else {
-                Box::new(Adaptive::new(variables, *mode, precision, adaptation)?)
+                Box::new(Adaptive::new(variables, mode, precision, adaptation)?)
             });
         }
         Ok(members)
