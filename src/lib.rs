@@ -52,6 +52,7 @@ pub mod sample;
 pub mod saved;
 pub mod score;
 pub mod session;
+mod spin;
 pub mod team;
 pub mod tf;
 mod train_step;

@@ -5,6 +5,7 @@ use clap::Args;
 use tch::Device;
 
 use crate::device::{self, DeviceArg, GpuError};
+use crate::spin;
 
 #[derive(Args)]
 pub struct DeviceFlags {
@@ -26,8 +27,9 @@ impl DeviceFlags {
         Ok(device)
     }
 
-    /// Sets `--threads`. Without it and OMP_NUM_THREADS libtorch takes all cores of the host; a
-    /// container's quota and the affinity mask may allow fewer.
+    /// Sets `--threads`, and how the threads wait for each other. Without the flag and
+    /// OMP_NUM_THREADS libtorch takes all cores of the host; a container's quota and the affinity
+    /// mask may allow fewer.
     pub fn set_threads(&self) {
         let available = std::thread::available_parallelism().map_or(1, |n| n.get() as i32);
         let default = std::env::var_os("OMP_NUM_THREADS").is_none().then_some(available);
@@ -38,6 +40,7 @@ impl DeviceFlags {
             }
             _ => {}
         }
+        spin::watch();
     }
 }
 
