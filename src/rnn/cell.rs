@@ -9,6 +9,7 @@ use super::layout::{kernel_to_libtorch, libtorch_sizes};
 use super::{RnnCell, State, check_state};
 use anyhow::{Result, bail, ensure};
 use std::collections::BTreeMap;
+use strum::VariantNames;
 use tch::Tensor;
 
 /// The variables of one cell: those under `path/`.
@@ -747,7 +748,7 @@ impl CellType {
 
 /// A name that is no [`CellType`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown cell '{0}': expected one of {names}", names = <CellType as strum::VariantNames>::VARIANTS.join(", "))]
+#[error("unknown cell '{0}': expected one of {names}", names = CellType::VARIANTS.join(", "))]
 pub struct UnknownCellType(String);
 
 fn unknown_cell_type(name: &str) -> UnknownCellType {
