@@ -3,7 +3,8 @@
 //! At the end of each parallel region the threads of libgomp wait for each other by spinning,
 //! 300,000 times before they sleep. On a quiet machine nothing is faster. Beside another busy
 //! process a thread spins while the one that it waits for has no core, and training falls to a
-//! tenth of its speed. `OMP_WAIT_POLICY=PASSIVE` helps there, but costs a quarter on a quiet machine.
+//! tenth of its speed. `OMP_WAIT_POLICY=PASSIVE` helps there, but costs a quarter on a quiet
+//! machine.
 //!
 //! libgomp spins only 1,000 times while the process has more threads than cores. So a watcher looks
 //! twice a second at how long the threads have waited for a core, which the kernel counts. While
