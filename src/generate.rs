@@ -7,7 +7,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use tch::{Kind, Tensor};
 
 use crate::config::ConfigError;
-use crate::model::PtbModel;
+use crate::predictor::LanguageModel;
 use crate::rnn::State;
 
 /// Words of a prompt that are read at once.
@@ -109,7 +109,7 @@ fn uniform(rng: &mut ChaCha8Rng) -> f64 {
 
 /// The next word of a text, as one model predicts it, or the average of several.
 pub struct NextWord<'a> {
-    models: Vec<&'a PtbModel<'a>>,
+    models: Vec<&'a dyn LanguageModel>,
     /// Each model's state after the words so far.
     states: Vec<State>,
     /// Each model's logits after them, `[vocab]`.
@@ -119,7 +119,7 @@ pub struct NextWord<'a> {
 impl<'a> NextWord<'a> {
     /// Begins in the original's zero state. The models have the same words, and should be views
     /// that are not training.
-    pub fn new(models: Vec<&'a PtbModel<'a>>) -> Self {
+    pub fn new(models: Vec<&'a dyn LanguageModel>) -> Self {
         let states = models.iter().map(|model| model.zero_state(1)).collect();
         NextWord { models, states, logits: Vec::new() }
     }
@@ -130,7 +130,7 @@ impl<'a> NextWord<'a> {
     /// An id that is not in the vocabulary; errors of libtorch.
     pub fn read(&mut self, ids: &[i32]) -> Result<()> {
         for model in &self.models {
-            let words = model.config().vocab_size;
+            let words = model.vocab_size();
             if let Some(id) = ids.iter().find(|&&id| i64::from(id) >= words || id < 0) {
                 bail!("there is no word {id}; the model has {words}, counted from 0");
             }
@@ -183,7 +183,7 @@ impl<'a> Generator<'a> {
     /// # Errors
     /// A value of `sampling` that cannot be used.
     pub fn new(
-        model: &'a PtbModel<'a>,
+        model: &'a dyn LanguageModel,
         sampling: Sampling,
         seed: u64,
     ) -> Result<Self, ConfigError> {

@@ -56,7 +56,7 @@ impl GenerateArgs {
         let saved = self.saved.load()?;
         let vocabulary = &saved.vocabulary;
         let models = saved.views(Precision::Fp32);
-        let next = NextWord::new(models.iter().collect());
+        let next = NextWord::new(models.iter().map(|model| model as _).collect());
         let mut generator = Generator::with(next, sampling, self.seed as u64)?;
         let mut text = Text { out: io::stdout().lock(), in_line: false };
         let mut put = |id: i32| text.put(vocabulary.word(id).unwrap_or_default());

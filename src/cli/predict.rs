@@ -30,7 +30,7 @@ impl PredictArgs {
         let saved = self.saved.load()?;
         let vocabulary = &saved.vocabulary;
         let models = saved.views(Precision::Fp32);
-        let mut next = NextWord::new(models.iter().collect());
+        let mut next = NextWord::new(models.iter().map(|model| model as _).collect());
         next.read(&or_eos(prompt_ids(&self.text, vocabulary), vocabulary)?)?;
         let words = Sampling::default().distribution(&next.logits()?)?;
         let mut out = io::stdout().lock();
