@@ -311,7 +311,7 @@ mod tests {
                 // A prompt in quotes is one word.
                 let line = line.replace("'the company said'", "the");
                 let words = line.trim().trim_start_matches("source <(").trim_end_matches(')');
-                let words = words.split([" > ", " < "]).next()?;
+                let words = words.split(" > ").next()?.split(" < ").next()?;
                 let words = words.starts_with("ptb-word-lm ").then(|| words.split_whitespace())?;
                 Some(words.map(OsString::from).collect::<Vec<_>>())
             };

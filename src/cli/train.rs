@@ -508,6 +508,7 @@ impl Training<'_> {
             "no_eval": args.no_eval,
             "test_on_interrupt": args.test_on_interrupt,
             "checkpoint_every": args.checkpoint_every.to_string(),
+            "markers": args.markers.markers(),
             "train": data.train.md5,
             "valid": data.valid.md5,
             "test": data.test.md5,

@@ -163,7 +163,7 @@ impl<'a> PtbModel<'a> {
         let mut final_state = State::with_capacity(state.len());
         match (&v.recurrent, self.rnn_mode) {
             (Recurrent::Lstm(stacks), RnnMode::Cudnn)
-                if half.is_none() && self.is_single_step(&x) =>
+                if half.is_none() && masks.is_empty() && self.is_single_step(&x) =>
             {
                 let mut x = x.squeeze_dim(1);
                 let mut before = state.chunks_exact(2);
