@@ -85,8 +85,8 @@ impl Sampling {
         }
         let temperature = if self.temperature == 0.0 { 1.0 } else { self.temperature };
         let highest = words.iter().map(|&(_, x)| x).fold(f32::MIN, f32::max);
-        let mut words =
-            Candidates { words, sorted: 0, highest: f64::from(highest), temperature, sum: 1.0 };
+        let highest = f64::from(highest);
+        let mut words = Candidates { words, sorted: 0, parts: 0, highest, temperature, sum: 1.0 };
         words.normalize();
         if self.top_p < 1.0 {
             let (mut kept, mut sum) = (0, 0.0);
@@ -97,6 +97,7 @@ impl Sampling {
                 kept += 1;
             }
             words.words.truncate(kept);
+            words.sorted = kept;
             words.normalize();
         }
         Ok(words)
@@ -108,13 +109,19 @@ fn likelier((a, x): &(i32, f32), (b, y): &(i32, f32)) -> std::cmp::Ordering {
     y.total_cmp(x).then(a.cmp(b))
 }
 
-/// Words that may come next, in the order of [`likelier`]. They are sorted only as far as they are
-/// asked for: most words that are drawn are among the likeliest.
+/// Logarithms of the factors by which words of a rank are at most less likely than the first: the
+/// words are sorted in so many parts, each when it is asked for. With PTB's vocabulary the first
+/// part has some hundred words, and most words that are drawn.
+const PARTS: [f64; 3] = [7.0, 12.0, f64::INFINITY];
+
+/// Words that may come next, in the order of [`likelier`].
 struct Candidates {
     /// Ids and logits.
     words: Vec<(i32, f32)>,
     /// So many of them are sorted.
     sorted: usize,
+    /// So many of the [`PARTS`] are sorted.
+    parts: usize,
     highest: f64,
     temperature: f64,
     /// Of all [`Self::weight`]s.
@@ -124,14 +131,19 @@ struct Candidates {
 impl Candidates {
     /// The word of this rank and its probability; none after the last.
     fn get(&mut self, rank: usize) -> Option<(usize, f64)> {
-        if rank >= self.sorted {
-            let rest = &mut self.words[self.sorted..];
-            let more = (7 * self.sorted).max(64).min(rest.len());
-            if more < rest.len() {
-                rest.select_nth_unstable_by(more, likelier);
+        while rank >= self.sorted
+            && let Some(part) = PARTS.get(self.parts)
+        {
+            let lowest = self.highest - part * self.temperature;
+            let begin = self.sorted;
+            for k in begin..self.words.len() {
+                if f64::from(self.words[k].1) >= lowest {
+                    self.words.swap(k, self.sorted);
+                    self.sorted += 1;
+                }
             }
-            rest[..more].sort_unstable_by(likelier);
-            self.sorted += more;
+            self.words[begin..self.sorted].sort_unstable_by(likelier);
+            self.parts += 1;
         }
         let &(id, x) = self.words.get(rank)?;
         Some((id as usize, self.weight(x) / self.sum))

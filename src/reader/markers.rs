@@ -94,14 +94,12 @@ impl<'a> MarkerFilter<'a> {
         mut self,
         each: &mut dyn FnMut(Option<&str>) -> Result<()>,
     ) -> Result<MarkerCounts> {
-        match self.held.take() {
-            // Here it is the only end of its line.
-            Some(held) if held == EOS => each(Some(EOS))?,
-            Some(held) => {
+        if let Some(held) = self.held.take() {
+            // A written <eos> is here the only end of its line.
+            if held != EOS {
                 self.count_end(&held);
-                each((self.markers == Markers::Keep).then_some(&held))?;
             }
-            None => {}
+            each((self.markers == Markers::Keep).then_some(&held))?;
         }
         Ok(self.counts)
     }
@@ -162,7 +160,7 @@ mod tests {
         assert_eq!(read("<s> </s>\n<s>\n</s>\n", Markers::Map), ("| | |".into(), [2, 2, 0, 0]));
         // The only end of the last line is no second one.
         assert_eq!(read("a <eos>", Markers::Keep), ("a <eos>".into(), [0; 4]));
-        assert_eq!(read("a <eos>", Markers::Map), ("a <eos>".into(), [0; 4]));
+        assert_eq!(read("a <eos>", Markers::Map), ("a |".into(), [0; 4]));
         assert_eq!(read("a <eos> b <eos> <eos>\n", Markers::Keep).1, [0, 0, 1, 0]);
         assert_eq!(read("a <eos> b <eos> <eos>\n", Markers::Map).0, "a <eos> b <eos> |");
         let plain = "the <unk> <N> s> [ a ] <sss> eos\n";
