@@ -294,6 +294,7 @@ fn what_the_text_names_is_there() {
         "export",
         "compare",
         "generate",
+        "predict",
         "score",
         "doctor",
         "completions",

@@ -124,6 +124,36 @@ fn two_chunks_with_the_state_carried_equal_one_long_one() {
 
 /// The gradient of every cell's model by finite differences of the plain cost: nothing of it is
 /// taken on trust from autograd.
+/// On the CPU a single word goes another way than a text: layer by layer, step by step.
+#[test]
+fn a_text_read_word_by_word_is_the_text_read_at_once() {
+    for (keep_prob, cell) in
+        [(1.0, CellType::BasicLstm), (0.5, CellType::BasicLstm), (1.0, CellType::Gru)]
+    {
+        let config = Config { keep_prob, forget_bias: 0.7, batch_size: 1, ..CONFIG };
+        let v = variables(&config, cell);
+        for variable in v.trainable() {
+            let _ = tch::no_grad(|| variable.shallow_clone().uniform_(-0.5, 0.5));
+        }
+        let mode = if cell == CellType::BasicLstm { RnnMode::Cudnn } else { RnnMode::Basic };
+        let model = PtbModel::new(&v, false, mode);
+        let words = ids(&config, 12);
+        let (logits, end) = model.logits(&words, &model.zero_state(1)).unwrap();
+        let mut state = model.zero_state(1);
+        for k in 0..12 {
+            let own;
+            (own, state) = model.logits(&words.narrow(1, k, 1), &state).unwrap();
+            assert_eq!(own.size(), [1, config.vocab_size]);
+            assert!(largest(&(own - logits.narrow(0, k, 1))) < 1e-12, "{cell} {k}");
+        }
+        assert_eq!(state.len(), end.len());
+        for (ours, theirs) in state.iter().zip(&end) {
+            assert_eq!(ours.size(), theirs.size());
+            assert!(largest(&(ours - theirs)) < 1e-12);
+        }
+    }
+}
+
 #[test]
 fn gradients_are_the_slopes_of_the_cost() {
     let config = Config { num_layers: 2, ..CONFIG };

@@ -6,30 +6,37 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::flag_error;
+use super::flags::MarkersFlag;
 use super::report::notice;
 use crate::reader::{Limits, NoTexts, Progress, RawData};
 
-/// [`RawData::read_with`]; an error about the folder names the flag.
+/// [`RawData::read_marked`]; an error about the folder names the flag.
 pub fn read_with(
     data_path: &str,
     limits: Limits,
+    markers: &MarkersFlag,
     listen: &mut dyn FnMut(Progress),
 ) -> Result<RawData> {
-    RawData::read_with(data_path, limits, listen).map_err(|error| {
-        match error.downcast::<NoTexts>() {
-            Ok(error) => flag_error("--data-path")(error.into()),
-            Err(error) => error,
-        }
+    RawData::read_marked(data_path, limits, markers.markers(), listen).map_err(|error| match error
+        .downcast::<NoTexts>(
+    ) {
+        Ok(error) => flag_error("--data-path")(error.into()),
+        Err(error) => error,
     })
 }
 
-/// Reads the data with a progress bar on a terminal, which appears after a second, and reports how
-/// many words are unknown.
+/// [`read_marked`] with all marks kept.
 pub fn read_data(data_path: &str, limits: Limits) -> Result<RawData> {
+    read_marked(data_path, limits, &MarkersFlag::default())
+}
+
+/// Reads the data with a progress bar on a terminal, which appears after a second, and reports how
+/// many words are unknown, and which marks of other toolkits there are.
+pub fn read_marked(data_path: &str, limits: Limits, markers: &MarkersFlag) -> Result<RawData> {
     let start = Instant::now();
     let mut bar = ProgressBar::hidden();
     let mut of = String::new();
-    let data = read_with(data_path, limits, &mut |Progress { name, done, total }| {
+    let data = read_with(data_path, limits, markers, &mut |Progress { name, done, total }| {
         if start.elapsed() < Duration::from_secs(1) {
             return;
         }
@@ -50,6 +57,9 @@ pub fn read_data(data_path: &str, limits: Limits) -> Result<RawData> {
     bar.finish_and_clear();
     let data = data?;
     for split in [&data.train, &data.valid, &data.test] {
+        if let Some(found) = markers.describe(&split.markers) {
+            notice(&format!("{}: {found}", split.name));
+        }
         let all = split.tokens.len() as u64 + split.dropped;
         let percent = |words: u64| 100.0 * words as f64 / all as f64;
         if split.replaced > 0 {

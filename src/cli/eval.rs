@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use tch::Device;
 
-use super::data::read_data;
-use super::flags::{AdaptFlags, PrecisionFlag, SavedFlags, SavedPath, rnn_mode};
+use super::data::read_marked;
+use super::flags::{AdaptFlags, MarkersFlag, PrecisionFlag, SavedFlags, SavedPath, rnn_mode};
 use super::report::{line, notice};
 use crate::adapt::{Adaptation, Adaptive, Dynamic};
 use crate::average::{Average, CommonWords};
@@ -30,6 +30,8 @@ pub struct EvalArgs {
     /// How to run the recurrent layers: cudnn, block or basic, as for `train`
     #[arg(long, value_enum, value_name = "MODE", hide_possible_values = true)]
     rnn_mode: Option<RnnMode>,
+    #[command(flatten)]
+    markers: MarkersFlag,
     #[command(flatten)]
     precision: PrecisionFlag,
     #[command(flatten)]
@@ -63,7 +65,10 @@ impl EvalArgs {
         };
         let mut looked = self.look()?;
         let precision = self.precision.select(device)?;
-        let data = read_data(&self.data_path, looked.limits)?;
+        let data = read_marked(&self.data_path, looked.limits, &self.markers)?;
+        for split in [&data.valid, &data.test] {
+            ensure_words(split)?;
+        }
         if let Some((name, words)) = &looked.words {
             ensure_same_vocabulary(words, &data.vocabulary).with_context(|| name.clone())?;
         }
@@ -72,7 +77,7 @@ impl EvalArgs {
         }
         let texts = match adaptation.is_none() {
             true => {
-                let (batch_size, num_steps) = looked.layout;
+                let (batch_size, num_steps) = valid_layout(&data.valid, looked.layout);
                 let valid = Producer::new(&data.valid, batch_size, num_steps, device)?;
                 Some((valid, Producer::new(&data.test, 1, 1, device)?))
             }
@@ -173,10 +178,30 @@ impl EvalArgs {
     }
 }
 
-/// Adds the costs of a split that is read in one place. Returns the perplexity of these alone.
-fn add(average: &mut Average, model: &mut dyn Predictor, split: &Split) -> Result<f64> {
+/// Checks that there is a word to predict.
+fn ensure_words(split: &Split) -> Result<()> {
     let words = split.tokens.len();
     ensure!(words > 1, "{}: a text of {words} words has no word to predict", split.name);
+    Ok(())
+}
+
+/// Rows and steps of the validation text: those of the run or, for a text too short for them, one
+/// row that is read word by word, as the test text.
+fn valid_layout(valid: &Split, (batch_size, num_steps): (i64, i64)) -> (i64, i64) {
+    let words = valid.tokens.len() as i64;
+    if words / batch_size > num_steps {
+        return (batch_size, num_steps);
+    }
+    notice(&format!(
+        "{}: {words} words are too few for the run's {batch_size} rows in steps of {num_steps} \
+         words; they are read as one row",
+        valid.name
+    ));
+    (1, 1)
+}
+
+/// Adds the costs of a split that is read in one place. Returns the perplexity of these alone.
+fn add(average: &mut Average, model: &mut dyn Predictor, split: &Split) -> Result<f64> {
     model.reset()?;
     let costs = model.costs(&split.tokens)?;
     average.add_row(&costs)

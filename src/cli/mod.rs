@@ -97,14 +97,23 @@ Examples:
   ptb-word-lm generate --checkpoint runs/small --words 50
   ptb-word-lm generate --checkpoint runs/small --temperature 0.7 --top-k 40
   ptb-word-lm generate --checkpoint runs/small --prompt 'the company said'
-      continue these words")]
+      continue these words
+  ptb-word-lm generate --checkpoint runs/small --no-unk")]
     Generate(generate::GenerateArgs),
-    /// Print the likeliest next words after a text
+    /// Print the likeliest next words after a text, with their probabilities
     #[command(after_help = "\
 Examples:
-  ptb-word-lm predict --checkpoint runs/small 'the company said'
-  ptb-word-lm predict --checkpoint runs/1 --checkpoint runs/2 'the company said' --top 3
-      average the probabilities of two models")]
+  ptb-word-lm predict --checkpoint runs/small --prompt 'the company said' --top 10
+  ptb-word-lm predict --checkpoint runs/small --json < prompts.txt
+      one prompt per line, an object for each
+  ptb-word-lm predict --checkpoint runs/1 --checkpoint runs/2 --prompt 'the company said'
+      average the probabilities of two models
+
+--json prints an object for each prompt:
+  {\"event\": \"prediction\", \"prompt\": \"the company said\", \"unknown\": 0,
+   \"next\": [{\"word\": \"it\", \"probability\": 0.21, \"log_probability\": -1.56}, ...]}
+`log_probability` is natural; `unknown` counts words of the prompt that the model
+does not know.")]
     Predict(predict::PredictArgs),
     /// Score a text: log-probability and perplexity, line by line
     Score(score::ScoreArgs),
@@ -302,7 +311,7 @@ mod tests {
                 // A prompt in quotes is one word.
                 let line = line.replace("'the company said'", "the");
                 let words = line.trim().trim_start_matches("source <(").trim_end_matches(')');
-                let words = words.split(" > ").next()?;
+                let words = words.split(" > ").next()?.split(" < ").next()?;
                 let words = words.starts_with("ptb-word-lm ").then(|| words.split_whitespace())?;
                 Some(words.map(OsString::from).collect::<Vec<_>>())
             };

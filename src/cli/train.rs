@@ -9,10 +9,12 @@ use clap::Args;
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
-use super::data::{read_data, read_with};
+use super::data::{read_marked, read_with};
 use super::flags::config_file::{self, Given};
 use super::flags::signals::{self, Signals};
-use super::flags::{DeviceFlags, Hyperparameters, LimitFlags, UsageError, WorkerFlags};
+use super::flags::{
+    DeviceFlags, Hyperparameters, LimitFlags, MarkersFlag, UsageError, WorkerFlags,
+};
 use super::open_save_path;
 use super::report::tensorboard::EventFile;
 use super::report::{Metrics, Reporter, line, notice};
@@ -117,6 +119,8 @@ pub struct TrainArgs {
     hyperparameters: Hyperparameters,
     #[command(flatten)]
     limits: LimitFlags,
+    #[command(flatten)]
+    markers: MarkersFlag,
 
     #[arg(skip)]
     pub given: Given,
@@ -267,8 +271,8 @@ impl Training<'_> {
         let folder = folder.map(|path| open_save_path(path, args.keep as usize)).transpose()?;
         let limits = args.limits.limits();
         let data = match self.is_first() {
-            true => read_data(&args.data_path, limits)?,
-            false => read_with(&args.data_path, limits, &mut |_| ())?,
+            true => read_marked(&args.data_path, limits, &args.markers)?,
+            false => read_with(&args.data_path, limits, &args.markers, &mut |_| ())?,
         };
         if let Some(start) = &args.given.start {
             config_file::ensure_same_texts(start, &args.data_path, &data)?;
@@ -504,6 +508,7 @@ impl Training<'_> {
             "no_eval": args.no_eval,
             "test_on_interrupt": args.test_on_interrupt,
             "checkpoint_every": args.checkpoint_every.to_string(),
+            "markers": args.markers.markers(),
             "train": data.train.md5,
             "valid": data.valid.md5,
             "test": data.test.md5,

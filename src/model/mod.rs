@@ -162,6 +162,18 @@ impl<'a> PtbModel<'a> {
         let mut x = drop(inputs.shallow_clone(), 0);
         let mut final_state = State::with_capacity(state.len());
         match (&v.recurrent, self.rnn_mode) {
+            (Recurrent::Lstm(stacks), RnnMode::Cudnn)
+                if half.is_none() && masks.is_empty() && self.is_single_step(&x) =>
+            {
+                let mut x = x.squeeze_dim(1);
+                let mut before = state.chunks_exact(2);
+                for stack in stacks {
+                    let last;
+                    (x, last) = stack.step(&x, &mut before)?;
+                    final_state.extend(last);
+                }
+                return Ok((x, final_state));
+            }
             (Recurrent::Lstm(stacks), RnnMode::Cudnn) => {
                 ensure!(
                     masks.is_empty() || stacks.len() as i64 == v.config.num_layers,
@@ -201,6 +213,13 @@ impl<'a> PtbModel<'a> {
             }
         }
         Ok((x.reshape([-1, v.width]), final_state))
+    }
+
+    /// Whether `x [batch, steps, hidden]` is a single word on the CPU, as when a text is generated.
+    /// The fused call would bring all weights into its own layout first, which then takes longer
+    /// than the arithmetic.
+    fn is_single_step(&self, x: &Tensor) -> bool {
+        !self.is_training && self.variables.device == Device::Cpu && x.size()[..2] == [1, 1]
     }
 
     /// `tf.nn.embedding_lookup`: ids `[batch, steps]` -> rows `[batch, steps, hidden]`.

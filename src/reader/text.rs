@@ -13,15 +13,32 @@ const BUFFER: usize = 1 << 18;
 /// A line with more bytes than this is read in pieces, and a single word must not have more.
 const LONGEST_PIECE: usize = 1 << 20;
 
-/// Splits text into words where Python's `str.split()` does. `None` stands for the end of a line.
+/// Splits text into words where Python's `str.split()` does. `None` stands for the end of a line:
+/// `\n`, `\r\n`, or a `\r` alone.
 ///
-/// The original reads `text.replace("\n", "<eos>").split()`, so only `\n` ends a line. Every other
-/// space, such as `\r`, a form feed or U+2028, separates words.
+/// The original reads `text.replace("\n", "<eos>").split()`, where a `\r` is a space like any other.
+/// Texts whose lines end with it alone would have no line there. PTB has none.
 pub(crate) fn words(text: &str) -> impl Iterator<Item = Option<&str>> {
     text.split_inclusive('\n').flat_map(|line| {
-        let words = line.split(is_space).filter(|word| !word.is_empty());
-        words.map(Some).chain(line.ends_with('\n').then_some(None))
+        let body = line.strip_suffix('\n').map_or(line, |body| {
+            // Windows' line ends.
+            body.strip_suffix('\r').unwrap_or(body)
+        });
+        let ends = body.len() < line.len();
+        let parts = body.split_inclusive('\r').flat_map(|part| {
+            let words = part.split(is_space).filter(|word| !word.is_empty());
+            words.map(Some).chain(part.ends_with('\r').then_some(None))
+        });
+        parts.chain(ends.then_some(None))
     })
+}
+
+/// Number of line ends.
+fn line_ends(text: &[u8]) -> u64 {
+    let newlines = text.iter().filter(|&&byte| byte == b'\n').count();
+    let is_alone = |&at: &usize| text[at] == b'\r' && text.get(at + 1) != Some(&b'\n');
+    let alone = if text.contains(&b'\r') { (0..text.len()).filter(is_alone).count() } else { 0 };
+    (newlines + alone) as u64
 }
 
 /// Python's `str.isspace()`: Unicode's white space and the four separators U+001C to U+001F.
@@ -70,13 +87,13 @@ impl TextReader {
         TextReader { total, ..self }
     }
 
-    /// Reads the next line with its `\n`, or `None` at the end of the text. A line of more than a
-    /// megabyte comes in several pieces that end at white space.
+    /// Reads up to the next `\n`, or `None` at the end of the text. What is more than a megabyte
+    /// comes in several pieces, which are cut at white space and never within a `\r\n`.
     ///
     /// # Errors
     /// A disk error, bytes that are not UTF-8, a word of more than a megabyte.
     pub(crate) fn next_piece(&mut self) -> Result<Option<&str>> {
-        self.lines += u64::from(self.buffer[..self.piece].ends_with(b"\n"));
+        self.lines += line_ends(&self.buffer[..self.piece]);
         self.bytes += self.piece as u64;
         self.buffer.drain(..self.piece);
         self.piece = 0;
@@ -102,13 +119,18 @@ impl TextReader {
                     "{}: not UTF-8 text: line {}, byte {} of the file (0x{:02x}). Convert the file \
                      to UTF-8, e.g. with iconv",
                     self.name,
-                    self.lines + 1,
+                    self.lines + line_ends(&self.buffer[..at]) + 1,
                     self.bytes + at as u64,
                     self.buffer[at]
                 )
             }
         };
-        let text = if is_cut { text.trim_end_matches(|c| !is_space(c)) } else { text };
+        let text = if is_cut {
+            let text = text.trim_end_matches(|c| !is_space(c));
+            text.strip_suffix('\r').unwrap_or(text)
+        } else {
+            text
+        };
         ensure!(
             !text.is_empty(),
             "{}: line {} has a word of more than {LONGEST_PIECE} bytes; words are separated by \
@@ -190,7 +212,7 @@ mod tests {
         for c in '\0'..=char::MAX {
             let text = format!("a{c}{c}b{c}");
             let expected = match c {
-                '\n' => vec![Some("a"), None, None, Some("b"), None],
+                '\n' | '\r' => vec![Some("a"), None, None, Some("b"), None],
                 _ if spaces.contains(&(c as u32)) => vec![Some("a"), Some("b")],
                 _ => vec![Some(text.as_str())],
             };
@@ -217,6 +239,31 @@ mod tests {
             let error = all_words(b"a b\nc\xff d\n", at_once).unwrap_err().to_string();
             assert!(error.contains("line 2, byte 5 of the file (0xff)"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_line_ends_with_newline_carriage_return_or_both() {
+        let text = b"a b\rc\r\nd\r\r\ne\n\rf\r";
+        let expected = ["a", "b", EOS, "c", EOS, "d", EOS, EOS, "e", EOS, EOS, "f", EOS];
+        for at_once in [1, 2, 3, 100] {
+            assert_eq!(all_words(text, at_once).unwrap(), expected);
+            let error = all_words(b"a\rb\r\nc\rd \xff\r", at_once).unwrap_err().to_string();
+            assert!(error.contains("line 4, byte 9 of the file (0xff)"), "{error}");
+        }
+        // A cut between the two bytes of one line end, at each of the places around it.
+        for first in LONGEST_PIECE - 4..LONGEST_PIECE + 2 {
+            for (end, lines) in [("\r\n", 1), ("\r", 1), ("\r\r", 2), ("\r\r\n", 2)] {
+                let text = format!("{}a{end}b\rc", "x ".repeat(first / 2) + &" "[..first % 2]);
+                let found = all_words(text.leak().as_bytes(), BUFFER).unwrap();
+                let ends = vec![EOS; lines];
+                let rest = [&["a"], &ends[..], &["b", EOS, "c"]].concat();
+                assert_eq!(found[first / 2..], rest, "{first} {end:?}");
+            }
+        }
+        // More than is read at once, all of it in short lines.
+        let found = all_words("ab cd\r".repeat(400_000).leak().as_bytes(), BUFFER).unwrap();
+        assert_eq!(found.len(), 1_200_000);
+        assert!(found.chunks(3).all(|line| line == ["ab", "cd", EOS]));
     }
 
     #[test]

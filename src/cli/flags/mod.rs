@@ -5,6 +5,7 @@ pub mod config_file;
 pub mod device;
 mod hyperparameters;
 mod limits;
+mod markers;
 mod saved;
 pub mod signals;
 mod workers;
@@ -18,6 +19,7 @@ pub use adapt::AdaptFlags;
 pub use device::DeviceFlags;
 pub use hyperparameters::Hyperparameters;
 pub use limits::LimitFlags;
+pub use markers::MarkersFlag;
 pub use saved::{PrecisionFlag, Saved, SavedFlags, SavedPath, load_checkpoint};
 pub use workers::WorkerFlags;
 
