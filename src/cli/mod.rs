@@ -15,7 +15,7 @@ pub mod report;
 mod score;
 mod train;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
@@ -46,7 +46,7 @@ TensorFlow's PTB word language model (ptb_word_lm.py; Zaremba et al., \"Recurren
 Regularization\") in Rust on libtorch: the same graph, the same steps, the same lines on standard \
 output.
 
-The original's flags also work in its own spelling: --data_path, --save_path.",
+The original's flags also work in its own spelling: train --data_path, --save_path.",
     after_help = "\
 Examples:
   ptb-word-lm doctor
@@ -192,7 +192,9 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let mut command = Cli::command();
     command.build();
     let train = command.find_subcommand("train").cloned().unwrap_or_default();
-    let (args, mut given) = config_file::expand(args.map(underscores_to_dashes).collect(), &train)?;
+    let args: Vec<OsString> = args.map(our_spelling).collect();
+    ensure_command(&args, &command)?;
+    let (args, mut given) = config_file::expand(args, &train)?;
     let matches = command.try_get_matches_from(args)?;
     let mut cli = Cli::from_arg_matches(&matches)?;
     if let (Command::Train(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
@@ -271,9 +273,50 @@ fn open_save_path(path: &Path, keep: usize) -> Result<SaveFolder> {
     Ok(folder)
 }
 
-/// `--data_path=x` -> `--data-path=x`: the original spells its flags with underscores.
-fn underscores_to_dashes(arg: OsString) -> OsString {
+/// Errors if the first argument is a flag of a command: the command is missing. The original has no
+/// commands, so its users give the flags of `train` alone.
+fn ensure_command(args: &[OsString], program: &clap::Command) -> Result<(), clap::Error> {
+    let first = args.get(1).and_then(|arg| arg.to_str()).and_then(|arg| arg.strip_prefix("--"));
+    let Some(name) = first.and_then(|flag| flag.split('=').next()) else { return Ok(()) };
+    let has = |command: &clap::Command| {
+        command.get_arguments().any(|arg| {
+            let aliases = arg.get_visible_aliases().unwrap_or_default();
+            arg.get_long() == Some(name) || aliases.contains(&name)
+        })
+    };
+    let commands: Vec<&str> =
+        program.get_subcommands().filter(|c| has(c)).map(clap::Command::get_name).collect();
+    if commands.is_empty() || has(program) {
+        return Ok(());
+    }
+    let message = match commands.contains(&"train") {
+        true => {
+            let flags: Vec<String> = args[1..].iter().map(|arg| shell_word(arg)).collect();
+            format!("to train, put the command before the flags: ptb-word-lm train {}\n", flags.join(" "))
+        }
+        false => {
+            let of = commands.join(", ");
+            format!("the command is missing before --{name}, which is a flag of: {of}\n")
+        }
+    };
+    Err(clap::Error::raw(ErrorKind::MissingSubcommand, message))
+}
+
+/// An argument as a shell reads it.
+fn shell_word(arg: &OsStr) -> String {
+    let text = arg.to_string_lossy();
+    let is_plain = |c: char| c.is_alphanumeric() || "-_=+./:,@%".contains(c);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text.into_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
+
+/// `--data_path=x` -> `--data-path=x`: the original spells its flags with underscores. A flag that
+/// is off may be `--nouse_fp16` there.
+fn our_spelling(arg: OsString) -> OsString {
     match arg.to_str() {
+        Some("--nouse_fp16" | "--nouse-fp16") => "--use-fp16=false".into(),
         Some(text) if text.starts_with("--") => {
             let (flag, value) = text.split_at(text.find('=').unwrap_or(text.len()));
             format!("{}{value}", flag.replace('_', "-")).into()
@@ -319,9 +362,10 @@ mod tests {
 
     #[test]
     fn the_original_s_spelling_works() {
-        let dashes = |s: &str| underscores_to_dashes(s.into()).into_string().unwrap();
+        let dashes = |s: &str| our_spelling(s.into()).into_string().unwrap();
         assert_eq!(dashes("--data_path"), "--data-path");
         assert_eq!(dashes("--save_path=/a_b/c"), "--save-path=/a_b/c");
         assert_eq!(dashes("some_file"), "some_file");
+        assert_eq!(dashes("--nouse_fp16"), "--use-fp16=false");
     }
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::flags::SavedFlags;
+use super::flags::numbers::whole;
 use super::generate::{or_eos, prompt_ids};
 use crate::config::Precision;
 use crate::generate::{NextWord, Sampling};
@@ -21,7 +22,7 @@ pub struct PredictArgs {
     text: String,
     /// Number of words to print
     #[arg(long, value_name = "N", default_value_t = 10, allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(value_parser = whole(1u32..))]
     top: u32,
 }
 

@@ -11,6 +11,7 @@ use tch::{Device, Kind};
 
 use super::data::{read_data, read_with};
 use super::flags::config_file::{self, Given};
+use super::flags::numbers::whole;
 use super::flags::signals::{self, Signals};
 use super::flags::{DeviceFlags, Hyperparameters, LimitFlags, UsageError, WorkerFlags};
 use super::open_save_path;
@@ -78,7 +79,7 @@ pub struct TrainArgs {
     no_cuda_graph: bool,
     /// Random seed for the initial variables and the dropout masks
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
-    #[arg(help_heading = "Running")]
+    #[arg(value_parser = whole::<i64>(..), help_heading = "Running")]
     seed: i64,
     /// Start from variables that TensorFlow saved instead of random ones: a checkpoint's prefix,
     /// its folder, one of its files, or a .npz
@@ -89,11 +90,11 @@ pub struct TrainArgs {
     metrics: Option<PathBuf>,
     /// Log every Nth step to the metrics file; 0 logs no steps
     #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(i64).range(0..), help_heading = "Running")]
+    #[arg(value_parser = whole(0i64..), help_heading = "Running")]
     log_every: i64,
     /// Stop after N training steps in total, then still evaluate; 0 trains nothing
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(i64).range(0..), help_heading = "Running")]
+    #[arg(value_parser = whole(0i64..), help_heading = "Running")]
     max_steps: Option<i64>,
     /// Save within an epoch too: 500 for every 500 steps, 10m for every 10 minutes
     #[arg(long, value_name = "N", default_value_t = CheckpointEvery::Minutes(10.0))]
@@ -101,7 +102,7 @@ pub struct TrainArgs {
     checkpoint_every: CheckpointEvery,
     /// Number of checkpoints to keep
     #[arg(long, value_name = "N", default_value_t = 2)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..), help_heading = "Running")]
+    #[arg(value_parser = whole(1u32..), help_heading = "Running")]
     keep: u32,
     /// Still evaluate the validation and test texts after Ctrl-C
     #[arg(long, help_heading = "Running")]
@@ -117,6 +118,11 @@ pub struct TrainArgs {
     hyperparameters: Hyperparameters,
     #[command(flatten)]
     limits: LimitFlags,
+    /// Number of words in the vocabulary, as the original's configurations have it. It is only
+    /// compared: the vocabulary is that of the training text
+    #[arg(long, value_name = "N", value_parser = whole(1i64..), hide_short_help = true)]
+    #[arg(help_heading = "Vocabulary (without these flags: all words, as in the original)")]
+    vocab_size: Option<i64>,
 
     #[arg(skip)]
     pub given: Given,
@@ -274,11 +280,28 @@ impl Training<'_> {
             config_file::ensure_same_texts(start, &args.data_path, &data)?;
         }
         config.vocab_size = data.vocabulary.len() as i64;
+        self.ensure_vocab_size(config.vocab_size)?;
         config.validate()?;
         let Hyperparameters { cell, optimizer, .. } = args.hyperparameters;
         let run = RunConfig { config, cell: cell.to_string(), optimizer, seed: args.seed, limits };
         let start = self.start(folder.as_ref(), &run, &data)?;
         Ok(Opened { data, run, folder, start })
+    }
+
+    /// Compares the vocabulary with `--vocab-size`.
+    fn ensure_vocab_size(&self, words: i64) -> Result<(), UsageError> {
+        let Some(asked) = self.args.vocab_size.filter(|&asked| asked != words) else {
+            return Ok(());
+        };
+        let advice = match words > asked.max(1) {
+            true => format!("--max-vocab {asked} keeps the most frequent of them; otherwise leave"),
+            false => "leave".to_owned(),
+        };
+        Err(UsageError(format!(
+            "--vocab-size {asked} does not fit --data-path {}, whose training text has {words} \
+             words in its vocabulary: {advice} --vocab-size out",
+            self.args.data_path
+        )))
     }
 
     /// Reads the checkpoint that the run resumes from, or else the variables of `--init-from`.

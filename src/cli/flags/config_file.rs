@@ -21,8 +21,9 @@ use crate::reader::RawData;
 
 /// Flags that are no part of what a run computes, since they say where its results go or where its
 /// flags came from; and two that say by another name what the start event has as `precision`,
-/// `device` and `workers`.
-const NOT_REPEATED: [&str; 5] = ["config", "save_path", "metrics", "use_fp16", "num_gpus"];
+/// `device` and `workers`; and the vocabulary's size, which comes from the data.
+const NOT_REPEATED: [&str; 6] =
+    ["config", "save_path", "metrics", "use_fp16", "num_gpus", "vocab_size"];
 
 /// How the flags of `train` were given.
 #[derive(Default)]

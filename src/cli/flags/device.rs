@@ -4,6 +4,7 @@ use anyhow::{Result, anyhow};
 use clap::Args;
 use tch::Device;
 
+use super::numbers::whole;
 use crate::device::{self, DeviceArg, GpuError};
 
 #[derive(Args)]
@@ -13,7 +14,7 @@ pub struct DeviceFlags {
     #[arg(help_heading = "Running")]
     pub device: DeviceArg,
     /// Number of CPU threads [default: one per core that this process may use]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=4096))]
+    #[arg(long, value_name = "N", value_parser = whole(1i32..=4096))]
     #[arg(help_heading = "Running")]
     threads: Option<i32>,
 }

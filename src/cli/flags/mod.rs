@@ -5,6 +5,7 @@ pub mod config_file;
 pub mod device;
 mod hyperparameters;
 mod limits;
+pub mod numbers;
 mod saved;
 pub mod signals;
 mod workers;

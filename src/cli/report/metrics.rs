@@ -25,7 +25,7 @@ pub fn metrics_line(event: &Event) -> Option<Value> {
                 "wps": wps,
             }))
         }
-        Event::EpochEnd { epoch, split, result, complete } => {
+        Event::EpochEnd { epoch, split, result, complete, .. } => {
             let mut line = figures("epoch", split, result);
             line["epoch"] = json!(epoch);
             line["complete"] = json!(complete);
