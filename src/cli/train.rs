@@ -1,6 +1,6 @@
 //! `train`
 
-use std::path::{Display, PathBuf};
+use std::path::{Display, Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
@@ -14,11 +14,11 @@ use super::flags::config_file::{self, Given};
 use super::flags::numbers::whole;
 use super::flags::signals::{self, Signals};
 use super::flags::{DeviceFlags, Hyperparameters, LimitFlags, UsageError, WorkerFlags};
-use super::open_save_path;
+use super::{open_save_path, shell_word};
 use super::report::tensorboard::EventFile;
 use super::report::{Metrics, Reporter, line, notice};
 use crate::checkpoint::{
-    Checkpoint, Misfit, Progress, RunConfig, SaveFolder, digest_of, ensure_same_run,
+    Checkpoint, Difference, Misfit, Progress, RunConfig, SaveFolder, digest_of, ensure_same_run,
     ensure_same_vocabulary,
 };
 use crate::config::{Config, Model, Precision, RnnMode};
@@ -467,6 +467,9 @@ impl Training<'_> {
                 reporter.show(&event);
             }
         });
+        if trained.is_err() {
+            reporter.clear();
+        }
         trained.map_err(|error| match error.is::<Diverged>() {
             true => anyhow!(
                 "{error:#}. What helps: a smaller --learning-rate, a smaller --max-grad-norm, a \
@@ -548,13 +551,23 @@ impl Training<'_> {
     fn cannot_resume(&self, error: anyhow::Error) -> anyhow::Error {
         let folder = shown(&self.args.save_path);
         let same = match error.downcast_ref::<Misfit>() {
-            Some(Misfit::Run(_)) => "flags",
-            Some(Misfit::Data(_)) => "--data-path",
+            Some(Misfit::Run(differences)) => flags_of_run(differences),
+            Some(Misfit::Data(_) | Misfit::Vocabulary(_)) => "its --data-path".to_owned(),
             _ => return error.context(format!("{folder}: cannot be resumed")),
         };
+        let path = self.args.save_path.as_deref().unwrap_or(Path::new(""));
+        let repeat = match path.join("metrics.jsonl").is_file() {
+            true => {
+                let word = shell_word(path.as_os_str());
+                format!(
+                    "; all its flags are in `ptb-word-lm train --config {word} --save-path {word}`"
+                )
+            }
+            false => String::new(),
+        };
         anyhow!(
-            "{folder}: cannot be resumed: {error:#}. Give the same {same} to resume it, or another \
-             --save-path for a new run"
+            "{folder}: cannot be resumed: {error:#}. To continue that run, give {same}{repeat}. A \
+             new run needs another --save-path"
         )
     }
 
@@ -580,6 +593,22 @@ impl Training<'_> {
             self.notice(text);
         }
     }
+}
+
+/// The flags with which a checkpoint's run is continued.
+fn flags_of_run(differences: &[Difference]) -> String {
+    let flag = |Difference { field, there, .. }: &Difference| {
+        let flag = format!("--{}", field.replace('_', "-"));
+        match there {
+            // It comes from the data and from the limits.
+            _ if field == "vocab_size" => None,
+            Value::Null => Some(format!("no {flag}")),
+            Value::String(text) => Some(format!("{flag} {text}")),
+            value => Some(format!("{flag} {value}")),
+        }
+    };
+    let flags: Vec<String> = differences.iter().filter_map(flag).collect();
+    if flags.is_empty() { "its --data-path".to_owned() } else { flags.join(" ") }
 }
 
 /// A path for messages.

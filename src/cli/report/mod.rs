@@ -17,6 +17,7 @@ pub use metrics::Metrics;
 use metrics::metrics_line;
 use tensorboard::EventFile;
 use terminal::{Bar, tensorflow_line};
+pub use terminal::{clear_line, for_stderr, for_stdout};
 
 /// The first error of [`line()`].
 static LINE_FAILED: OnceLock<io::Error> = OnceLock::new();
@@ -40,9 +41,9 @@ pub fn ensure_written() -> io::Result<()> {
     }
 }
 
-/// Writes a notice on standard error.
+/// Writes a notice on standard error: one line, or wrapped to the width of a terminal.
 pub fn notice(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", for_stderr(text));
 }
 
 /// Shows a run in progress: the original's lines on standard output, a progress bar on standard
@@ -119,9 +120,14 @@ impl Reporter {
         }
     }
 
+    /// Takes the progress bar away.
+    pub fn clear(&self) {
+        self.bar.line.finish_and_clear();
+    }
+
     /// The run is over: takes the progress bar away; if quiet, prints the final perplexities.
     pub fn finish(self) {
-        self.bar.line.finish_and_clear();
+        self.clear();
         self.quiet.into_iter().flatten().flatten().for_each(|text| line(&text));
     }
 }
