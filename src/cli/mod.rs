@@ -11,12 +11,13 @@ mod generate;
 mod launch;
 mod man;
 mod predict;
+mod prepare;
 pub mod report;
 mod score;
 mod train;
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -29,12 +30,27 @@ use crate::device;
 use crate::kernels::libtorch;
 use flags::UsageError;
 use flags::config_file;
-use report::{ensure_written, line, notice};
+use report::{ensure_written, for_stderr, line, notice};
 
 /// Exit code of a command that was understood and failed.
 const FAILED: u8 = 1;
 /// Exit code of a wrong flag or value; clap uses the same.
 const USAGE: u8 = 2;
+
+/// Flags that `train -h` shows, which fits on a terminal of 24 lines. `train --help` has all.
+const TRAIN_PAGE: [&str; 11] = [
+    "data_path",
+    "save_path",
+    "model",
+    "rnn_mode",
+    "num_gpus",
+    "use_fp16",
+    "config",
+    "device",
+    "seed",
+    "max_steps",
+    "quiet",
+];
 
 #[derive(Parser)]
 #[command(
@@ -69,7 +85,11 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Train a model as the original does, and evaluate it
-    #[command(after_help = "\
+    #[command(
+        after_help = "\
+Example: ptb-word-lm train --data-path data/ptb --save-path runs/small
+All flags, and more examples: ptb-word-lm train --help",
+        after_long_help = "\
 Examples:
   ptb-word-lm train --data-path data/ptb --save-path runs/small
       train the small model on PTB, or resume that run
@@ -78,17 +98,20 @@ Examples:
   ptb-word-lm train --data-path sample --max-steps 100 --threads 1
       try it on the corpus inside this program
   ptb-word-lm train --config runs/small/metrics.jsonl --save-path runs/again
-      repeat the run of these metrics")]
+      repeat the run of these metrics"
+    )]
     Train(Box<train::TrainArgs>),
     /// Print the validation and test perplexity of a saved model
     #[command(after_help = "\
 Examples:
   ptb-word-lm eval --checkpoint runs/small --data-path data/ptb
-  ptb-word-lm eval --checkpoint runs/1 --checkpoint runs/2 --data-path data/ptb
+  ptb-word-lm eval --checkpoint runs/1 --checkpoint runs/2 \\
+      --data-path data/ptb
       average the probabilities of two models
   ptb-word-lm eval --checkpoint runs/small --data-path data/ptb --tune
-      find the best flags with which the model adapts to the text, on the validation text
-  ptb-word-lm eval --checkpoint runs/small --data-path data/ptb --dynamic 0.1 --cache 2000
+      find the best flags for the model to adapt to the validation text
+  ptb-word-lm eval --checkpoint runs/small --data-path data/ptb \\
+      --dynamic 0.1 --cache 2000
       let the model adapt to the text")]
     Eval(eval::EvalArgs),
     /// Generate text with a saved model, word by word
@@ -103,7 +126,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   ptb-word-lm predict --checkpoint runs/small 'the company said'
-  ptb-word-lm predict --checkpoint runs/1 --checkpoint runs/2 'the company said' --top 3
+  ptb-word-lm predict --checkpoint runs/1 --checkpoint runs/2 --top 3 \\
+      'the company said'
       average the probabilities of two models")]
     Predict(predict::PredictArgs),
     /// Score a text: log-probability and perplexity, line by line
@@ -111,15 +135,37 @@ Examples:
     /// Make a checkpoint from a model that TensorFlow saved
     #[command(after_help = "\
 Examples:
-  ptb-word-lm import model.ckpt-30056 --save-path runs/tf --data-path data/ptb
+  ptb-word-lm import model.ckpt-30056 --save-path runs/tf \\
+      --data-path data/ptb
   ptb-word-lm eval --checkpoint runs/tf --data-path data/ptb")]
     Import(convert::ImportArgs),
     /// Write a saved model in TensorFlow's formats
     #[command(after_help = "\
 Examples:
-  ptb-word-lm export --checkpoint runs/small --format tf-checkpoint -o tf.ckpt
+  ptb-word-lm export --checkpoint runs/small --format tf-checkpoint \\
+      -o tf.ckpt
   ptb-word-lm export --checkpoint runs/small --format tf-npz -o small.npz")]
     Export(convert::ExportArgs),
+    /// Split one text into the three that training needs
+    #[command(
+        long_about = "\
+Splits one text into the three that training needs: train.txt has the first 80% of its lines, \
+valid.txt the next 10%, test.txt the last 10%. The parts are whole blocks, so that sentences stay \
+in their context and none is in two parts. The text itself stays as it is.
+
+The model takes for a word whatever stands between spaces. --lower and --tokenize make a plain \
+text fit for that; without them the words are left as they are.
+
+With --tokenize letters and digits stay together, with an apostrophe, a hyphen or an underscore \
+between two of them (don't, well-known), and a point or a comma between two digits (3.14). Every \
+other character, such as a comma, becomes a word, and so does each Chinese or Japanese character. \
+Names in angle brackets, such as <unk>, stay as they are.",
+        after_help = "\
+Examples:
+  ptb-word-lm prepare novel.txt --out my-text --lower --tokenize
+  ptb-word-lm train --data-path my-text --max-vocab 10000 --save-path runs/novel"
+    )]
+    Prepare(prepare::PrepareArgs),
     /// Compare runs with TensorFlow's published results
     #[command(after_help = "\
 Example:
@@ -138,7 +184,8 @@ Exit codes: 0 if training on the CPU works, 1 if it does not.")]
 Examples:
   source <(ptb-word-lm completions bash)
       put this line into ~/.bashrc; for zsh write zsh, and put it into ~/.zshrc
-  ptb-word-lm completions fish > ~/.config/fish/completions/ptb-word-lm.fish")]
+  ptb-word-lm completions fish \\
+      > ~/.config/fish/completions/ptb-word-lm.fish")]
     Completions(completions::CompletionsArgs),
     /// Write the manual pages, one for each command
     #[command(after_help = "\
@@ -157,7 +204,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         // Help goes to standard output, what is wrong with the arguments to standard error.
-        Err(error) => match error.print() {
+        Err(error) => match print(&error) {
             Err(failed) if !error.use_stderr() && failed.kind() != io::ErrorKind::BrokenPipe => {
                 Err(anyhow::Error::new(failed).context("standard output"))
             }
@@ -174,14 +221,40 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Writes help to standard output, which clap has wrapped, and errors to standard error, which it
+/// has not.
+fn print(error: &clap::Error) -> io::Result<()> {
+    match error.use_stderr() && io::stderr().is_terminal() {
+        true => {
+            let text = error.render();
+            let colors = console::colors_enabled_stderr();
+            let text = if colors { text.ansi().to_string() } else { text.to_string() };
+            write!(io::stderr().lock(), "{}", for_stderr(&text))
+        }
+        false => error.print(),
+    }
+}
+
 /// Reports an error and returns its exit code.
 fn fail(error: &anyhow::Error) -> ExitCode {
     // libtorch's own messages end with a C++ stack trace, which helps nobody here.
     let text = format!("{error:#}");
     let traces = ["\nException raised from", "\nframe #"];
     let trace = traces.iter().filter_map(|start| text.find(start)).min();
-    notice(&format!("error: {}", &text[..trace.unwrap_or(text.len())]));
+    notice(&format!("error: {}", without_numbers(&text[..trace.unwrap_or(text.len())])));
     ExitCode::from(if error.is::<UsageError>() { USAGE } else { FAILED })
+}
+
+/// An error's text without the numbers of the system's errors, `(os error 17)`, which stand beside
+/// their words.
+fn without_numbers(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        out.push_str(before);
+        rest = after.split_once(')').map_or("", |(_, rest)| rest);
+    }
+    out + rest
 }
 
 /// Parses arguments, of which the first is the program's name, and the file of `--config`.
@@ -189,7 +262,12 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 /// # Errors
 /// Wrong usage; and arguments that ask for help or the version.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let mut command = Cli::command();
+    let mut command = Cli::command().mut_subcommand("train", |train| {
+        train.mut_args(|arg| {
+            let is_on_page = TRAIN_PAGE.contains(&arg.get_id().as_str());
+            if is_on_page { arg } else { arg.hide_short_help(true) }
+        })
+    });
     command.build();
     let train = command.find_subcommand("train").cloned().unwrap_or_default();
     let args: Vec<OsString> = args.map(our_spelling).collect();
@@ -239,6 +317,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Score(args) => ignore_broken_pipe(args.run()),
         Import(args) => args.run(),
         Export(args) => args.run(),
+        Prepare(args) => args.run(),
         Compare(args) => args.run(),
         Doctor(args) => return args.run(),
         Completions(args) => args.run(Cli::command()),
@@ -292,7 +371,10 @@ fn ensure_command(args: &[OsString], program: &clap::Command) -> Result<(), clap
     let message = match commands.contains(&"train") {
         true => {
             let flags: Vec<String> = args[1..].iter().map(|arg| shell_word(arg)).collect();
-            format!("to train, put the command before the flags: ptb-word-lm train {}\n", flags.join(" "))
+            format!(
+                "to train, put the command before the flags: ptb-word-lm train {}\n",
+                flags.join(" ")
+            )
         }
         false => {
             let of = commands.join(", ");
@@ -330,6 +412,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn errors_of_the_system_have_no_numbers() {
+        assert_eq!(without_numbers("a: Is a directory (os error 21)"), "a: Is a directory");
+        assert_eq!(without_numbers("a (os error 2); b (os error 17): c"), "a; b: c");
+        assert_eq!(without_numbers("plain (words)"), "plain (words)");
+    }
+
+    #[test]
     fn flags_are_consistent() {
         Cli::command().debug_assert();
     }
@@ -340,7 +429,11 @@ mod tests {
         cli.build();
         let commands = cli.get_subcommands().chain([&cli]);
         for command in commands.filter(|command| command.get_name() != "help") {
-            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let help = command.get_after_long_help().or(command.get_after_help());
+            let help = help.map(ToString::to_string).unwrap_or_default();
+            let wide = help.lines().find(|line| line.chars().count() > 80);
+            assert_eq!(wide, None, "it wraps on a terminal, and cannot be pasted then");
+            let help = help.replace("\\\n", " ");
             let example = |line: &str| {
                 // A prompt in quotes is one word.
                 let line = line.replace("'the company said'", "the");

@@ -14,9 +14,9 @@ use super::flags::config_file::{self, Given};
 use super::flags::numbers::whole;
 use super::flags::signals::{self, Signals};
 use super::flags::{DeviceFlags, Hyperparameters, LimitFlags, UsageError, WorkerFlags};
-use super::{open_save_path, shell_word};
 use super::report::tensorboard::EventFile;
-use super::report::{Metrics, Reporter, line, notice};
+use super::report::{Metrics, Reporter, line, notice, plural};
+use super::{open_save_path, shell_word};
 use crate::checkpoint::{
     Checkpoint, Difference, Misfit, Progress, RunConfig, SaveFolder, digest_of, ensure_same_run,
     ensure_same_vocabulary,
@@ -34,27 +34,33 @@ use crate::tf;
 #[derive(Args)]
 #[command(args_override_self = true)]
 pub struct TrainArgs {
-    /// Folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt (or train.txt and so on, or
-    /// wiki.train.tokens and so on); `sample` is the corpus inside this program
+    /// Folder of the three texts; `sample` is one built in
+    ///
+    /// They are ptb.train.txt, ptb.valid.txt and ptb.test.txt (or train.txt and so on, or
+    /// wiki.train.tokens and so on). `ptb-word-lm prepare` makes them from one text.
     #[arg(long, value_name = "DIR", help_heading = "The original's flags")]
     data_path: String,
-    /// Folder for checkpoints, metrics and TensorBoard's event files; if it holds a run, that run
-    /// is resumed
+    /// Folder for checkpoints; a run in it is resumed
+    ///
+    /// Metrics and TensorBoard's event files are written there too.
     #[arg(long, value_name = "DIR", help_heading = "The original's flags")]
     save_path: Option<PathBuf>,
-    /// Configuration: small, medium, large or test
+    /// small, medium, large or test
     #[arg(long, value_enum, default_value_t = Model::Small, hide_possible_values = true)]
     #[arg(help_heading = "The original's flags")]
     model: Model,
-    /// How to run the recurrent layers: cudnn (the whole sequence in one fused call; the default),
-    /// block (one fused operation per time step) or basic (operation by operation). The numbers
-    /// are the same up to rounding
+    /// How to run the layers: cudnn (default), block, basic
+    ///
+    /// cudnn runs the whole sequence in one fused call, block has one fused operation per time
+    /// step, basic runs operation by operation. The numbers are the same up to rounding.
     #[arg(long, value_enum, value_name = "MODE", hide_possible_values = true, ignore_case = true)]
     #[arg(help_heading = "The original's flags")]
     rnn_mode: Option<RnnMode>,
 
-    /// Take flags from a JSON file, such as {"model": "medium", "seed": 1}; flags on the command
-    /// line win. The metrics.jsonl of a run (or its save path) repeats that run exactly
+    /// Take flags from a JSON file, or from a run
+    ///
+    /// The file is such as {"model": "medium", "seed": 1}; flags on the command line win. The
+    /// metrics.jsonl of a run, or its save path, repeats that run exactly.
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -62,6 +68,8 @@ pub struct TrainArgs {
     #[command(flatten)]
     device: DeviceFlags,
     /// The same as --precision fp16, which needs a GPU
+    ///
+    /// --nouse-fp16, as the original has it, is off.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set)]
     #[arg(num_args = 0..=1, require_equals = true)]
     #[arg(default_value = "false", default_missing_value = "true")]
@@ -77,7 +85,9 @@ pub struct TrainArgs {
     /// On a GPU, launch the kernels of a step one by one instead of as a CUDA graph
     #[arg(long, help_heading = "Running")]
     no_cuda_graph: bool,
-    /// Random seed for the initial variables and the dropout masks
+    /// Random seed
+    ///
+    /// It is that of the initial variables and the dropout masks.
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     #[arg(value_parser = whole::<i64>(..), help_heading = "Running")]
     seed: i64,
@@ -92,7 +102,9 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true)]
     #[arg(value_parser = whole(0i64..), help_heading = "Running")]
     log_every: i64,
-    /// Stop after N training steps in total, then still evaluate; 0 trains nothing
+    /// Stop after N training steps in total
+    ///
+    /// The model is then still evaluated; 0 trains nothing.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     #[arg(value_parser = whole(0i64..), help_heading = "Running")]
     max_steps: Option<i64>,
@@ -110,7 +122,7 @@ pub struct TrainArgs {
     /// Do not evaluate the validation and test texts
     #[arg(long, help_heading = "Running")]
     no_eval: bool,
-    /// Print only the final perplexities, warnings and errors
+    /// Print only final perplexities, warnings, errors
     #[arg(long, short, help_heading = "Running")]
     quiet: bool,
 
@@ -412,11 +424,11 @@ impl Training<'_> {
             size => format!("{size} workers, each on "),
         };
         self.say(&format!(
-            "model {} on {workers}{}, {} threads: {} words, learning-rate schedule {}",
+            "model {} on {workers}{}, {}: {}, learning-rate schedule {}",
             args.model,
             device::name(self.device),
-            tch::get_num_threads(),
-            config.vocab_size,
+            plural(tch::get_num_threads(), "thread"),
+            plural(config.vocab_size, "word"),
             config.lr_schedule,
         ));
         Ok(reporter)
@@ -551,24 +563,41 @@ impl Training<'_> {
     fn cannot_resume(&self, error: anyhow::Error) -> anyhow::Error {
         let folder = shown(&self.args.save_path);
         let same = match error.downcast_ref::<Misfit>() {
-            Some(Misfit::Run(differences)) => flags_of_run(differences),
-            Some(Misfit::Data(_) | Misfit::Vocabulary(_)) => "its --data-path".to_owned(),
+            Some(Misfit::Run(differences)) => self.flags_of_run(differences),
+            Some(Misfit::Data(_)) => "--data-path to resume it".to_owned(),
             _ => return error.context(format!("{folder}: cannot be resumed")),
         };
-        let path = self.args.save_path.as_deref().unwrap_or(Path::new(""));
-        let repeat = match path.join("metrics.jsonl").is_file() {
-            true => {
-                let word = shell_word(path.as_os_str());
-                format!(
-                    "; all its flags are in `ptb-word-lm train --config {word} --save-path {word}`"
-                )
-            }
-            false => String::new(),
-        };
         anyhow!(
-            "{folder}: cannot be resumed: {error:#}. To continue that run, give {same}{repeat}. A \
-             new run needs another --save-path"
+            "{folder}: cannot be resumed: {error:#}. Give the same {same}, or another --save-path \
+             for a new run"
         )
+    }
+
+    /// Which flags continue the run of the save path, and the command that has all of them.
+    fn flags_of_run(&self, differences: &[Difference]) -> String {
+        let flag = |Difference { field, there, .. }: &Difference| {
+            let flag = format!("--{}", field.replace('_', "-"));
+            match there {
+                // It comes from the data and from the limits.
+                _ if field == "vocab_size" => None,
+                Value::Null => Some(format!("no {flag}")),
+                Value::String(text) => Some(format!("{flag} {text}")),
+                value => Some(format!("{flag} {value}")),
+            }
+        };
+        let flags: Vec<String> = differences.iter().filter_map(flag).collect();
+        let mut same = match flags.is_empty() {
+            true => "--data-path to resume it".to_owned(),
+            false => format!("flags to resume it: {}", flags.join(", ")),
+        };
+        let path = self.args.save_path.as_deref().unwrap_or(Path::new(""));
+        if path.join("metrics.jsonl").is_file() {
+            let path = shell_word(path.as_os_str());
+            same += &format!(
+                " (`ptb-word-lm train --config {path} --save-path {path}` has all of them)"
+            );
+        }
+        same
     }
 
     /// `--init-from`, for messages.
@@ -593,22 +622,6 @@ impl Training<'_> {
             self.notice(text);
         }
     }
-}
-
-/// The flags with which a checkpoint's run is continued.
-fn flags_of_run(differences: &[Difference]) -> String {
-    let flag = |Difference { field, there, .. }: &Difference| {
-        let flag = format!("--{}", field.replace('_', "-"));
-        match there {
-            // It comes from the data and from the limits.
-            _ if field == "vocab_size" => None,
-            Value::Null => Some(format!("no {flag}")),
-            Value::String(text) => Some(format!("{flag} {text}")),
-            value => Some(format!("{flag} {value}")),
-        }
-    };
-    let flags: Vec<String> = differences.iter().filter_map(flag).collect();
-    if flags.is_empty() { "its --data-path".to_owned() } else { flags.join(" ") }
 }
 
 /// A path for messages.

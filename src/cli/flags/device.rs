@@ -9,7 +9,9 @@ use crate::device::{self, DeviceArg, GpuError};
 
 #[derive(Args)]
 pub struct DeviceFlags {
-    /// Device: auto, cpu, cuda or cuda:N; auto takes a GPU if there is one
+    /// Device: auto, cpu, cuda or cuda:N
+    ///
+    /// auto takes a GPU if there is one.
     #[arg(long, default_value_t = DeviceArg::Auto, value_name = "DEVICE")]
     #[arg(help_heading = "Running")]
     pub device: DeviceArg,

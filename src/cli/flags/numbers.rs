@@ -7,7 +7,9 @@ use std::str::FromStr;
 use clap::builder::TypedValueParser;
 
 /// Parses a whole number within `range`, for `#[arg(value_parser = whole(1..))]`.
-pub fn whole<T>(range: impl RangeBounds<T> + Clone + Send + Sync + 'static) -> impl TypedValueParser<Value = T>
+pub fn whole<T>(
+    range: impl RangeBounds<T> + Clone + Send + Sync + 'static,
+) -> impl TypedValueParser<Value = T>
 where
     T: FromStr + PartialOrd + ToString + Clone + Send + Sync + 'static,
 {

@@ -17,8 +17,10 @@ use crate::distributed::{Place, Solo, Team, check_batch_size};
 
 #[derive(Args)]
 pub struct WorkerFlags {
-    /// Train on N GPUs of this machine, with one worker on each; 0 is the CPU. The workers share
-    /// the rows of every batch, so the result is that of one worker
+    /// Train on N GPUs, one worker on each; 0 is the CPU
+    ///
+    /// They are GPUs of this machine. The workers share the rows of every batch, so the result is
+    /// that of one worker.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     #[arg(value_parser = whole(0i64..=1024))]
     #[arg(help_heading = "The original's flags")]

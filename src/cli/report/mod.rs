@@ -46,6 +46,19 @@ pub fn notice(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", for_stderr(text));
 }
 
+/// A number with its noun: `1 word`, `2 words`.
+pub fn plural(number: impl Into<i128>, noun: &str) -> String {
+    let number = number.into();
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// `16,914`
+pub fn with_commas(number: u64) -> String {
+    let digits = number.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
+    groups.collect::<Vec<_>>().join(",")
+}
+
 /// Shows a run in progress: the original's lines on standard output, a progress bar on standard
 /// error if that is a terminal, the metrics file, TensorBoard's events.
 pub struct Reporter {

@@ -19,11 +19,10 @@ pub fn tensorflow_line(event: &Event) -> Option<String> {
         // A part of an epoch is not the original's, so programs that read its lines must not take
         // it for an epoch.
         Event::EpochEnd { epoch, split, result, steps: (done, steps), .. } if done < steps => {
-            let so_far = if *split == "train" { " so far" } else { "" };
+            let name =
+                if *split == "train" { "Train Perplexity so far" } else { "Valid Perplexity" };
             let perplexity = result.perplexity;
-            Some(format!(
-                "Epoch {epoch}, step {done} of {steps}: {split} perplexity{so_far} {perplexity:.3}"
-            ))
+            Some(format!("Epoch {epoch}, step {done} of {steps}: {name} {perplexity:.3}"))
         }
         Event::EpochEnd { epoch, split, result, .. } => {
             let name = if *split == "train" { "Train" } else { "Valid" };
@@ -319,9 +318,9 @@ mod tests {
             let event = Event::EpochEnd { epoch: 2, split, result, complete, steps };
             tensorflow_line(&event).unwrap()
         };
-        let train = "Epoch 2, step 345 of 2323: train perplexity so far 14.273";
+        let train = "Epoch 2, step 345 of 2323: Train Perplexity so far 14.273";
         assert_eq!(line("train", false), train);
-        assert_eq!(line("valid", true), "Epoch 2, step 345 of 2323: valid perplexity 14.273");
+        assert_eq!(line("valid", true), "Epoch 2, step 345 of 2323: Valid Perplexity 14.273");
     }
 
     #[test]
