@@ -440,12 +440,7 @@ impl SaveFolder {
     /// path.
     pub fn open(path: &Path, keep: usize) -> Result<Self> {
         let cannot = || format!("{}: cannot be written", path.display());
-        ensure!(
-            !path.is_file(),
-            "{}: it is a file, and runs are saved in a folder",
-            path.display()
-        );
-        fs::create_dir_all(path).with_context(cannot)?;
+        files::make_folder(path).with_context(cannot)?;
         let lock = FolderLock::acquire(path).with_context(|| path.display().to_string())?;
         write_atomically(&path.join("probe"), |_| Ok(())).with_context(cannot)?;
         fs::remove_file(path.join("probe")).with_context(cannot)?;

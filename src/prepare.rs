@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use thiserror::Error;
 
-use crate::files::write_atomically;
+use crate::files::{make_folder, write_atomically};
 use crate::reader::{NAMINGS, TextReader, words};
 
 /// The files that are written.
@@ -61,7 +61,7 @@ pub(crate) fn split(
         if total == 1 { "" } else { "s" }
     );
     refuse_others(text, folder, &paths, overwrite)?;
-    std::fs::create_dir_all(folder)
+    make_folder(folder)
         .with_context(|| format!("{}: the folder could not be made", folder.display()))?;
     let mut parts = paths.clone().map(|path| Part { path, ..Part::default() });
     let [train, valid, test] = &paths;

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use super::report::html;
 use super::report::plots;
 use super::report::results::{self, Comparison, Run};
-use super::report::{line, notice};
+use super::report::{for_stdout, line, notice};
 use crate::files::{make_folder_of, write_atomically};
 
 #[derive(Args)]
@@ -79,7 +79,7 @@ impl CompareArgs {
         let comparison = Comparison::new(runs)?;
         line(
             match self.format {
-                Format::Text => comparison.text(),
+                Format::Text => for_stdout(&comparison.text(), 2),
                 Format::Markdown => comparison.markdown(),
                 Format::Json => format!("{:#}", comparison.json()),
             }

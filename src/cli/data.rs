@@ -131,8 +131,8 @@ fn without_spaces(data: &RawData) -> Option<String> {
     };
     Some(format!(
         "warning: {name}: {what}, and words are what spaces separate. A text in Chinese or \
-         Japanese needs spaces first: `ptb-word-lm prepare FILE --out DIR --tokenize` makes each of its \
-         characters a word"
+         Japanese needs spaces first: `ptb-word-lm prepare FILE --out DIR --tokenize` makes a word \
+         of each of its characters"
     ))
 }
 

@@ -323,13 +323,13 @@ fn look_at_data(findings: &mut Findings, asked: Option<String>) {
         Err(error) if named.is_some() || Path::new(&path).exists() => {
             findings.found("data", &format!("{path}: cannot be used"));
             let remedy = "put ptb.train.txt, ptb.valid.txt and ptb.test.txt there, or name their \
-                          folder: ptb-word-lm doctor --data-path DIR";
+                          folder: `ptb-word-lm doctor --data-path DIR`";
             findings.missing(fatal, format!("texts in {path}: {error:#}"), remedy);
         }
         Err(_) => {
             findings.found("data", "no PTB in data/ptb");
-            let remedy = "make data (it fetches PTB into data/ptb); if you have it: ptb-word-lm \
-                          doctor --data-path DIR";
+            let remedy = "make data (it fetches PTB into data/ptb); if you have it: `ptb-word-lm \
+                          doctor --data-path DIR`";
             findings.missing(
                 false,
                 "the Penn Treebank, which the published results are about",

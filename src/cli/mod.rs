@@ -87,8 +87,7 @@ enum Command {
     /// Train a model as the original does, and evaluate it
     #[command(
         after_help = "\
-Example: ptb-word-lm train --data-path data/ptb --save-path runs/small
-All flags, and more examples: ptb-word-lm train --help",
+Example: ptb-word-lm train --data-path data/ptb --save-path runs/small",
         after_long_help = "\
 Examples:
   ptb-word-lm train --data-path data/ptb --save-path runs/small
@@ -241,20 +240,8 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     let text = format!("{error:#}");
     let traces = ["\nException raised from", "\nframe #"];
     let trace = traces.iter().filter_map(|start| text.find(start)).min();
-    notice(&format!("error: {}", without_numbers(&text[..trace.unwrap_or(text.len())])));
+    notice(&format!("error: {}", &text[..trace.unwrap_or(text.len())]));
     ExitCode::from(if error.is::<UsageError>() { USAGE } else { FAILED })
-}
-
-/// An error's text without the numbers of the system's errors, `(os error 17)`, which stand beside
-/// their words.
-fn without_numbers(text: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once(" (os error ") {
-        out.push_str(before);
-        rest = after.split_once(')').map_or("", |(_, rest)| rest);
-    }
-    out + rest
 }
 
 /// Parses arguments, of which the first is the program's name, and the file of `--config`.
@@ -372,7 +359,7 @@ fn ensure_command(args: &[OsString], program: &clap::Command) -> Result<(), clap
         true => {
             let flags: Vec<String> = args[1..].iter().map(|arg| shell_word(arg)).collect();
             format!(
-                "to train, put the command before the flags: ptb-word-lm train {}\n",
+                "the command is missing before the flags:\n\n  ptb-word-lm train {}\n",
                 flags.join(" ")
             )
         }
@@ -410,13 +397,6 @@ fn our_spelling(arg: OsString) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn errors_of_the_system_have_no_numbers() {
-        assert_eq!(without_numbers("a: Is a directory (os error 21)"), "a: Is a directory");
-        assert_eq!(without_numbers("a (os error 2); b (os error 17): c"), "a; b: c");
-        assert_eq!(without_numbers("plain (words)"), "plain (words)");
-    }
 
     #[test]
     fn flags_are_consistent() {

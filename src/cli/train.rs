@@ -371,6 +371,18 @@ impl Training<'_> {
                 self.say(&format!(
                     "resuming at epoch {epoch}, step {step} (global step {global_step})"
                 ));
+                let args = self.args;
+                let epochs = args.hyperparameters.config(args.model)?.max_max_epoch;
+                if checkpoint.progress.epoch >= epochs {
+                    self.say(&format!(
+                        "the run is over: it has its {}; --max-max-epoch extends it",
+                        plural(epochs, "epoch")
+                    ));
+                } else if let Some(max) = args.max_steps.filter(|&max| global_step >= max) {
+                    self.say(&format!(
+                        "nothing is left to train: the run has done --max-steps {max} already"
+                    ));
+                }
                 for difference in checkpoint.made.differences(&session.provenance()) {
                     self.notice(&format!(
                         "{difference}: the run goes on equal to rounding, not to the last bit"

@@ -15,7 +15,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Map, Value, json};
 
-use crate::cli::report::notice;
+use crate::cli::report::{notice, without_numbers};
 use crate::kernels::libtorch;
 use crate::reader::RawData;
 
@@ -78,6 +78,7 @@ pub fn expand(
     if let Some(path) = glance.get_one::<PathBuf>("config") {
         let (flags, start) = read(path, train).map_err(|error| {
             let message = format!("--config {}: {error:#}\n", path.display());
+            let message = without_numbers(&message);
             clap::Error::raw(ErrorKind::ValueValidation, message)
         })?;
         args.splice(2..2, flags);

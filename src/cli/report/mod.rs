@@ -41,9 +41,21 @@ pub fn ensure_written() -> io::Result<()> {
     }
 }
 
+/// A message without the numbers of the system's errors, `(os error 17)`, which stand beside
+/// their words.
+pub fn without_numbers(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        out.push_str(before);
+        rest = after.split_once(')').map_or("", |(_, rest)| rest);
+    }
+    out + rest
+}
+
 /// Writes a notice on standard error: one line, or wrapped to the width of a terminal.
 pub fn notice(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{}", for_stderr(text));
+    let _ = writeln!(io::stderr().lock(), "{}", for_stderr(&without_numbers(text)));
 }
 
 /// A number with its noun: `1 word`, `2 words`.
@@ -142,5 +154,17 @@ impl Reporter {
     pub fn finish(self) {
         self.clear();
         self.quiet.into_iter().flatten().flatten().for_each(|text| line(&text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_system_have_no_numbers() {
+        assert_eq!(without_numbers("a: Is a directory (os error 21)"), "a: Is a directory");
+        assert_eq!(without_numbers("a (os error 2); b (os error 17): c"), "a; b: c");
+        assert_eq!(without_numbers("plain (words)"), "plain (words)");
     }
 }

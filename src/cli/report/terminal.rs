@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use console::{Term, measure_text_width};
+use console::{Term, measure_text_width, truncate_str};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::event::Event;
@@ -113,6 +113,8 @@ pub(super) struct Bar {
     /// Of the epoch being trained.
     epoch: i64,
     epoch_size: i64,
+    /// Steps of the run that are done.
+    position: i64,
     figures: Vec<String>,
     pace: Pace,
     drawn: Instant,
@@ -127,6 +129,7 @@ impl Bar {
             max_steps: max_steps.unwrap_or(i64::MAX),
             epoch: 0,
             epoch_size: 0,
+            position: 0,
             figures: Vec::new(),
             pace: Pace::default(),
             drawn: now,
@@ -146,12 +149,10 @@ impl Bar {
                 let terminal = Term::stderr().is_term()
                     && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
                 if self.line.is_hidden() && terminal {
-                    let style = ProgressStyle::with_template("{msg}  [{wide_bar}]  {prefix}");
-                    self.line = ProgressBar::new(self.steps() as u64).with_style(
-                        style
-                            .unwrap_or_else(|_| ProgressStyle::default_bar())
-                            .progress_chars("=> "),
-                    );
+                    // The line is drawn here; indicatif redraws it and takes it away.
+                    let style = ProgressStyle::with_template("{msg}");
+                    self.line = ProgressBar::new(self.steps() as u64)
+                        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
                 }
                 self.figures.clear();
                 self.draw(*done);
@@ -167,18 +168,18 @@ impl Bar {
             }
             Event::Evaluating { split } => {
                 self.figures.clear();
-                self.line.set_prefix("");
-                self.set_message(&[format!("evaluating {split}")]);
+                self.set_line(&[format!("evaluating {split}")], "");
             }
             _ => {}
         }
     }
 
-    /// Sets what stands before the bar, after the epoch.
-    fn set_message(&self, parts: &[String]) {
+    /// Draws the line: the epoch and these parts, the bar, the time that is left.
+    fn set_line(&self, parts: &[String], left: &str) {
         let epoch = format!("epoch {}/{}", self.epoch, self.epochs);
-        let columns = columns(&Term::stderr()).unwrap_or(80);
-        self.line.set_message(fitting(&[&[epoch], parts].concat(), columns));
+        let columns = columns(&Term::stderr()).unwrap_or(80).saturating_sub(ECHO);
+        let done = self.position as f64 / self.steps().max(1) as f64;
+        self.line.set_message(bar_line(&[&[epoch], parts].concat(), done, left, columns));
     }
 
     /// Steps of the whole run.
@@ -188,22 +189,32 @@ impl Bar {
 
     fn draw(&mut self, done: i64) {
         self.drawn = Instant::now();
-        let position = (self.epoch - 1) * self.epoch_size + done;
+        self.position = ((self.epoch - 1) * self.epoch_size + done).min(self.steps());
+        let rest = (self.steps() - self.position) as f64;
+        let left = self.pace.mean.map(|mean| format!("{} left", duration(mean * rest)));
         let steps = format!("step {done}/{}", self.epoch_size);
-        self.set_message(&[&[steps], &self.figures[..]].concat());
-        self.line.set_prefix(match self.pace.mean {
-            Some(mean) => {
-                format!("{} left", duration(mean * (self.steps() - position).max(0) as f64))
-            }
-            None => String::new(),
-        });
-        self.line.set_position(position.min(self.steps()) as u64);
+        let parts = [&[steps], &self.figures[..]].concat();
+        self.set_line(&parts, left.as_deref().unwrap_or_default());
     }
+}
+
+/// Columns at the line's end that stay empty: there the terminal echoes `^C`, once or twice. A
+/// full line would be broken by it, and its first part would stay when the bar is taken away.
+const ECHO: usize = 4;
+
+/// The bar's line, of at most `columns`, where `done` is the part of the run that is done.
+fn bar_line(parts: &[String], done: f64, left: &str, columns: usize) -> String {
+    let text = fitting(parts, columns);
+    let width = columns.saturating_sub(text.len() + "  []  ".len() + left.len());
+    let filled = ((width as f64 * done) as usize).clamp(1, width.max(1));
+    let bar = "=".repeat(filled - 1) + ">";
+    let line = format!("{text}  [{bar:<width$}]  {left}");
+    truncate_str(line.trim_end(), columns, "").into_owned()
 }
 
 /// As many parts as leave room for the bar itself and the time that is left.
 fn fitting(parts: &[String], columns: usize) -> String {
-    const REST: usize = "  [====]  1h02m left".len();
+    const REST: usize = "  [==]  1h02m left".len();
     let mut text = String::new();
     for part in parts {
         if !text.is_empty() && text.len() + 2 + part.len() + REST > columns {
@@ -308,6 +319,16 @@ mod tests {
         assert_eq!(fitting(&parts, 50), "epoch 1/13  step 1200/2323");
         assert_eq!(fitting(&parts, 40), "epoch 1/13");
         assert_eq!(fitting(&parts, 5), "epoch 1/13");
+        for columns in 1..120 {
+            for left in ["", "45s left", "1h02m left"] {
+                let line = bar_line(&parts, 0.5, left, columns);
+                assert!(line.len() <= columns, "{columns}: {line:?}");
+                assert!(columns < 46 || line.contains(">") && line.ends_with(left), "{line:?}");
+            }
+        }
+        let line = |done| bar_line(&parts[..1], done, "1m left", 32);
+        assert_eq!(line(0.0), "epoch 1/13  [>        ]  1m left");
+        assert_eq!(line(1.0), "epoch 1/13  [========>]  1m left");
     }
 
     #[test]
