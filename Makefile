@@ -1,4 +1,4 @@
-# The front door. `make help` is its menu.
+# Builds, trains, tests and measures. `make help` lists the targets.
 
 MODEL ?= small
 DATA  ?=

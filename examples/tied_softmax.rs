@@ -13,7 +13,7 @@ use ptb_word_lm::optimizer::{Gradient, Optimizer, clip_scale, global_norm};
 use ptb_word_lm::predictor::{ByLogits, LanguageModel};
 use ptb_word_lm::reader::{Producer, RawData};
 use ptb_word_lm::rnn::{CellType, MultiRNNCell, State, dynamic_rnn};
-use ptb_word_lm::score::{Scored, Scorer};
+use ptb_word_lm::score::{Options, Scored, Scorer};
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor, nn};
 
@@ -128,8 +128,9 @@ fn main() -> Result<()> {
     }
 
     let mut predictor = ByLogits::new(&model);
-    let mut scorer = Scorer { predictor: &mut predictor, vocabulary: words, independent: false };
-    let total =
+    let options = Options::default();
+    let mut scorer = Scorer { predictor: &mut predictor, vocabulary: words, options };
+    let (total, _) =
         scorer.score(ptb_word_lm::sample::TEST.as_bytes(), "test", &mut |_: Scored| Ok(()))?;
     println!("Test Perplexity: {:.3}", total.perplexity().unwrap_or(f64::NAN));
 

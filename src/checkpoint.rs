@@ -7,6 +7,7 @@
 //! moment leaves a good one.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -102,14 +103,39 @@ impl Provenance {
 #[derive(Debug, Error)]
 pub enum Misfit {
     /// The differences in the configuration.
-    #[error("the checkpoint is of another run: {0}")]
-    Run(String),
+    #[error(
+        "the checkpoint is of another run: {}",
+        .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Run(Vec<Difference>),
     /// Which of the texts differ.
     #[error("the {0} text is not the one that the checkpoint was made from (its MD5 is another)")]
     Data(String),
     /// The first difference between the vocabularies.
     #[error("the checkpoint was trained with another vocabulary: {0}")]
     Vocabulary(String),
+}
+
+/// A field of [`RunConfig`] that a checkpoint has another value of: `num_layers is 1 there and 2
+/// here`. A value that is not set is null.
+#[derive(Debug)]
+pub struct Difference {
+    /// The field's name.
+    pub field: String,
+    /// The checkpoint's value.
+    pub there: Value,
+    /// The run's value.
+    pub here: Value,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let text = |value: &Value| match value {
+            Value::Null => "not set".into(),
+            value => value.to_string(),
+        };
+        write!(f, "{} is {} there and {} here", self.field, text(&self.there), text(&self.here))
+    }
 }
 
 /// The error of a folder without checkpoints.
@@ -414,7 +440,7 @@ impl SaveFolder {
     /// path.
     pub fn open(path: &Path, keep: usize) -> Result<Self> {
         let cannot = || format!("{}: cannot be written", path.display());
-        fs::create_dir_all(path).with_context(cannot)?;
+        files::make_folder(path).with_context(cannot)?;
         let lock = FolderLock::acquire(path).with_context(|| path.display().to_string())?;
         write_atomically(&path.join("probe"), |_| Ok(())).with_context(cannot)?;
         fs::remove_file(path.join("probe")).with_context(cannot)?;
@@ -489,18 +515,11 @@ pub fn ensure_same_run(saved: &RunConfig, wanted: &RunConfig) -> Result<()> {
     let mut differences = Vec::new();
     for (name, value) in wanted.as_object().into_iter().flatten() {
         if name != "max_max_epoch" && saved.get(name) != Some(value) {
-            let text = |value: Option<&Value>| match value {
-                None | Some(Value::Null) => "not set".into(),
-                Some(value) => value.to_string(),
-            };
-            differences.push(format!(
-                "{name} is {} there and {} here",
-                text(saved.get(name)),
-                text(Some(value))
-            ));
+            let there = saved.get(name).cloned().unwrap_or_default();
+            differences.push(Difference { field: name.clone(), there, here: value.clone() });
         }
     }
-    if differences.is_empty() { Ok(()) } else { Err(Misfit::Run(differences.join(", ")).into()) }
+    if differences.is_empty() { Ok(()) } else { Err(Misfit::Run(differences).into()) }
 }
 
 /// Refuses data whose words are not the ones that the checkpoint was trained with.

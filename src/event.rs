@@ -61,6 +61,14 @@ pub enum Event {
         result: Evaluation,
         /// Whether the pass covered the whole split; `max_steps` may end training within an epoch.
         complete: bool,
+        /// Training steps of this epoch that are done, and that it has. A run that stops within an
+        /// epoch is evaluated there.
+        steps: (i64, i64),
+    },
+    /// An evaluation begins.
+    Evaluating {
+        /// `valid` or `test`.
+        split: &'static str,
     },
     /// The test text is evaluated: the run is over.
     Final(Evaluation),

@@ -46,6 +46,7 @@ pub mod loss;
 pub mod model;
 pub mod optimizer;
 pub mod predictor;
+mod prepare;
 pub mod reader;
 pub mod rnn;
 pub mod sample;

@@ -358,10 +358,15 @@ impl<'a> Session<'a> {
         }
         self.add_costs(train_step)?;
         let complete = self.progress.step == epoch_size;
+        // A process that was stopped after an epoch's last step has reported the epoch.
+        if epoch.done == epoch_size {
+            return Ok(complete);
+        }
         let iters = self.progress.step * producer.num_steps();
         let result =
             Evaluation::new(self.progress.costs, iters, producer.batch_size(), epoch.start);
-        listen(Event::EpochEnd { epoch: number, split: "train", result, complete });
+        let steps = (self.progress.step, epoch_size);
+        listen(Event::EpochEnd { epoch: number, split: "train", result, complete, steps });
         Ok(complete)
     }
 
@@ -418,11 +423,13 @@ impl<'a> Session<'a> {
     }
 
     fn validate(&self, listen: &mut dyn FnMut(Event)) -> Result<()> {
+        listen(Event::Evaluating { split: "valid" });
         if let Some(result) =
             evaluate_until(&self.model(false), &self.input.valid, &|| !self.evaluates())?
         {
             let epoch = self.progress.epoch + 1;
-            listen(Event::EpochEnd { epoch, split: "valid", result, complete: true });
+            let steps = (self.progress.step, self.input.train.epoch_size());
+            listen(Event::EpochEnd { epoch, split: "valid", result, complete: true, steps });
         }
         Ok(())
     }
@@ -430,6 +437,7 @@ impl<'a> Session<'a> {
     /// The test text is a single row, so worker 0 evaluates it alone.
     fn test(&self, listen: &mut dyn FnMut(Event)) -> Result<()> {
         if self.team.rank() == 0 {
+            listen(Event::Evaluating { split: "test" });
             let model = self.model(false).with_team(&Solo);
             if let Some(result) = evaluate_until(&model, &self.input.test, &|| !self.evaluates())? {
                 listen(Event::Final(result));

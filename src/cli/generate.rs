@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use anyhow::Result;
 use clap::Args;
 
+use super::flags::numbers::{real, whole};
 use super::flags::{SavedFlags, UsageError};
 use super::report::notice;
 use crate::config::Precision;
@@ -24,26 +25,27 @@ pub struct GenerateArgs {
     /// Number of words to write after the prompt; the end of a line counts as a word, as in the
     /// perplexity
     #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true)]
+    #[arg(value_parser = whole(0u64..))]
     words: u64,
     /// Never write `<unk>`: the other words have its share of the probability
     #[arg(long, help_heading = "Sampling")]
     no_unk: bool,
     /// Below 1 makes likely words likelier, above 1 less likely; 0 always takes the likeliest word
     #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
-    #[arg(help_heading = "Sampling")]
+    #[arg(value_parser = real, help_heading = "Sampling")]
     temperature: f64,
     /// Choose among the N likeliest words only
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..), help_heading = "Sampling")]
+    #[arg(value_parser = whole(1u64..), help_heading = "Sampling")]
     top_k: Option<u64>,
     /// Choose among the likeliest words only: as few as have a total probability of at least P,
     /// which is above 0 and at most 1
     #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
-    #[arg(help_heading = "Sampling")]
+    #[arg(value_parser = real, help_heading = "Sampling")]
     top_p: f64,
     /// Random seed; the same seed gives the same text (ChaCha8, one number for each word)
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
-    #[arg(help_heading = "Sampling")]
+    #[arg(value_parser = whole::<i64>(..), help_heading = "Sampling")]
     seed: i64,
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::flags::numbers::whole;
 use super::flags::{Saved, SavedFlags};
 use super::generate::Prompt;
 use crate::config::Precision;
@@ -23,7 +24,7 @@ pub struct PredictArgs {
     prompt: Option<String>,
     /// Number of words to print
     #[arg(long, value_name = "N", default_value_t = 10, allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(value_parser = whole(1u32..))]
     top: u32,
     /// Print JSON: an object for each prompt
     #[arg(long)]

@@ -1,7 +1,7 @@
 //! `score`
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -20,8 +20,9 @@ use crate::predictor::{Plain, Predictor};
 use crate::reader::{EOS, UNK, Vocabulary};
 use crate::score::{Options, Scored, Scorer, Totals, Word};
 
-/// Characters of a line that are shown beside its figures, on a terminal of 80 columns.
-const SHOWN: usize = 42;
+/// Columns for the beginning of a line beside its figures, on a terminal of 80 columns; `…` takes
+/// one more.
+const SHOWN: usize = 41;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -138,7 +139,12 @@ impl ScoreArgs {
                 ensure!(!file.metadata()?.is_dir(), "{name}: is a folder; score takes a file");
                 (name, Box::new(file))
             }
-            _ => ("standard input".into(), Box::new(StandardInput::new()?)),
+            _ => {
+                if io::stdin().is_terminal() {
+                    notice("reading lines to score from the terminal; Ctrl-D ends the text");
+                }
+                ("standard input".into(), Box::new(StandardInput::new()?))
+            }
         };
         let saved = self.saved.load()?;
         let vocabulary = &saved.vocabulary;
@@ -398,7 +404,7 @@ impl Beginning {
         }
         let space = if self.text.is_empty() { "" } else { " " };
         for c in space.chars().chain(word.chars()) {
-            self.chars += 1;
+            self.chars += console::measure_text_width(c.encode_utf8(&mut [0; 4]));
             if self.chars > SHOWN {
                 self.text.push('…');
                 return;

@@ -1,6 +1,6 @@
 //! `train`
 
-use std::path::{Display, PathBuf};
+use std::path::{Display, Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
@@ -11,15 +11,16 @@ use tch::{Device, Kind};
 
 use super::data::{read_marked, read_with};
 use super::flags::config_file::{self, Given};
+use super::flags::numbers::whole;
 use super::flags::signals::{self, Signals};
 use super::flags::{
     DeviceFlags, Hyperparameters, LimitFlags, MarkersFlag, UsageError, WorkerFlags,
 };
-use super::open_save_path;
 use super::report::tensorboard::EventFile;
-use super::report::{Metrics, Reporter, line, notice};
+use super::report::{Metrics, Reporter, line, notice, plural};
+use super::{open_save_path, shell_word};
 use crate::checkpoint::{
-    Checkpoint, Misfit, Progress, RunConfig, SaveFolder, digest_of, ensure_same_run,
+    Checkpoint, Difference, Misfit, Progress, RunConfig, SaveFolder, digest_of, ensure_same_run,
     ensure_same_vocabulary,
 };
 use crate::config::{Config, Model, Precision, RnnMode};
@@ -35,27 +36,33 @@ use crate::tf;
 #[derive(Args)]
 #[command(args_override_self = true)]
 pub struct TrainArgs {
-    /// Folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt (or train.txt and so on, or
-    /// wiki.train.tokens and so on); `sample` is the corpus inside this program
+    /// Folder of the three texts; `sample` is one built in
+    ///
+    /// They are ptb.train.txt, ptb.valid.txt and ptb.test.txt (or train.txt and so on, or
+    /// wiki.train.tokens and so on). `ptb-word-lm prepare` makes them from one text.
     #[arg(long, value_name = "DIR", help_heading = "The original's flags")]
     data_path: String,
-    /// Folder for checkpoints, metrics and TensorBoard's event files; if it holds a run, that run
-    /// is resumed
+    /// Folder for checkpoints; a run in it is resumed
+    ///
+    /// Metrics and TensorBoard's event files are written there too.
     #[arg(long, value_name = "DIR", help_heading = "The original's flags")]
     save_path: Option<PathBuf>,
-    /// Configuration: small, medium, large or test
+    /// small, medium, large or test
     #[arg(long, value_enum, default_value_t = Model::Small, hide_possible_values = true)]
     #[arg(help_heading = "The original's flags")]
     model: Model,
-    /// How to run the recurrent layers: cudnn (the whole sequence in one fused call; the default),
-    /// block (one fused operation per time step) or basic (operation by operation). The numbers
-    /// are the same up to rounding
+    /// How to run the layers: cudnn (default), block, basic
+    ///
+    /// cudnn runs the whole sequence in one fused call, block has one fused operation per time
+    /// step, basic runs operation by operation. The numbers are the same up to rounding.
     #[arg(long, value_enum, value_name = "MODE", hide_possible_values = true, ignore_case = true)]
     #[arg(help_heading = "The original's flags")]
     rnn_mode: Option<RnnMode>,
 
-    /// Take flags from a JSON file, such as {"model": "medium", "seed": 1}; flags on the command
-    /// line win. The metrics.jsonl of a run (or its save path) repeats that run exactly
+    /// Take flags from a JSON file, or from a run
+    ///
+    /// The file is such as {"model": "medium", "seed": 1}; flags on the command line win. The
+    /// metrics.jsonl of a run, or its save path, repeats that run exactly.
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -63,6 +70,8 @@ pub struct TrainArgs {
     #[command(flatten)]
     device: DeviceFlags,
     /// The same as --precision fp16, which needs a GPU
+    ///
+    /// --nouse-fp16, as the original has it, is off.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set)]
     #[arg(num_args = 0..=1, require_equals = true)]
     #[arg(default_value = "false", default_missing_value = "true")]
@@ -78,9 +87,11 @@ pub struct TrainArgs {
     /// On a GPU, launch the kernels of a step one by one instead of as a CUDA graph
     #[arg(long, help_heading = "Running")]
     no_cuda_graph: bool,
-    /// Random seed for the initial variables and the dropout masks
+    /// Random seed
+    ///
+    /// It is that of the initial variables and the dropout masks.
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
-    #[arg(help_heading = "Running")]
+    #[arg(value_parser = whole::<i64>(..), help_heading = "Running")]
     seed: i64,
     /// Start from variables that TensorFlow saved instead of random ones: a checkpoint's prefix,
     /// its folder, one of its files, or a .npz
@@ -91,11 +102,13 @@ pub struct TrainArgs {
     metrics: Option<PathBuf>,
     /// Log every Nth step to the metrics file; 0 logs no steps
     #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(i64).range(0..), help_heading = "Running")]
+    #[arg(value_parser = whole(0i64..), help_heading = "Running")]
     log_every: i64,
-    /// Stop after N training steps in total, then still evaluate; 0 trains nothing
+    /// Stop after N training steps in total
+    ///
+    /// The model is then still evaluated; 0 trains nothing.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(i64).range(0..), help_heading = "Running")]
+    #[arg(value_parser = whole(0i64..), help_heading = "Running")]
     max_steps: Option<i64>,
     /// Save within an epoch too: 500 for every 500 steps, 10m for every 10 minutes
     #[arg(long, value_name = "N", default_value_t = CheckpointEvery::Minutes(10.0))]
@@ -103,7 +116,7 @@ pub struct TrainArgs {
     checkpoint_every: CheckpointEvery,
     /// Number of checkpoints to keep
     #[arg(long, value_name = "N", default_value_t = 2)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..), help_heading = "Running")]
+    #[arg(value_parser = whole(1u32..), help_heading = "Running")]
     keep: u32,
     /// Still evaluate the validation and test texts after Ctrl-C
     #[arg(long, help_heading = "Running")]
@@ -111,7 +124,7 @@ pub struct TrainArgs {
     /// Do not evaluate the validation and test texts
     #[arg(long, help_heading = "Running")]
     no_eval: bool,
-    /// Print only the final perplexities, warnings and errors
+    /// Print only final perplexities, warnings, errors
     #[arg(long, short, help_heading = "Running")]
     quiet: bool,
 
@@ -121,6 +134,11 @@ pub struct TrainArgs {
     limits: LimitFlags,
     #[command(flatten)]
     markers: MarkersFlag,
+    /// Number of words in the vocabulary, as the original's configurations have it. It is only
+    /// compared: the vocabulary is that of the training text
+    #[arg(long, value_name = "N", value_parser = whole(1i64..), hide_short_help = true)]
+    #[arg(help_heading = "Vocabulary (without these flags: all words, as in the original)")]
+    vocab_size: Option<i64>,
 
     #[arg(skip)]
     pub given: Given,
@@ -278,11 +296,28 @@ impl Training<'_> {
             config_file::ensure_same_texts(start, &args.data_path, &data)?;
         }
         config.vocab_size = data.vocabulary.len() as i64;
+        self.ensure_vocab_size(config.vocab_size)?;
         config.validate()?;
         let Hyperparameters { cell, optimizer, .. } = args.hyperparameters;
         let run = RunConfig { config, cell: cell.to_string(), optimizer, seed: args.seed, limits };
         let start = self.start(folder.as_ref(), &run, &data)?;
         Ok(Opened { data, run, folder, start })
+    }
+
+    /// Compares the vocabulary with `--vocab-size`.
+    fn ensure_vocab_size(&self, words: i64) -> Result<(), UsageError> {
+        let Some(asked) = self.args.vocab_size.filter(|&asked| asked != words) else {
+            return Ok(());
+        };
+        let advice = match words > asked.max(1) {
+            true => format!("--max-vocab {asked} keeps the most frequent of them; otherwise leave"),
+            false => "leave".to_owned(),
+        };
+        Err(UsageError(format!(
+            "--vocab-size {asked} does not fit --data-path {}, whose training text has {words} \
+             words in its vocabulary: {advice} --vocab-size out",
+            self.args.data_path
+        )))
     }
 
     /// Reads the checkpoint that the run resumes from, or else the variables of `--init-from`.
@@ -340,6 +375,18 @@ impl Training<'_> {
                 self.say(&format!(
                     "resuming at epoch {epoch}, step {step} (global step {global_step})"
                 ));
+                let args = self.args;
+                let epochs = args.hyperparameters.config(args.model)?.max_max_epoch;
+                if checkpoint.progress.epoch >= epochs {
+                    self.say(&format!(
+                        "the run is over: it has its {}; --max-max-epoch extends it",
+                        plural(epochs, "epoch")
+                    ));
+                } else if let Some(max) = args.max_steps.filter(|&max| global_step >= max) {
+                    self.say(&format!(
+                        "nothing is left to train: the run has done --max-steps {max} already"
+                    ));
+                }
                 for difference in checkpoint.made.differences(&session.provenance()) {
                     self.notice(&format!(
                         "{difference}: the run goes on equal to rounding, not to the last bit"
@@ -393,11 +440,11 @@ impl Training<'_> {
             size => format!("{size} workers, each on "),
         };
         self.say(&format!(
-            "model {} on {workers}{}, {} threads: {} words, learning-rate schedule {}",
+            "model {} on {workers}{}, {}: {}, learning-rate schedule {}",
             args.model,
             device::name(self.device),
-            tch::get_num_threads(),
-            config.vocab_size,
+            plural(tch::get_num_threads(), "thread"),
+            plural(config.vocab_size, "word"),
             config.lr_schedule,
         ));
         Ok(reporter)
@@ -448,6 +495,9 @@ impl Training<'_> {
                 reporter.show(&event);
             }
         });
+        if trained.is_err() {
+            reporter.clear();
+        }
         trained.map_err(|error| match error.is::<Diverged>() {
             true => anyhow!(
                 "{error:#}. What helps: a smaller --learning-rate, a smaller --max-grad-norm, a \
@@ -530,14 +580,41 @@ impl Training<'_> {
     fn cannot_resume(&self, error: anyhow::Error) -> anyhow::Error {
         let folder = shown(&self.args.save_path);
         let same = match error.downcast_ref::<Misfit>() {
-            Some(Misfit::Run(_)) => "flags",
-            Some(Misfit::Data(_)) => "--data-path",
+            Some(Misfit::Run(differences)) => self.flags_of_run(differences),
+            Some(Misfit::Data(_)) => "--data-path to resume it".to_owned(),
             _ => return error.context(format!("{folder}: cannot be resumed")),
         };
         anyhow!(
-            "{folder}: cannot be resumed: {error:#}. Give the same {same} to resume it, or another \
-             --save-path for a new run"
+            "{folder}: cannot be resumed: {error:#}. Give the same {same}, or another --save-path \
+             for a new run"
         )
+    }
+
+    /// Which flags continue the run of the save path, and the command that has all of them.
+    fn flags_of_run(&self, differences: &[Difference]) -> String {
+        let flag = |Difference { field, there, .. }: &Difference| {
+            let flag = format!("--{}", field.replace('_', "-"));
+            match there {
+                // It comes from the data and from the limits.
+                _ if field == "vocab_size" => None,
+                Value::Null => Some(format!("no {flag}")),
+                Value::String(text) => Some(format!("{flag} {text}")),
+                value => Some(format!("{flag} {value}")),
+            }
+        };
+        let flags: Vec<String> = differences.iter().filter_map(flag).collect();
+        let mut same = match flags.is_empty() {
+            true => "--data-path to resume it".to_owned(),
+            false => format!("flags to resume it: {}", flags.join(", ")),
+        };
+        let path = self.args.save_path.as_deref().unwrap_or(Path::new(""));
+        if path.join("metrics.jsonl").is_file() {
+            let path = shell_word(path.as_os_str());
+            same += &format!(
+                " (`ptb-word-lm train --config {path} --save-path {path}` has all of them)"
+            );
+        }
+        same
     }
 
     /// `--init-from`, for messages.

@@ -146,7 +146,8 @@ fn find(data_path: &str) -> Result<[PathBuf; 3], NoTexts> {
     );
     let error = |what: String| Err(NoTexts(format!("{data_path}: {what}")));
     if !folder.is_dir() {
-        return error(format!("no such folder. {expected}"));
+        let what = if folder.exists() { "it is a file, not a folder" } else { "no such folder" };
+        return error(format!("{what}. {expected}"));
     }
     let names =
         NAMINGS.map(|naming| ["train", "valid", "test"].map(|split| naming.replace('*', split)));
@@ -161,11 +162,14 @@ fn find(data_path: &str) -> Result<[PathBuf; 3], NoTexts> {
     };
     match (&complete[..], &partial[..]) {
         ([names], _) => Ok(names.each_ref().map(|name| folder.join(name))),
-        ([], []) => error(format!("there is no text of a known name in it. {expected}")),
+        ([], []) => {
+            error(format!("there is no text of a known name in it{}. {expected}", others(folder)))
+        }
         ([], partial) => error(format!(
-            "the texts in it are not complete: there is {}, but no {}. {expected}",
+            "the texts in it are not complete: there is {}, but no {}{}. {expected}",
             list(partial, true),
-            list(partial, false)
+            list(partial, false),
+            others(folder)
         )),
         (several, _) => error(format!(
             "there is more than one set of texts in it: {}. Leave one of them there, or give each \
@@ -173,6 +177,35 @@ fn find(data_path: &str) -> Result<[PathBuf; 3], NoTexts> {
             list(several, true)
         )),
     }
+}
+
+/// What is in a folder instead of the texts, for messages: files that only need another name or to
+/// be unpacked, or else all of them.
+fn others(folder: &Path) -> String {
+    const SHOWN: usize = 8;
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    names.sort();
+    if names.is_empty() {
+        return "; it is empty".to_owned();
+    }
+    let packed = names.iter().any(|name| {
+        [".gz", ".bz2", ".xz", ".zip", ".zst", ".tgz", ".tar"].iter().any(|e| name.ends_with(e))
+    });
+    let more = names.len().saturating_sub(SHOWN);
+    names.truncate(SHOWN);
+    let mut text = format!(". In it: {}", names.join(", "));
+    if more > 0 {
+        text += &format!(" and {more} more");
+    }
+    text += match packed {
+        true => ". Unpack what is compressed, and rename what has another name",
+        false => ". Rename what has another name (val, dev, capitals)",
+    };
+    text
 }
 
 fn open(path: &Path) -> Result<TextReader> {
@@ -212,7 +245,8 @@ fn read_training(
     let split = text.into_split(tokens)?;
     ensure!(
         vocabulary.len() > 1,
-        "{}: the vocabulary has only {} word; a language model needs at least 2",
+        "{}: the vocabulary has only {} word; a language model needs at least 2, separated by \
+         spaces",
         split.name,
         vocabulary.len()
     );

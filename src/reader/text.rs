@@ -115,6 +115,9 @@ impl TextReader {
             }
             Err(error) => {
                 let at = error.valid_up_to();
+                if let Some(format) = binary_format(&self.buffer).filter(|_| self.bytes == 0) {
+                    bail!("{}: not UTF-8 text: {format}", self.name);
+                }
                 bail!(
                     "{}: not UTF-8 text: line {}, byte {} of the file (0x{:02x}). Convert the file \
                      to UTF-8, e.g. with iconv",
@@ -166,6 +169,19 @@ impl TextReader {
         let md5 = self.md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Split { name: self.name, tokens: tokens.into(), md5, ..Split::default() })
     }
+}
+
+/// What a file is by its first bytes, and what makes UTF-8 text of it.
+fn binary_format(start: &[u8]) -> Option<&'static str> {
+    let formats: [(&[u8], &str); 6] = [
+        (b"\x1f\x8b", "the file is compressed; gunzip unpacks it"),
+        (b"BZh", "the file is compressed; bunzip2 unpacks it"),
+        (b"\xfd7zXZ", "the file is compressed; unxz unpacks it"),
+        (b"\x28\xb5\x2f\xfd", "the file is compressed; unzstd unpacks it"),
+        (b"PK\x03\x04", "the file is an archive; unzip unpacks it"),
+        (b"\xff\xfe", "the file is UTF-16. iconv -f UTF-16 -t UTF-8 converts it"),
+    ];
+    formats.iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, what)| *what)
 }
 
 #[cfg(test)]

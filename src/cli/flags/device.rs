@@ -4,17 +4,20 @@ use anyhow::{Result, anyhow};
 use clap::Args;
 use tch::Device;
 
+use super::numbers::whole;
 use crate::device::{self, DeviceArg, GpuError};
 use crate::spin;
 
 #[derive(Args)]
 pub struct DeviceFlags {
-    /// Device: auto, cpu, cuda or cuda:N; auto takes a GPU if there is one
+    /// Device: auto, cpu, cuda or cuda:N
+    ///
+    /// auto takes a GPU if there is one.
     #[arg(long, default_value_t = DeviceArg::Auto, value_name = "DEVICE")]
     #[arg(help_heading = "Running")]
     pub device: DeviceArg,
     /// Number of CPU threads [default: one per core that this process may use]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=4096))]
+    #[arg(long, value_name = "N", value_parser = whole(1i32..=4096))]
     #[arg(help_heading = "Running")]
     threads: Option<i32>,
 }

@@ -6,6 +6,7 @@ pub mod device;
 mod hyperparameters;
 mod limits;
 mod markers;
+pub mod numbers;
 mod saved;
 pub mod signals;
 mod workers;
