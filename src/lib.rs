@@ -16,7 +16,7 @@
 //! | the lines that `run_epoch` prints | [`event`] |
 //! | `AutoParallel` (`--num_gpus`) | [`team`], [`distributed`] |
 //! | `tf.train.Supervisor`'s checkpoints | [`checkpoint`] |
-//! | `tf.train.Saver`'s files, `numpy.savez` | [`tf`] |
+//! | `tf.train.Saver`'s files, `numpy.savez` | [`tf`], [`pretrained`] |
 //! | (not in the original) | [`saved`], [`generate`], [`score`], [`predictor`], [`average`], [`sample`] |
 //! | (beyond the original) | [`adapt`], [`cache`], [`tune`] |
 //!
@@ -44,6 +44,7 @@ pub mod loss;
 pub mod model;
 pub mod optimizer;
 pub mod predictor;
+pub mod pretrained;
 pub mod reader;
 pub mod rnn;
 pub mod sample;

@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn lines_are_the_original_s_to_the_letter() {
-        let result = Evaluation { perplexity: 271.0, tokens: 1, seconds: 1.0 };
+        let result = Evaluation { cost: 5.6, perplexity: 271.0, tokens: 1, seconds: 1.0 };
         let lines: Vec<String> = [
             Event::Epoch { epoch: 1, learning_rate: 1.0, done: 0, epoch_size: 2323 },
             Event::Progress { fraction: 10.0 / 2323.0, perplexity: 4852.2139, wps: 2876.4 },
