@@ -198,24 +198,16 @@ impl Checkpoint {
         to_safetensors(&tensors, metadata)
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let (_, header) = SafeTensors::read_metadata(bytes)
-            .map_err(|e| anyhow!("not a whole safetensors file: {e}"))?;
-        let file = SafeTensors::deserialize(bytes)
-            .map_err(|e| anyhow!("not a whole safetensors file: {e}"))?;
-        let mut metadata = header.metadata().clone().unwrap_or_default();
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let (tensors, metadata) = from_safetensors(bytes)?;
         let format = metadata.get("format").map_or("none", String::as_str);
         ensure!(
             format == FORMAT,
             "not a checkpoint of this program: its format is {format:?}, expected {FORMAT:?}"
         );
-        let written = metadata.remove("sha256").unwrap_or_default();
-        let tensors = file.tensors();
-        let views: BTreeMap<&String, TensorView> =
-            tensors.iter().map(|(name, view)| (name, view.clone())).collect();
         ensure!(
-            digest(&metadata, &views) == written || cfg!(fuzzing),
-            "its SHA-256 does not fit its content: the file is damaged"
+            metadata.contains_key("sha256") || cfg!(fuzzing),
+            "it has no SHA-256: the file is damaged"
         );
         let meta = metadata.get("meta").map_or("", String::as_str);
         let Meta { run, made, progress, .. } =
@@ -240,17 +232,15 @@ impl Checkpoint {
         };
         let mut variables = tf::Variables::new();
         let mut state = BTreeMap::new();
-        for (name, view) in views {
-            let kind = match view.dtype() {
-                Dtype::F32 => Kind::Float,
-                Dtype::F64 => Kind::Double,
-                dtype => bail!("variable {name} has type {dtype:?}; expected F32 or F64"),
-            };
-            let shape: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
-            let tensor = tf::tensor_from_bytes(view.data(), &shape, kind)?;
+        for (name, tensor) in tensors {
+            let kind = tensor.kind();
+            ensure!(
+                matches!(kind, Kind::Float | Kind::Double),
+                "variable {name} has type {kind:?}; expected float32 or float64"
+            );
             match name.strip_prefix("state/") {
                 Some(k) => drop(state.insert(k.parse::<usize>().context("state")?, tensor)),
-                None => drop(variables.insert(name.clone(), tensor)),
+                None => drop(variables.insert(name, tensor)),
             }
         }
         Ok(Checkpoint {
@@ -338,6 +328,49 @@ pub fn to_safetensors(
     Ok(bytes)
 }
 
+/// The tensors and the metadata of a safetensors file. If it has a SHA-256 among the metadata, as
+/// [`to_safetensors`] writes it, that is compared.
+///
+/// # Errors
+/// A file that is not whole, or not what was written; a tensor of a type that libtorch does not
+/// have.
+pub fn from_safetensors(bytes: &[u8]) -> Result<(tf::Variables, HashMap<String, String>)> {
+    let (_, header) = SafeTensors::read_metadata(bytes)
+        .map_err(|e| anyhow!("not a whole safetensors file: {e}"))?;
+    let file = SafeTensors::deserialize(bytes)
+        .map_err(|e| anyhow!("not a whole safetensors file: {e}"))?;
+    let mut metadata = header.metadata().clone().unwrap_or_default();
+    let tensors = file.tensors();
+    let views: BTreeMap<&String, TensorView> =
+        tensors.iter().map(|(name, view)| (name, view.clone())).collect();
+    if let Some(written) = metadata.remove("sha256") {
+        ensure!(
+            digest(&metadata, &views) == written || cfg!(fuzzing),
+            "its SHA-256 does not fit its content: the file is damaged"
+        );
+        metadata.insert("sha256".into(), written);
+    }
+    let mut variables = tf::Variables::new();
+    for (name, view) in views {
+        let kind = match view.dtype() {
+            Dtype::F32 => Kind::Float,
+            Dtype::F64 => Kind::Double,
+            Dtype::F16 => Kind::Half,
+            Dtype::BF16 => Kind::BFloat16,
+            Dtype::I8 => Kind::Int8,
+            Dtype::U8 => Kind::Uint8,
+            Dtype::I16 => Kind::Int16,
+            Dtype::I32 => Kind::Int,
+            Dtype::I64 => Kind::Int64,
+            Dtype::BOOL => Kind::Bool,
+            dtype => bail!("variable {name} has type {dtype:?}, which is not read"),
+        };
+        let shape: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
+        variables.insert(name.clone(), tf::tensor_from_bytes(view.data(), &shape, kind)?);
+    }
+    Ok((variables, metadata))
+}
+
 /// Puts the metadata of a safetensors file in the order of their names. The crate writes them in
 /// that of a hash map, which differs from process to process; equal runs should write equal files.
 fn sort_metadata(bytes: &mut [u8]) -> Result<()> {
@@ -404,6 +437,16 @@ fn digest(metadata: &HashMap<String, String>, views: &BTreeMap<&String, TensorVi
         put(view.data());
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// True if the folder has a checkpoint, good or damaged.
+pub fn has_checkpoint(folder: &Path) -> bool {
+    list(folder).is_ok_and(|found| !found.is_empty())
+}
+
+/// True if a safetensors file with these metadata is a checkpoint, and not a model by itself.
+pub(crate) fn is_checkpoint(metadata: &HashMap<String, String>) -> bool {
+    metadata.get("format").is_some_and(|format| format == FORMAT)
 }
 
 /// The checkpoints of a folder by global step, oldest first.
@@ -524,13 +567,5 @@ pub fn ensure_same_run(saved: &RunConfig, wanted: &RunConfig) -> Result<()> {
 
 /// Refuses data whose words are not the ones that the checkpoint was trained with.
 pub fn ensure_same_vocabulary(saved: &Vocabulary, data: &Vocabulary) -> Result<(), Misfit> {
-    let differ = |(id, (there, here)): (usize, (&str, &str))| {
-        (there != here).then(|| format!("word {id} is {there:?} there and {here:?} in the data"))
-    };
-    let (there, here) = (saved.len(), data.len());
-    let difference = match there == here {
-        true => saved.words().zip(data.words()).enumerate().find_map(differ),
-        false => Some(format!("it has {there} words, the data's has {here}")),
-    };
-    difference.map_or(Ok(()), |difference| Err(Misfit::Vocabulary(difference)))
+    saved.difference(data).map_or(Ok(()), |difference| Err(Misfit::Vocabulary(difference)))
 }

@@ -17,7 +17,7 @@
 //! | `--device`, `tf.ConfigProto` | [`device`] |
 //! | `AutoParallel` (`--num_gpus`) | [`team`], [`distributed`] |
 //! | `tf.train.Supervisor`'s checkpoints | [`checkpoint`] |
-//! | `tf.train.Saver`'s files, `numpy.savez` | [`tf`] |
+//! | `tf.train.Saver`'s files, `numpy.savez` | [`tf`], [`pretrained`] |
 //! | (not in the original) | [`saved`], [`generate`], [`score`], [`predictor`], [`average`], [`sample`] |
 //! | (beyond the original) | [`adapt`], [`cache`], [`tune`] |
 //!
@@ -47,6 +47,7 @@ pub mod model;
 pub mod optimizer;
 pub mod predictor;
 mod prepare;
+pub mod pretrained;
 pub mod reader;
 pub mod rnn;
 pub mod sample;

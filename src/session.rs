@@ -22,6 +22,7 @@ pub use crate::evaluate::evaluate;
 use crate::evaluate::evaluate_until;
 pub use crate::event::{Evaluation, Event};
 use crate::model::{PtbModel, PtbVariables};
+use crate::pretrained::match_rows;
 use crate::reader::{Producer, RawData, Vocabulary};
 use crate::rnn::State;
 use crate::team::{Pending, Solo, Team};
@@ -219,14 +220,31 @@ impl<'a> Session<'a> {
         &self.progress
     }
 
-    /// Starts from these variables instead of random ones.
+    /// Words of the data.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        self.vocabulary
+    }
+
+    /// Starts from these variables instead of random ones. If the `words` of their rows are known
+    /// and are not the data's, the rows are matched by word, and words that are new begin at
+    /// random. Returns how many these are; none if the words are the data's.
     ///
     /// # Errors
     /// Variables that are missing or do not fit.
-    pub fn start_from(&mut self, variables: &tf::Variables) -> Result<()> {
-        self.variables.assign(variables)?;
+    pub fn start_from(
+        &mut self,
+        variables: &tf::Variables,
+        words: Option<&Vocabulary>,
+    ) -> Result<Option<usize>> {
         self.init_from = Some(digest_of(variables)?);
-        Ok(())
+        let Some(words) = words.filter(|words| *words != self.vocabulary) else {
+            self.variables.assign(variables)?;
+            return Ok(None);
+        };
+        let fresh = self.variables.to_tensorflow()?;
+        let (matched, new) = match_rows(variables, words, self.vocabulary, &fresh)?;
+        self.variables.assign(&matched)?;
+        Ok(Some(new))
     }
 
     /// Resumes from `checkpoint`.

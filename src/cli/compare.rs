@@ -23,6 +23,9 @@ use crate::files::{make_folder_of, write_atomically};
     epochs              number of finished epochs
     train, valid, test  the last perplexities; null if there is none that is a
                         finite number
+    cost_per_word       {train, valid, test}, in nats: their logarithms, finite
+                        even where a perplexity is too large for a number; null
+                        in older files
     difference_percent  {train, valid, test}, from the published ones; null if
                         the run was not on PTB with its 10,000 words
     curve               [{epoch, train, valid, complete}]; complete is false if

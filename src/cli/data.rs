@@ -8,7 +8,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::flags::MarkersFlag;
 use super::report::{notice, plural};
-use crate::reader::{EOS, Limits, NoTexts, Progress, RawData};
+use crate::checkpoint::ensure_same_vocabulary;
+use crate::reader::{EOS, Limits, NoTexts, Progress, RawData, SAMPLE, UNK, Vocabulary};
 
 /// [`RawData::read_marked`]; an error about the folder names the flag.
 pub fn read_with(
@@ -39,6 +40,44 @@ pub fn read_data(data_path: &str, limits: Limits) -> Result<RawData> {
 /// Reads the data with a progress bar on a terminal, which appears after a second, and reports how
 /// many words are unknown, and which marks of other toolkits there are.
 pub fn read_marked(data_path: &str, limits: Limits, markers: &MarkersFlag) -> Result<RawData> {
+    let data = read_with_bar(data_path, limits, markers)?;
+    report_words(data_path, &data, markers);
+    Ok(data)
+}
+
+/// Reads the data of a model with these words, under the model's ids. Returns the limits with which
+/// the data have the words: those that are given, or if none are, perhaps those of a vocabulary of
+/// the model's size.
+///
+/// # Errors
+/// Data that have other words.
+pub fn read_data_of(
+    words: &Vocabulary,
+    data_path: &str,
+    limits: Limits,
+    markers: &MarkersFlag,
+) -> Result<(RawData, Limits)> {
+    let mut data = read_with_bar(data_path, limits, markers)?;
+    let mut found = limits;
+    // A file of TensorFlow's does not say with what limits its words were found. The most frequent
+    // words are the same whichever limit left them.
+    if limits.is_none() && data.vocabulary.len() != words.len() && words.id(UNK).is_some() {
+        let of_size = Limits { max_vocab: Some(words.len() as u64), min_count: None };
+        let limited = read_with_bar(data_path, of_size, markers)?;
+        if words.has_words_of(&limited.vocabulary) {
+            (data, found) = (limited, of_size);
+        }
+    }
+    if !words.has_words_of(&data.vocabulary) {
+        ensure_same_vocabulary(words, &data.vocabulary)?;
+    }
+    data.renumber(words)?;
+    report_words(data_path, &data, markers);
+    Ok((data, found))
+}
+
+/// Reads the data with a progress bar on a terminal, which appears after a second.
+fn read_with_bar(data_path: &str, limits: Limits, markers: &MarkersFlag) -> Result<RawData> {
     let start = Instant::now();
     let mut bar = ProgressBar::hidden();
     let mut of = String::new();
@@ -61,8 +100,17 @@ pub fn read_marked(data_path: &str, limits: Limits, markers: &MarkersFlag) -> Re
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    let data = data?;
-    if let Some(warning) = without_spaces(&data) {
+    data
+}
+
+/// Reports which data these are, if that could be mistaken, and how many words are unknown.
+fn report_words(data_path: &str, data: &RawData, markers: &MarkersFlag) {
+    if data_path == SAMPLE && Path::new(SAMPLE).is_dir() {
+        notice(&format!(
+            "`{SAMPLE}` is the corpus inside this program; the folder of this name is ./{SAMPLE}"
+        ));
+    }
+    if let Some(warning) = without_spaces(data) {
         notice(&warning);
     }
     let mut largest: f64 = 0.0;
@@ -103,7 +151,6 @@ pub fn read_marked(data_path: &str, limits: Limits, markers: &MarkersFlag) -> Re
              10000) or --min-count 2 reads rare and unknown words as <unk> instead"
         ));
     }
-    Ok(data)
 }
 
 /// Percent of a text from which on a warning is due that its words are left out.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
@@ -21,12 +21,13 @@ use super::report::{Metrics, Reporter, line, notice, plural};
 use super::{open_save_path, shell_word};
 use crate::checkpoint::{
     Checkpoint, Difference, Misfit, Progress, RunConfig, SaveFolder, digest_of, ensure_same_run,
-    ensure_same_vocabulary,
+    ensure_same_vocabulary, has_checkpoint,
 };
 use crate::config::{Config, Model, Precision, RnnMode};
 use crate::device;
 use crate::distributed::Team;
 use crate::model::{PtbVariables, TooLarge};
+use crate::pretrained::{OtherSizes, Pretrained};
 use crate::reader::{RawData, SAMPLE, Split};
 use crate::sample;
 use crate::session::{CheckpointEvery, Diverged, Event, Input, Options, Session};
@@ -93,8 +94,10 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     #[arg(value_parser = whole::<i64>(..), help_heading = "Running")]
     seed: i64,
-    /// Start from variables that TensorFlow saved instead of random ones: a checkpoint's prefix,
-    /// its folder, one of its files, or a .npz
+    /// Start from a model's variables instead of random ones: from what TensorFlow saved (a
+    /// checkpoint's prefix, its folder, one of its files, or a .npz), or from a run's save path or
+    /// an exported .safetensors. Rows of another vocabulary are matched by word; new words begin at
+    /// random
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     init_from: Option<PathBuf>,
     /// Write metrics to this file as JSON lines [default: metrics.jsonl in the save path]
@@ -238,7 +241,7 @@ struct Opened {
 /// The variables that a run starts from.
 enum Start {
     Random,
-    Imported(tf::Model),
+    Imported(Pretrained),
     Resumed(Box<Checkpoint>),
 }
 
@@ -286,6 +289,7 @@ impl Training<'_> {
     fn open(&self, mut config: Config) -> Result<Opened> {
         let args = self.args;
         let folder = args.save_path.as_deref().filter(|_| self.is_first());
+        folder.map_or(Ok(()), refuse_tensorflow_s)?;
         let folder = folder.map(|path| open_save_path(path, args.keep as usize)).transpose()?;
         let limits = args.limits.limits();
         let data = match self.is_first() {
@@ -325,8 +329,9 @@ impl Training<'_> {
         let checkpoint =
             folder.map(|folder| folder.latest(&mut |text| notice(text))).transpose()?;
         let Some(checkpoint) = checkpoint.flatten() else {
-            let imported = self.imported()?;
-            return Ok(imported.map_or(Start::Random, Start::Imported));
+            let Some(imported) = self.imported()? else { return Ok(Start::Random) };
+            self.ensure_imported_fits(&imported, run)?;
+            return Ok(Start::Imported(imported));
         };
         ensure_same_run(&checkpoint.run, run).map_err(|error| self.cannot_resume(error))?;
         if let Some(vocabulary) = &checkpoint.vocabulary {
@@ -334,8 +339,8 @@ impl Training<'_> {
             same.map_err(|error| self.cannot_resume(error.into()))?;
         }
         // The same command starts a run and resumes it.
-        if let Some(model) = self.imported()?
-            && checkpoint.made.init_from != Some(digest_of(&model.variables)?)
+        if let Some(imported) = self.imported()?
+            && checkpoint.made.init_from != Some(digest_of(&imported.model.variables)?)
         {
             bail!(UsageError(format!(
                 "{}: the run in --save-path {} is not known to have started from these variables. \
@@ -348,9 +353,27 @@ impl Training<'_> {
     }
 
     /// The model of `--init-from`.
-    fn imported(&self) -> Result<Option<tf::Model>> {
+    fn imported(&self) -> Result<Option<Pretrained>> {
         let path = self.args.init_from.as_deref().filter(|_| self.is_first());
-        path.map(|path| tf::Model::read(path).with_context(|| self.init_from())).transpose()
+        let read = |path| Pretrained::read(path, &mut notice).with_context(|| self.init_from());
+        path.map(read).transpose()
+    }
+
+    /// Refuses a model of `--init-from` that cannot start this run.
+    fn ensure_imported_fits(&self, imported: &Pretrained, run: &RunConfig) -> Result<()> {
+        let here = self.init_from();
+        let cell = self.args.hyperparameters.cell;
+        imported
+            .ensure_fits(&run.config, cell)
+            .map_err(|error| anyhow!("{here}: {error}: {}", flags_for(&error)))?;
+        let (rows, words) = (imported.model.shapes.vocab_size, run.config.vocab_size);
+        ensure!(
+            imported.words.is_some() || rows == words,
+            "{here}: the file holds {rows} words, which ones is not known, and the training text \
+             has {words}. If the model was made from this text, --max-vocab or --min-count limit \
+             its words; otherwise `import` the model with --vocab, and start from that"
+        );
+        Ok(())
     }
 
     /// Gives the session its variables. Returns the global step of a run that is resumed.
@@ -360,12 +383,21 @@ impl Training<'_> {
         }
         match start {
             Start::Random => Ok(None),
-            Start::Imported(model) => {
+            Start::Imported(Pretrained { model, words, .. }) => {
                 let path = shown(&self.args.init_from);
                 for note in model.notes() {
                     self.say(&format!("{path}: not part of the model: {note}"));
                 }
-                session.start_from(&model.variables).with_context(|| self.init_from())?;
+                let started = session.start_from(&model.variables, words.as_ref());
+                if let Some(new) = started.with_context(|| self.init_from())? {
+                    self.say(&format!(
+                        "{path}: the model has another vocabulary, of {} words; rows are matched \
+                         by word, and {new} of the {} words of the training text are not in it \
+                         and begin at random",
+                        model.shapes.vocab_size,
+                        session.vocabulary().len()
+                    ));
+                }
                 Ok(None)
             }
             Start::Resumed(checkpoint) => {
@@ -521,7 +553,10 @@ impl Training<'_> {
         {
             line(&format!("Saving model to {}.", path.display()));
         }
-        if let Some(perplexity) = perplexity.filter(|_| self.args.data_path == SAMPLE) {
+        // The source writes no <unk> for other words, and no text without them.
+        let is_sample =
+            self.args.data_path == SAMPLE && data.test.replaced + data.test.dropped == 0;
+        if let Some(perplexity) = perplexity.filter(|_| is_sample) {
             let ids = data.test.tokens.iter();
             let words: Vec<&str> = ids.filter_map(|&id| data.vocabulary.word(id)).collect();
             let best = sample::best_perplexity(&words, 1, 1)?;
@@ -639,6 +674,39 @@ impl Training<'_> {
             self.notice(text);
         }
     }
+}
+
+/// Refuses a folder with checkpoints of TensorFlow's and none of this program's: the original would
+/// continue that run.
+fn refuse_tensorflow_s(save_path: &Path) -> Result<()> {
+    let trace = tf::trace_of_checkpoints(save_path);
+    let Some(name) = trace.filter(|_| !has_checkpoint(save_path)) else { return Ok(()) };
+    let folder = save_path.display();
+    bail!(
+        "--save-path {folder}: it holds checkpoints of TensorFlow's ({name}), which are not \
+         continued there. `import {folder} --save-path NEW` makes a model for this program of \
+         the newest, `train --init-from {folder}` starts a run from it, and a new run needs \
+         another --save-path"
+    );
+}
+
+/// The flags with which a new model has the sizes and the cells of the one in a file.
+fn flags_for(OtherSizes { found, same_sizes, same_cell }: &OtherSizes) -> String {
+    let (hidden, layers) = (found.hidden_size, found.num_layers);
+    let mut flags = Vec::new();
+    if !same_cell {
+        flags.push(format!("--cell {}", found.cell.trim_end_matches("_cell")));
+    }
+    if !same_sizes {
+        let is = |model: &&Model| {
+            let config = model.config();
+            (config.hidden_size, config.num_layers) == (hidden, layers)
+        };
+        let preset = Model::value_variants().iter().find(is);
+        let preset = preset.map_or(String::new(), |model| format!("--model {model} or "));
+        flags.push(format!("{preset}--hidden-size {hidden} --num-layers {layers}"));
+    }
+    flags.join(" and ")
 }
 
 /// A path for messages.

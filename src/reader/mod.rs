@@ -133,6 +133,26 @@ impl RawData {
         let (valid, test) = (read(valid)?, read(test)?);
         Ok(RawData { train, valid, test, vocabulary })
     }
+
+    /// Gives the words the ids that they have in `vocabulary`.
+    ///
+    /// # Errors
+    /// A word that `vocabulary` does not have.
+    pub fn renumber(&mut self, vocabulary: &Vocabulary) -> Result<()> {
+        if self.vocabulary == *vocabulary {
+            return Ok(());
+        }
+        let id = |word| {
+            let id = vocabulary.id(word);
+            id.with_context(|| format!("the word {word:?} is not in the vocabulary"))
+        };
+        let ids = self.vocabulary.words().map(id).collect::<Result<Vec<i32>>>()?;
+        for split in [&mut self.train, &mut self.valid, &mut self.test] {
+            split.tokens = Arc::new(split.tokens.iter().map(|&t| ids[t as usize]).collect());
+        }
+        self.vocabulary = vocabulary.clone();
+        Ok(())
+    }
 }
 
 /// Finds the three texts in a folder.

@@ -50,6 +50,33 @@ fn is_space(c: char) -> bool {
     }
 }
 
+/// The first bytes of packed files, what packs them, and what unpacks them. None of these bytes is
+/// a line's end, so all of them are in the first piece.
+const PACKED: [(&[u8], &str, &str); 9] = [
+    (b"\x1f\x8b", "gzip", "gunzip"),
+    (b"\x1f\x9d", "compress", "gunzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
+    (b"\xfd7zXZ\0", "xz", "unxz"),
+    (b"BZh", "bzip2", "bunzip2"),
+    (b"\x04\x22\x4d\x18", "lz4", "unlz4"),
+    (b"PK\x03\x04", "zip", "unzip"),
+    (b"7z\xbc\xaf\x27\x1c", "7-Zip", "7z x"),
+    (b"Rar!\x1a\x07", "RAR", "unrar x"),
+];
+
+/// The program that packed a file which begins with these bytes, and the one that unpacks it.
+fn packed(start: &[u8]) -> Option<(&'static str, &'static str)> {
+    let is = |magic: &[u8]| {
+        // A text may begin with the three letters of bzip2. Its next bytes are a digit, and pi.
+        start.starts_with(magic)
+            && (magic != b"BZh" || start.get(4..10) == Some(b"\x31\x41\x59\x26\x53\x59"))
+    };
+    let found = PACKED.iter().find(|(magic, ..)| is(magic));
+    // In a tar archive the name of its first file comes first.
+    let tar = start.get(257..262) == Some(b"ustar");
+    found.map(|&(_, kind, unpack)| (kind, unpack)).or(tar.then_some(("tar", "tar -xf")))
+}
+
 /// A text that is read line by line and checked to be UTF-8. Its memory grows neither with the text
 /// nor with the length of a line.
 pub(crate) struct TextReader {
@@ -105,6 +132,14 @@ impl TextReader {
         self.md5.update(&self.buffer[rest..]);
         if self.buffer.is_empty() {
             return Ok(None);
+        }
+        if self.bytes == 0
+            && let Some((kind, unpack)) = packed(&self.buffer)
+        {
+            bail!(
+                "{}: is not text but packed by {kind}. Unpack it first, e.g. with {unpack}",
+                self.name
+            );
         }
         let is_cut = read == room && !self.buffer.ends_with(b"\n");
         let text = match str::from_utf8(&self.buffer) {
@@ -305,6 +340,23 @@ mod tests {
             error.contains(&format!("line 1, byte {} of the file (0xff)", 2 * LONGEST_PIECE)),
             "{error}"
         );
+    }
+
+    #[test]
+    fn packed_files_are_named() {
+        let tar = [&b"train.txt"[..], &[0; 248], b"ustar\x0000"].concat();
+        for (bytes, says) in [
+            (&b"\x1f\x8b\x08\x00\n\n"[..], "packed by gzip. Unpack it first, e.g. with gunzip"),
+            (b"\x28\xb5\x2f\xfd\x04", "packed by zstd"),
+            (b"\xfd7zXZ\0\0", "packed by xz"),
+            (b"BZh91AY&SY\x00", "packed by bzip2"),
+            (b"PK\x03\x04\x14", "packed by zip. Unpack it first, e.g. with unzip"),
+            (tar.leak(), "packed by tar"),
+        ] {
+            let error = all_words(bytes, 1000).unwrap_err().to_string();
+            assert!(error.starts_with("trickle: is not text") && error.contains(says), "{error}");
+        }
+        assert_eq!(all_words(b"BZh 1\n", 1000).unwrap(), ["BZh", "1", EOS]);
     }
 
     #[test]

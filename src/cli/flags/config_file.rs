@@ -97,7 +97,9 @@ fn read(path: &Path, train: &Command) -> Result<(Vec<OsString>, Option<Value>)> 
             bail!("cannot be read ({error}); it is a JSON file of flags, or a run's metrics")
         }
     };
-    let mut values = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+    // Some editors begin a file with a byte-order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     let first = match values.next() {
         Some(Ok(Value::Object(first))) => first,
         Some(Err(error)) => bail!("it is not JSON: {error}"),

@@ -92,7 +92,9 @@ impl SavedFlags {
             let SavedModel { variables, vocabulary } = saved.map_err(|error| {
                 let here = path.here();
                 match error.is::<NoWords>() {
-                    true => anyhow!("{here}: {error}; `import` it again with --data-path"),
+                    true => {
+                        anyhow!("{here}: {error}; `import` it again with --data-path or --vocab")
+                    }
                     false => error.context(here),
                 }
             })?;

@@ -14,8 +14,8 @@ use crate::files::make_folder;
 pub fn metrics_line(event: &Event) -> Option<Value> {
     let figures = |name: &str, split: &str, r: &Evaluation| {
         json!({
-            "event": name, "split": split, "perplexity": r.perplexity, "tokens": r.tokens,
-            "seconds": r.seconds,
+            "event": name, "split": split, "perplexity": r.perplexity, "cost_per_word": r.cost,
+            "tokens": r.tokens, "seconds": r.seconds,
         })
     };
     match event {

@@ -70,6 +70,9 @@ pub struct Run {
     pub valid: BTreeMap<i64, f64>,
     /// Test perplexity at the end; none while the run is not over.
     pub test: Option<f64>,
+    /// The last costs per word in nats, of the training, validation and test text. A cost is
+    /// finite where its perplexity is too large for a number.
+    pub costs: [Option<f64>; 3],
     /// The last epoch of `train`, if the run stopped within it: its perplexity is that of a part.
     pub partial: Option<i64>,
     /// Where the run was when its last step was logged: epoch, and perplexity of the epoch so far.
@@ -116,12 +119,15 @@ impl Run {
 
     /// Takes in one line of a metrics file; none if it is damaged.
     fn take(&mut self, line: &[u8]) -> Option<()> {
+        // Some editors begin a file with a byte-order mark.
+        let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
         let value: Value = serde_json::from_slice(line).ok()?;
         // NaN and infinity are null in JSON.
         let perplexity = match &value["perplexity"] {
             Value::Null => f64::NAN,
             number => number.as_f64()?,
         };
+        let cost = value["cost_per_word"].as_f64();
         let epoch = || value["epoch"].as_i64().filter(|epoch| (1..=MAX_EPOCHS).contains(epoch));
         match value["event"].as_str()? {
             "start" => {
@@ -135,12 +141,16 @@ impl Run {
                 "train" => {
                     let epoch = epoch()?;
                     self.train.insert(epoch, perplexity);
+                    self.costs[0] = cost;
                     self.partial = (value["complete"] == false).then_some(epoch);
                 }
-                "valid" => drop(self.valid.insert(epoch()?, perplexity)),
+                "valid" => {
+                    self.valid.insert(epoch()?, perplexity);
+                    self.costs[1] = cost;
+                }
                 _ => {}
             },
-            "final" => self.test = Some(perplexity),
+            "final" => (self.test, self.costs[2]) = (Some(perplexity), cost),
             _ => {}
         }
         Some(())
@@ -156,6 +166,12 @@ impl Run {
     pub fn finals(&self) -> [Option<f64>; 3] {
         let last = |epochs: &BTreeMap<i64, f64>| epochs.values().next_back().copied();
         [last(&self.train), last(&self.valid), self.test]
+    }
+
+    /// The costs of the last perplexities that are too large for a number: train, valid, test.
+    pub fn overflown(&self) -> [Option<f64>; 3] {
+        let finals = self.finals();
+        [0, 1, 2].map(|i| self.costs[i].filter(|_| finals[i].is_some_and(|p| !p.is_finite())))
     }
 
     /// True if it was trained on PTB, as the published runs were, or if the file does not say on
@@ -248,6 +264,12 @@ impl Run {
         let perplexities = self.train.values().chain(self.valid.values()).chain(&self.test);
         if perplexities.into_iter().any(|perplexity| !perplexity.is_finite()) {
             remarks.push("has perplexities that are not finite numbers".to_owned());
+            if let Some(cost) = self.overflown().into_iter().flatten().next() {
+                remarks.push(format!(
+                    "{} is a perplexity that is too large for a number, of {cost:.1} nats a word",
+                    power(cost)
+                ));
+            }
         }
         let fields = self.differing_fields();
         if !fields.is_empty() {
@@ -465,6 +487,9 @@ impl Comparison {
                 "train": train,
                 "valid": valid,
                 "test": test,
+                "cost_per_word": {
+                    "train": run.costs[0], "valid": run.costs[1], "test": run.costs[2],
+                },
                 "difference_percent": {"train": d_train, "valid": d_valid, "test": d_test},
                 "curve": curve.collect::<Vec<_>>(),
                 "remarks": run.remarks(),
@@ -494,6 +519,7 @@ impl Group {
         });
         let runs = self.runs.iter().map(|run| {
             let (finals, differences) = (run.finals(), self.differences(run));
+            let overflown = run.overflown();
             Row {
                 name: run.name.clone(),
                 // `3+`: and a part of the next.
@@ -505,12 +531,22 @@ impl Group {
                             ..99.95 => format!("{d:+.1}%"),
                             _ => format!("{d:+.0}%"),
                         });
-                    [finals[i].map_or("-".to_owned(), figure), difference.unwrap_or_default()]
+                    let value = match overflown[i] {
+                        Some(cost) => power(cost),
+                        None => finals[i].map_or("-".to_owned(), figure),
+                    };
+                    [value, difference.unwrap_or_default()]
                 }),
             }
         });
         published.chain(runs).collect()
     }
+}
+
+/// The perplexity of this cost as a power, for one that is too large for a number, in at most 7
+/// characters.
+fn power(cost: f64) -> String {
+    if cost < 999.95 { format!("e^{cost:.1}") } else { format!("e^{cost:.1e}") }
 }
 
 /// A perplexity in at most 8 characters.

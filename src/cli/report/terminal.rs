@@ -333,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_part_of_an_epoch_does_not_look_like_an_epoch() {
-        let result = Evaluation { perplexity: 14.2734, tokens: 1, seconds: 1.0 };
+        let result = Evaluation { cost: 2.6584, perplexity: 14.2734, tokens: 1, seconds: 1.0 };
         let line = |split, complete| {
             let steps = (345, 2323);
             let event = Event::EpochEnd { epoch: 2, split, result, complete, steps };
@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn lines_are_the_original_s_to_the_letter() {
-        let result = Evaluation { perplexity: 271.0, tokens: 1, seconds: 1.0 };
+        let result = Evaluation { cost: 5.6, perplexity: 271.0, tokens: 1, seconds: 1.0 };
         let steps = (2323, 2323);
         let lines: Vec<String> = [
             Event::Epoch { epoch: 1, learning_rate: 1.0, done: 0, epoch_size: 2323 },
