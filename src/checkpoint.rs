@@ -151,6 +151,17 @@ impl Checkpoint {
         Ok(self.run.cell.parse()?)
     }
 
+    /// Whether this is an imported model that was not trained since: the run begins with whoever
+    /// continues it.
+    pub fn is_imported(&self) -> bool {
+        self.progress == Progress::default() && self.made == Provenance::default()
+    }
+
+    /// Whether there are slots of an optimizer.
+    pub fn has_slots(&self) -> bool {
+        self.variables.keys().any(|name| tf::is_slot_name(name))
+    }
+
     fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut tensors: tf::Variables =
             self.variables.iter().map(|(k, v)| (k.clone(), v.shallow_clone())).collect();
@@ -173,23 +184,15 @@ impl Checkpoint {
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let (_, header) = SafeTensors::read_metadata(bytes)
-            .map_err(|e| anyhow!("not a whole safetensors file: {e}"))?;
-        let file = SafeTensors::deserialize(bytes)
-            .map_err(|e| anyhow!("not a whole safetensors file: {e}"))?;
-        let mut metadata = header.metadata().clone().unwrap_or_default();
+        let (tensors, metadata) = from_safetensors(bytes)?;
         let format = metadata.get("format").map_or("none", String::as_str);
         ensure!(
             format == FORMAT,
             "not a checkpoint of this program: its format is {format:?}, expected {FORMAT:?}"
         );
-        let written = metadata.remove("sha256").unwrap_or_default();
-        let tensors = file.tensors();
-        let views: BTreeMap<&String, TensorView> =
-            tensors.iter().map(|(name, view)| (name, view.clone())).collect();
         ensure!(
-            digest(&metadata, &views) == written || cfg!(fuzzing),
-            "its SHA-256 does not fit its content: the file is damaged"
+            metadata.contains_key("sha256") || cfg!(fuzzing),
+            "it has no SHA-256: the file is damaged"
         );
         let meta = metadata.get("meta").map_or("", String::as_str);
         let Meta { run, made, progress, .. } =
@@ -214,17 +217,15 @@ impl Checkpoint {
         };
         let mut variables = tf::Variables::new();
         let mut state = BTreeMap::new();
-        for (name, view) in views {
-            let kind = match view.dtype() {
-                Dtype::F32 => Kind::Float,
-                Dtype::F64 => Kind::Double,
-                dtype => bail!("variable {name} has type {dtype:?}; expected F32 or F64"),
-            };
-            let shape: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
-            let tensor = tf::tensor_from_bytes(view.data(), &shape, kind)?;
+        for (name, tensor) in tensors {
+            let kind = tensor.kind();
+            ensure!(
+                matches!(kind, Kind::Float | Kind::Double),
+                "variable {name} has type {kind:?}; expected float32 or float64"
+            );
             match name.strip_prefix("state/") {
                 Some(k) => drop(state.insert(k.parse::<usize>().context("state")?, tensor)),
-                None => drop(variables.insert(name.clone(), tensor)),
+                None => drop(variables.insert(name, tensor)),
             }
         }
         Ok(Checkpoint {
@@ -310,6 +311,49 @@ pub fn to_safetensors(
     let mut bytes = safetensors::serialize(views, Some(metadata))?;
     sort_metadata(&mut bytes)?;
     Ok(bytes)
+}
+
+/// The tensors and the metadata of a safetensors file. If it has a SHA-256 among the metadata, as
+/// [`to_safetensors`] writes it, that is compared.
+///
+/// # Errors
+/// A file that is not whole, or not what was written; a tensor of a type that libtorch does not
+/// have.
+pub fn from_safetensors(bytes: &[u8]) -> Result<(tf::Variables, HashMap<String, String>)> {
+    let (_, header) = SafeTensors::read_metadata(bytes)
+        .map_err(|e| anyhow!("not a whole safetensors file: {e}"))?;
+    let file = SafeTensors::deserialize(bytes)
+        .map_err(|e| anyhow!("not a whole safetensors file: {e}"))?;
+    let mut metadata = header.metadata().clone().unwrap_or_default();
+    let tensors = file.tensors();
+    let views: BTreeMap<&String, TensorView> =
+        tensors.iter().map(|(name, view)| (name, view.clone())).collect();
+    if let Some(written) = metadata.remove("sha256") {
+        ensure!(
+            digest(&metadata, &views) == written || cfg!(fuzzing),
+            "its SHA-256 does not fit its content: the file is damaged"
+        );
+        metadata.insert("sha256".into(), written);
+    }
+    let mut variables = tf::Variables::new();
+    for (name, view) in views {
+        let kind = match view.dtype() {
+            Dtype::F32 => Kind::Float,
+            Dtype::F64 => Kind::Double,
+            Dtype::F16 => Kind::Half,
+            Dtype::BF16 => Kind::BFloat16,
+            Dtype::I8 => Kind::Int8,
+            Dtype::U8 => Kind::Uint8,
+            Dtype::I16 => Kind::Int16,
+            Dtype::I32 => Kind::Int,
+            Dtype::I64 => Kind::Int64,
+            Dtype::BOOL => Kind::Bool,
+            dtype => bail!("variable {name} has type {dtype:?}, which is not read"),
+        };
+        let shape: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
+        variables.insert(name.clone(), tf::tensor_from_bytes(view.data(), &shape, kind)?);
+    }
+    Ok((variables, metadata))
 }
 
 /// Puts the metadata of a safetensors file in the order of their names. The crate writes them in
@@ -482,13 +526,21 @@ impl SaveFolder {
 }
 
 /// Refuses to continue `saved` as `wanted` where they differ in more than the number of epochs,
-/// naming each difference.
-pub fn ensure_same_run(saved: &RunConfig, wanted: &RunConfig) -> Result<()> {
+/// naming each difference. A model that was only imported may be trained in any way that fits it.
+///
+/// # Errors
+/// They differ: [`Misfit::Run`].
+pub fn ensure_same_run(saved: &Checkpoint, wanted: &RunConfig) -> Result<()> {
+    let model = ["vocab_size", "hidden_size", "num_layers", "cell", "forget_bias"];
+    let matters = |name: &str| match saved.is_imported() {
+        true => model.contains(&name) || name == "optimizer" && saved.has_slots(),
+        false => name != "max_max_epoch",
+    };
     let fields = |run: &RunConfig| serde_json::to_value(run);
-    let (saved, wanted) = (fields(saved)?, fields(wanted)?);
+    let (saved, wanted) = (fields(&saved.run)?, fields(wanted)?);
     let mut differences = Vec::new();
     for (name, value) in wanted.as_object().into_iter().flatten() {
-        if name != "max_max_epoch" && saved.get(name) != Some(value) {
+        if matters(name) && saved.get(name) != Some(value) {
             let text = |value: Option<&Value>| match value {
                 None | Some(Value::Null) => "not set".into(),
                 Some(value) => value.to_string(),

@@ -201,12 +201,14 @@ impl<'a> Session<'a> {
         &self.progress
     }
 
-    /// Starts from these variables instead of random ones.
+    /// Starts from these variables instead of random ones, and from the optimizer's slots if there
+    /// are any among them.
     ///
     /// # Errors
-    /// Variables that are missing or do not fit.
+    /// Variables or slots that are missing or do not fit.
     pub fn start_from(&mut self, variables: &tf::Variables) -> Result<()> {
         self.variables.assign(variables)?;
+        self.variables.assign_slots(variables)?;
         self.init_from = Some(digest_of(variables)?);
         Ok(())
     }

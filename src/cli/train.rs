@@ -13,6 +13,7 @@ use super::data::{read_data, read_with};
 use super::flags::config_file::{self, Given};
 use super::flags::signals::{self, Signals};
 use super::flags::{DeviceFlags, Hyperparameters, LimitFlags, UsageError, WorkerFlags};
+use super::imported::Imported;
 use super::open_save_path;
 use super::report::tensorboard::EventFile;
 use super::report::{Metrics, Reporter, line, notice};
@@ -24,10 +25,10 @@ use crate::config::{Config, Model, Precision, RnnMode};
 use crate::device;
 use crate::distributed::Team;
 use crate::model::{PtbVariables, TooLarge};
+use crate::optimizer::OptimizerType;
 use crate::reader::{RawData, SAMPLE, Split};
 use crate::sample;
 use crate::session::{CheckpointEvery, Diverged, Event, Input, Options, Session};
-use crate::tf;
 
 // args_override_self: the command line's flags come after those of --config and win.
 #[derive(Args)]
@@ -81,7 +82,8 @@ pub struct TrainArgs {
     #[arg(help_heading = "Running")]
     seed: i64,
     /// Start from variables that TensorFlow saved instead of random ones: a checkpoint's prefix,
-    /// its folder, one of its files, or a .npz
+    /// its folder, one of its files, or a .npz; or from a .safetensors, as of PyTorch's example
+    /// word_language_model
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     init_from: Option<PathBuf>,
     /// Write metrics to this file as JSON lines [default: metrics.jsonl in the save path]
@@ -216,7 +218,7 @@ struct Opened {
 /// The variables that a run starts from.
 enum Start {
     Random,
-    Imported(tf::Model),
+    Imported(Imported),
     Resumed(Box<Checkpoint>),
 }
 
@@ -273,30 +275,58 @@ impl Training<'_> {
         if let Some(start) = &args.given.start {
             config_file::ensure_same_texts(start, &args.data_path, &data)?;
         }
+        let start = self.start(folder.as_ref())?;
         config.vocab_size = data.vocabulary.len() as i64;
+        config.forget_bias = self.forget_bias(&config, &start)?;
         config.validate()?;
         let Hyperparameters { cell, optimizer, .. } = args.hyperparameters;
         let run = RunConfig { config, cell: cell.to_string(), optimizer, seed: args.seed, limits };
-        let start = self.start(folder.as_ref(), &run, &data)?;
+        if let Start::Resumed(checkpoint) = &start {
+            self.ensure_resumable(checkpoint, &run, &data)?;
+        }
         Ok(Opened { data, run, folder, start })
     }
 
     /// Reads the checkpoint that the run resumes from, or else the variables of `--init-from`.
-    fn start(&self, folder: Option<&SaveFolder>, run: &RunConfig, data: &RawData) -> Result<Start> {
+    fn start(&self, folder: Option<&SaveFolder>) -> Result<Start> {
         let checkpoint =
             folder.map(|folder| folder.latest(&mut |text| notice(text))).transpose()?;
-        let Some(checkpoint) = checkpoint.flatten() else {
-            let imported = self.imported()?;
-            return Ok(imported.map_or(Start::Random, Start::Imported));
+        match checkpoint.flatten() {
+            Some(checkpoint) => Ok(Start::Resumed(Box::new(checkpoint))),
+            None => Ok(self.imported()?.map_or(Start::Random, Start::Imported)),
+        }
+    }
+
+    /// The forget gates' constant. It belongs to a model that is there already, so that without the
+    /// flag it is that model's. Worker 0, which alone reads the model, tells the others.
+    fn forget_bias(&self, config: &Config, start: &Start) -> Result<f64> {
+        let given = self.args.hyperparameters.forget_bias();
+        let forget_bias = match start {
+            Start::Random => config.forget_bias,
+            Start::Imported(imported) => imported
+                .forget_bias(given, &|text| self.say(text))
+                .with_context(|| self.init_from())?,
+            Start::Resumed(checkpoint) => given.unwrap_or(checkpoint.run.config.forget_bias),
         };
-        ensure_same_run(&checkpoint.run, run).map_err(|error| self.cannot_resume(error))?;
+        Ok(self.team.broadcast_text("forget_bias", &forget_bias.to_string())?.parse()?)
+    }
+
+    /// Refuses to resume a run with other flags, on other words or from other variables.
+    fn ensure_resumable(
+        &self,
+        checkpoint: &Checkpoint,
+        run: &RunConfig,
+        data: &RawData,
+    ) -> Result<()> {
+        ensure_same_run(checkpoint, run).map_err(|error| self.cannot_resume(error))?;
         if let Some(vocabulary) = &checkpoint.vocabulary {
             let same = ensure_same_vocabulary(vocabulary, &data.vocabulary);
             same.map_err(|error| self.cannot_resume(error.into()))?;
         }
         // The same command starts a run and resumes it.
-        if let Some(model) = self.imported()?
-            && checkpoint.made.init_from != Some(digest_of(&model.variables)?)
+        if let Some(imported) = self.imported()?
+            && checkpoint.made.init_from
+                != Some(digest_of(&imported.variables(run.optimizer, &|_| ())?)?)
         {
             bail!(UsageError(format!(
                 "{}: the run in --save-path {} is not known to have started from these variables. \
@@ -305,13 +335,13 @@ impl Training<'_> {
                 shown(&self.args.save_path)
             )));
         }
-        Ok(Start::Resumed(Box::new(checkpoint)))
+        Ok(())
     }
 
     /// The model of `--init-from`.
-    fn imported(&self) -> Result<Option<tf::Model>> {
+    fn imported(&self) -> Result<Option<Imported>> {
         let path = self.args.init_from.as_deref().filter(|_| self.is_first());
-        path.map(|path| tf::Model::read(path).with_context(|| self.init_from())).transpose()
+        path.map(|path| Imported::read(path).with_context(|| self.init_from())).transpose()
     }
 
     /// Gives the session its variables. Returns the global step of a run that is resumed.
@@ -321,16 +351,24 @@ impl Training<'_> {
         }
         match start {
             Start::Random => Ok(None),
-            Start::Imported(model) => {
-                let path = shown(&self.args.init_from);
-                for note in model.notes() {
-                    self.say(&format!("{path}: not part of the model: {note}"));
-                }
-                session.start_from(&model.variables).with_context(|| self.init_from())?;
+            Start::Imported(imported) => {
+                let say = |text: &str| self.say(text);
+                imported.report(&say);
+                let optimizer = self.args.hyperparameters.optimizer;
+                let variables = imported.variables(optimizer, &say);
+                variables
+                    .and_then(|variables| session.start_from(&variables))
+                    .with_context(|| self.init_from())?;
                 Ok(None)
             }
             Start::Resumed(checkpoint) => {
                 session.resume(&checkpoint).map_err(|error| self.cannot_resume(error))?;
+                if self.args.hyperparameters.optimizer == OptimizerType::Adam
+                    && !checkpoint.has_slots()
+                {
+                    let folder = shown(&self.args.save_path);
+                    self.say(&format!("{folder}: there are no slots of Adam; they start at zero"));
+                }
                 let Progress { epoch, step, global_step, .. } = checkpoint.progress;
                 let epoch = epoch + 1;
                 self.say(&format!(

@@ -623,6 +623,11 @@ impl CellType {
         }
     }
 
+    /// Whether it has a forget gate whose bias `forget_bias` is added to.
+    pub fn has_forget_bias(self) -> bool {
+        matches!(self, Self::BasicLstm | Self::Lstm)
+    }
+
     /// The cell's variables, names relative to [`CellType::scope`], with their shapes.
     pub fn variable_shapes(self, input_size: i64, num_units: i64) -> Vec<(&'static str, Vec<i64>)> {
         let rows = input_size + num_units;

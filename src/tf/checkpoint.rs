@@ -107,7 +107,7 @@ pub fn latest_checkpoint(dir: impl AsRef<Path>) -> Result<PathBuf> {
     let path = dir.join("checkpoint");
     let text =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let quoted = text.lines().find_map(|line| {
+    let quoted = text.trim_start_matches('\u{feff}').lines().find_map(|line| {
         let value = line.trim().strip_prefix("model_checkpoint_path:")?.trim();
         value.strip_prefix('"')?.strip_suffix('"')
     });
