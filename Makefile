@@ -94,9 +94,14 @@ ifneq ($(PTB_DATA),)
 	PTB_DATA='$(PTB_DATA)' cargo test --release -- --ignored ptb_
 endif
 
-test-tensorflow: $(CPU_LIBTORCH) ## Read our files in TensorFlow 1.15 and TensorBoard (Python 3.7)
+test-tensorflow: $(CPU_LIBTORCH) ## Read our files in TensorFlow 1.15 and TensorBoard (Python 3.7), PyTorch
 	tests/golden/run.sh -c ''
 	TF_PYTHON='$(CURDIR)/.venv-tf/bin/python' cargo test --release --test tf_files --test watch -- --include-ignored
+ifneq ($(wildcard .venv-bench/torch/bin/python),)
+	TORCH_PYTHON='$(CURDIR)/.venv-bench/torch/bin/python' cargo test --release --test exchange -- --include-ignored
+else
+	@echo "No PyTorch in .venv-bench (make bench installs it): it does not read our files here" >&2
+endif
 
 compare: build ## Runs (results/, or ARGS) beside TensorFlow's published numbers
 	@'$(BIN)' compare $(ARGS)

@@ -41,7 +41,7 @@ fn main() -> Result<()> {
     let mut session =
         Session::new(&variables, &input, &data.vocabulary, run.clone(), options, Some(&folder));
     if let Some(checkpoint) = &saved {
-        ensure_same_run(&checkpoint.run, &run)?; // the same model and the same seed
+        ensure_same_run(checkpoint, &run)?; // the same model and the same seed
         session.resume(checkpoint)?;
     }
     session.train(&mut |event| match event {

@@ -25,7 +25,8 @@ fn main() -> Result<()> {
     }
 
     let tf::Shapes { vocab_size, hidden_size, num_layers, .. } = saved.shapes;
-    let config = Config { vocab_size, hidden_size, num_layers, ..Config::SMALL };
+    let forget_bias = saved.forget_bias.unwrap_or(0.0); // the original's, if the file does not say
+    let config = Config { vocab_size, hidden_size, num_layers, forget_bias, ..Config::SMALL };
     let variables = PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 0)?;
     variables.assign(&saved.variables)?;
 

@@ -177,6 +177,17 @@ impl Checkpoint {
         Ok(self.run.cell.parse()?)
     }
 
+    /// Whether this is an imported model that was not trained since: the run begins with whoever
+    /// continues it.
+    pub fn is_imported(&self) -> bool {
+        self.progress == Progress::default() && self.made == Provenance::default()
+    }
+
+    /// Whether there are slots of an optimizer.
+    pub fn has_slots(&self) -> bool {
+        self.variables.keys().any(|name| tf::is_slot_name(name))
+    }
+
     fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut tensors: tf::Variables =
             self.variables.iter().map(|(k, v)| (k.clone(), v.shallow_clone())).collect();
@@ -551,13 +562,21 @@ impl SaveFolder {
 }
 
 /// Refuses to continue `saved` as `wanted` where they differ in more than the number of epochs,
-/// naming each difference.
-pub fn ensure_same_run(saved: &RunConfig, wanted: &RunConfig) -> Result<()> {
+/// naming each difference. A model that was only imported may be trained in any way that fits it.
+///
+/// # Errors
+/// They differ: [`Misfit::Run`].
+pub fn ensure_same_run(saved: &Checkpoint, wanted: &RunConfig) -> Result<()> {
+    let model = ["vocab_size", "hidden_size", "num_layers", "cell", "forget_bias"];
+    let matters = |name: &str| match saved.is_imported() {
+        true => model.contains(&name) || name == "optimizer" && saved.has_slots(),
+        false => name != "max_max_epoch",
+    };
     let fields = |run: &RunConfig| serde_json::to_value(run);
-    let (saved, wanted) = (fields(saved)?, fields(wanted)?);
+    let (saved, wanted) = (fields(&saved.run)?, fields(wanted)?);
     let mut differences = Vec::new();
     for (name, value) in wanted.as_object().into_iter().flatten() {
-        if name != "max_max_epoch" && saved.get(name) != Some(value) {
+        if matters(name) && saved.get(name) != Some(value) {
             let there = saved.get(name).cloned().unwrap_or_default();
             differences.push(Difference { field: name.clone(), there, here: value.clone() });
         }

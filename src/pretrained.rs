@@ -1,4 +1,4 @@
-//! A trained model out of a file, whoever wrote it: TensorFlow, numpy, or this program.
+//! A trained model out of a file, whoever wrote it: TensorFlow, numpy, PyTorch, or this program.
 //!
 //! Where its words are:
 //!
@@ -6,6 +6,7 @@
 //! |---|---|
 //! | a checkpoint or an exported model of this program (`.safetensors`) | inside |
 //! | `.npz` | inside, as the archive's member `words.txt` |
+//! | a model of PyTorch's (`.safetensors`) | inside, or beside it in `words.txt` |
 //! | any other, or one without words inside | beside it, in `FILE.words.txt` |
 //!
 //! For a checkpoint of TensorFlow's, FILE is its prefix, such as `model.ckpt-123`.
@@ -31,6 +32,10 @@ use crate::tf::{self, Shapes};
 const VOCABULARY: &str = "vocabulary";
 const RUN: &str = "run";
 
+/// The usual names of the files of a model of PyTorch's.
+const PYTORCH_FILE: &str = "model.safetensors";
+const PYTORCH_WORDS: &str = "words.txt";
+
 /// A trained model.
 #[derive(Debug)]
 pub struct Pretrained {
@@ -44,12 +49,13 @@ pub struct Pretrained {
 
 impl Pretrained {
     /// Reads a model: the save path of a run or one of its checkpoints, an exported model in
-    /// `.safetensors`, or what [`tf::read`] reads. `notify` hears of damaged checkpoints.
+    /// `.safetensors` or a folder with it as `model.safetensors`, or what [`tf::read`] reads. `notify` hears of damaged checkpoints.
     ///
     /// # Errors
     /// No such file, or not a model; a list of words that has another length than the model.
     pub fn read(path: impl AsRef<Path>, notify: &mut dyn FnMut(&str)) -> Result<Self> {
-        let path = path.as_ref();
+        let inside = path.as_ref().join(PYTORCH_FILE);
+        let path = if inside.is_file() { &inside } else { path.as_ref() };
         let is = |extension: &str| path.extension().is_some_and(|e| e == extension);
         let read = if path.is_dir() && checkpoint::has_checkpoint(path) {
             Self::of_checkpoint(Checkpoint::load(path, notify)?, path)?
@@ -164,7 +170,9 @@ fn words_beside(path: &Path) -> Option<PathBuf> {
         false => path.to_owned(),
     };
     let places = [words_file(&prefix), words_file(&tf::prefix_of(&prefix))];
-    places.into_iter().find(|place| place.is_file())
+    let of_pytorch = path.extension().is_some_and(|e| e == "safetensors");
+    let of_pytorch = of_pytorch.then(|| path.with_file_name(PYTORCH_WORDS));
+    places.into_iter().chain(of_pytorch).find(|place| place.is_file())
 }
 
 /// The file with the words of the checkpoint `prefix`.

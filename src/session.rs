@@ -225,12 +225,13 @@ impl<'a> Session<'a> {
         self.vocabulary
     }
 
-    /// Starts from these variables instead of random ones. If the `words` of their rows are known
+    /// Starts from these variables instead of random ones, and from the optimizer's slots if there
+    /// are any among them. If the `words` of their rows are known
     /// and are not the data's, the rows are matched by word, and words that are new begin at
     /// random. Returns how many these are; none if the words are the data's.
     ///
     /// # Errors
-    /// Variables that are missing or do not fit.
+    /// Variables or slots that are missing or do not fit.
     pub fn start_from(
         &mut self,
         variables: &tf::Variables,
@@ -239,11 +240,13 @@ impl<'a> Session<'a> {
         self.init_from = Some(digest_of(variables)?);
         let Some(words) = words.filter(|words| *words != self.vocabulary) else {
             self.variables.assign(variables)?;
+            self.variables.assign_slots(variables)?;
             return Ok(None);
         };
         let fresh = self.variables.to_tensorflow()?;
         let (matched, new) = match_rows(variables, words, self.vocabulary, &fresh)?;
         self.variables.assign(&matched)?;
+        self.variables.assign_slots(&matched)?;
         Ok(Some(new))
     }
 

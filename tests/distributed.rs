@@ -278,38 +278,62 @@ fn golden_worker() {
 /// step, perplexities, lines and variables.
 #[test]
 fn several_workers_compute_the_run_of_one() {
-    let folder = tempfile::tempdir().unwrap();
     for mode in ["cudnn", "block", "basic"] {
-        let run = |workers: &str| {
-            let save = folder.path().join(format!("{mode} {workers}"));
-            let more = ["--rnn-mode", mode, "--workers", workers, "--save-path", text(&save)];
-            let lines = finish(tiny(&more));
-            (save, lines)
-        };
-        let (one, lines) = run("1");
-        for workers in ["2", "4"] {
-            let (several, their_lines) = run(workers);
-            let what = format!("{mode}, {workers} workers");
-            let starts = |lines: &str| {
-                let numbered = lines.lines().filter_map(|line| line.split_once(": "));
-                numbered.map(|(start, _)| start.to_owned()).collect::<Vec<_>>()
-            };
-            assert_eq!(starts(&their_lines), starts(&lines), "{what}: rank 0 alone prints");
-            let files = [&several, &one].map(|save| save.join("metrics.jsonl"));
-            for (event, name, tolerance) in [
-                ("step", "cost", 1e-5),
-                ("step", "global_norm", 1e-4),
-                ("epoch", "perplexity", 1e-5),
-                ("epoch", "tokens", 1e-9),
-                ("final", "perplexity", 1e-5),
-            ] {
-                let [ours, expected] = files.each_ref().map(|file| figures(file, event, name));
-                assert_close(&ours, &expected, tolerance, &format!("{what}: {event} {name}"));
-            }
-            assert_eq!(metrics(&files[0])[0]["workers"].to_string(), workers);
-            assert_same_variables(&load(&several), &load(&one), 1e-5, &what);
-        }
+        compare_with_one(&["2", "4"], &["--rnn-mode", mode]);
     }
+}
+
+/// Adam's slots are on every worker; they are saved, resumed and compared with the variables.
+#[test]
+fn several_workers_compute_the_run_of_one_by_adam() {
+    let adam = ["--optimizer", "adam", "--learning-rate", "0.01"];
+    let folder = compare_with_one(&["2"], &adam);
+    let checkpoint = load(&folder.path().join("2"));
+    assert!(checkpoint.variables.contains_key("Model/embedding/Adam_1"));
+    assert!(checkpoint.variables["Model/softmax_w/Adam"].abs().max().double_value(&[]) > 0.0);
+    // Worker 0 shares the slots of its checkpoint out to the others.
+    let parts = folder.path().join("parts");
+    for (workers, steps) in [("2", "10"), ("1", "20"), ("2", "1000")] {
+        let more = ["--workers", workers, "--max-steps", steps, "--save-path", text(&parts)];
+        finish(tiny(&[&adam[..], &more].concat()));
+    }
+    assert_same_variables(&load(&parts), &checkpoint, 1e-4, "2, 1, 2 workers");
+}
+
+/// Compares a run by several workers with the run of one. Returns the folder with the runs, each
+/// named by its number of workers.
+fn compare_with_one(several: &[&str], flags: &[&str]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |workers: &str| {
+        let save = folder.path().join(workers);
+        let more = ["--workers", workers, "--save-path", text(&save)];
+        let lines = finish(tiny(&[flags, &more].concat()));
+        (save, lines)
+    };
+    let (one, lines) = run("1");
+    for &workers in several {
+        let (several, their_lines) = run(workers);
+        let what = format!("{flags:?}, {workers} workers");
+        let starts = |lines: &str| {
+            let numbered = lines.lines().filter_map(|line| line.split_once(": "));
+            numbered.map(|(start, _)| start.to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(starts(&their_lines), starts(&lines), "{what}: rank 0 alone prints");
+        let files = [&several, &one].map(|save| save.join("metrics.jsonl"));
+        for (event, name, tolerance) in [
+            ("step", "cost", 1e-5),
+            ("step", "global_norm", 1e-4),
+            ("epoch", "perplexity", 1e-5),
+            ("epoch", "tokens", 1e-9),
+            ("final", "perplexity", 1e-5),
+        ] {
+            let [ours, expected] = files.each_ref().map(|file| figures(file, event, name));
+            assert_close(&ours, &expected, tolerance, &format!("{what}: {event} {name}"));
+        }
+        assert_eq!(metrics(&files[0])[0]["workers"].to_string(), workers);
+        assert_same_variables(&load(&several), &load(&one), 1e-5, &what);
+    }
+    folder
 }
 
 #[test]

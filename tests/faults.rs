@@ -99,19 +99,38 @@ impl Random {
 
 #[test]
 fn a_run_killed_at_random_moments_comes_to_the_same_end() {
+    let done = kill_at_random_moments(&[], count("KILLS", 12));
+    println!(
+        "TORTURE | SIGKILL at a random moment, dropout on, then resumed | {done} | {done} | 0 |"
+    );
+}
+
+/// Adam's slots have to come back too.
+#[test]
+fn a_run_of_adam_killed_at_random_moments_comes_to_the_same_end() {
+    let done = kill_at_random_moments(&ADAM, count("KILLS", 12) / 2);
+    println!("TORTURE | the same, trained by Adam | {done} | {done} | 0 |");
+}
+
+const ADAM: [&str; 4] = ["--optimizer", "adam", "--learning-rate", "0.01"];
+
+/// Kills runs with these flags so many times, and compares their end with that of a run that was
+/// not killed.
+fn kill_at_random_moments(flags: &[&str], kills: u64) -> u64 {
     let folder = tempfile::tempdir().unwrap();
+    let start_run = |save: &Path| command(save).args(flags).spawn().unwrap();
     let whole = folder.path().join("whole");
     let start = std::time::Instant::now();
-    finish(command(&whole).spawn().unwrap(), "the reference");
+    finish(start_run(&whole), "the reference");
     let longest = start.elapsed().as_millis() as u64;
     let reference = outcome(&whole);
-    let (kills, mut done, mut runs) = (count("KILLS", 12), 0, 0);
+    let (mut done, mut runs) = (0, 0);
     let mut random = Random(2016);
     while done < kills {
         let save = folder.path().join(format!("killed {runs}"));
         runs += 1;
         loop {
-            let mut child = command(&save).spawn().unwrap();
+            let mut child = start_run(&save);
             if done < kills {
                 std::thread::sleep(Duration::from_millis(random.below(longest)));
                 // std's kill is SIGKILL.
@@ -128,9 +147,39 @@ fn a_run_killed_at_random_moments_comes_to_the_same_end() {
         assert_same(&save, &reference, &format!("run {runs}"));
         fs::remove_dir_all(&save).unwrap();
     }
-    println!(
-        "TORTURE | SIGKILL at a random moment, dropout on, then resumed | {done} | {done} | 0 |"
-    );
+    done
+}
+
+/// A run of another optimizer is another run. Slots that are not all there do not continue one.
+#[test]
+fn a_run_of_another_optimizer_is_not_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let steps = ["--max-steps", "2", "--no-eval"];
+    for (name, flags) in [("sgd", &[][..]), ("adam", &ADAM)] {
+        finish(command(&at(name)).args(steps).args(flags).spawn().unwrap(), name);
+    }
+    let refused = |save: &str, flags: &[&str], says: &[&str]| {
+        let output = command(&at(save)).args(steps).args(flags).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        for words in says {
+            assert!(errors.contains(words), "{save} should say {words:?}: {errors}");
+        }
+    };
+    refused("sgd", &ADAM, &["optimizer is \"sgd\" there and \"adam\" here"]);
+    refused("adam", &[], &["optimizer is \"adam\" there and \"sgd\" here"]);
+    let without = |save: &str, missing: &dyn Fn(&str) -> bool| {
+        let mut checkpoint = Checkpoint::load(&at("adam"), &mut |n| panic!("{n}")).unwrap();
+        checkpoint.variables.retain(|name, _| !missing(name));
+        SaveFolder::open(&at(save), 1).unwrap().save(&checkpoint).unwrap();
+    };
+    without("no slots", &|name| name.contains("Adam") || name.contains("power"));
+    refused("no slots", &ADAM, &["slots are missing"]);
+    without("no m", &|name| name == "Model/embedding/Adam");
+    refused("no m", &ADAM, &["Adam's m", "variable Model/embedding", "missing"]);
+    without("no power", &|name| name == "beta1_power");
+    refused("no power", &ADAM, &["variable beta1_power is missing"]);
 }
 
 /// Equal runs write equal files: a checkpoint's bytes depend on the run alone.

@@ -5,23 +5,27 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
+use tch::{Kind, Tensor};
 
 use super::data::{read_data, read_data_of};
 use super::flags::{LimitFlags, MarkersFlag, UsageError, load_checkpoint};
+use super::imported::Imported;
 use super::open_save_path;
+use super::pytorch;
 use super::report::{line, notice};
 use crate::checkpoint::{Checkpoint, Misfit, Progress, Provenance, RunConfig, to_safetensors};
 use crate::config::{Config, Model};
 use crate::files::{make_folder_of, write_atomically};
 use crate::optimizer::OptimizerType;
-use crate::pretrained::{Pretrained, ensure_as_many, metadata, write_words_beside};
+use crate::pretrained::{ensure_as_many, metadata, write_words_beside};
 use crate::reader::{Limits, Vocabulary};
 use crate::tf::{self, Shapes};
 
 #[derive(Args)]
 pub struct ImportArgs {
     /// What TensorFlow saved: a checkpoint's prefix (model.ckpt-123), its folder, one of its files,
-    /// or a .npz; or a run of this program: its save path, a checkpoint, or an exported .safetensors
+    /// or a .npz; a run of this program: its save path, a checkpoint, or an exported .safetensors;
+    /// or a .safetensors of PyTorch's example word_language_model
     #[arg(value_name = "FILE")]
     from: PathBuf,
     /// Folder for the new checkpoint
@@ -40,6 +44,14 @@ pub struct ImportArgs {
     model: Option<Model>,
     #[command(flatten)]
     limits: LimitFlags,
+    /// Constant that its LSTM cells add to their forget gates. TensorFlow's files do not hold it:
+    /// 0 in the original, 1 by TensorFlow's default [default: what the file says, otherwise 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    forget_bias: Option<f64>,
+    /// Optimizer that the model is to be trained with: sgd, or adam, whose slots come along if the
+    /// file has them [default: adam if the file has its slots, otherwise sgd]
+    #[arg(long, value_enum, value_name = "NAME", hide_possible_values = true)]
+    optimizer: Option<OptimizerType>,
 }
 
 const LIMITS: &str =
@@ -52,8 +64,10 @@ impl ImportArgs {
             let flag = if limits.max_vocab.is_some() { "max_vocab" } else { "min_count" };
             bail!(UsageError::no_effect(flag, "without --data-path"));
         }
-        let Pretrained { model, words, run } = Pretrained::read(&self.from, &mut notice)?;
-        let shapes = model.shapes;
+        let from = Imported::read(&self.from)?;
+        from.report(&notice);
+        let (shapes, run) = (from.found.model.shapes, &from.found.run);
+        let forget_bias = from.forget_bias(self.forget_bias, &notice)?;
         let sizes = [Model::Small, Model::Medium, Model::Large, Model::Test];
         let by_size = sizes.into_iter().find(|m| m.config().hidden_size == shapes.hidden_size);
         let preset = self.model.or(by_size).unwrap_or(Model::Small);
@@ -62,24 +76,20 @@ impl ImportArgs {
             hidden_size: shapes.hidden_size,
             num_layers: shapes.num_layers,
             vocab_size: shapes.vocab_size,
+            forget_bias,
             ..known.unwrap_or(preset.config())
         };
         config.validate()?;
         let known_limits = run.as_ref().map(|run| run.limits).unwrap_or_default();
-        let (vocabulary, limits) = self.words(words, known_limits, &shapes)?;
-        for note in model.notes() {
-            notice(&format!("{}: not part of the model: {note}", self.from.display()));
-        }
+        let (vocabulary, limits) = self.words(from.found.words.clone(), known_limits, &shapes)?;
         // A cell's scope is its name with `_cell`.
         let by_scope = || shapes.cell.trim_end_matches("_cell").to_owned();
-        let cell = run.map_or_else(by_scope, |run| run.cell);
-        let optimizer = OptimizerType::default();
+        let cell = run.as_ref().map_or_else(by_scope, |run| run.cell.clone());
+        let optimizer = from.optimizer(self.optimizer)?;
+        let variables = from.variables(optimizer, &notice)?;
         let run = RunConfig { config, cell, optimizer, seed: 0, limits };
-        let variables = model
-            .variables
-            .into_iter()
-            .map(|(name, tensor)| (name, tensor.to_kind(tch::Kind::Float)))
-            .collect();
+        let in_float = |(name, tensor): (String, Tensor)| (name, tensor.to_kind(Kind::Float));
+        let variables = variables.into_iter().map(in_float).collect();
         let checkpoint = Checkpoint {
             run,
             made: Provenance::default(),
@@ -161,6 +171,9 @@ enum Format {
     TfNpz,
     /// A safetensors file under TensorFlow's names. The words are in its metadata
     Safetensors,
+    /// A safetensors file under the names of PyTorch's example word_language_model, and beside it
+    /// a model card (README.md) and the words (words.txt)
+    Pytorch,
 }
 
 #[derive(Args)]
@@ -171,7 +184,8 @@ pub struct ExportArgs {
     /// Format of the file
     #[arg(long, value_enum)]
     format: Format,
-    /// File to write; for tf-checkpoint its prefix, such as DIR/model.ckpt-123
+    /// File to write; for tf-checkpoint its prefix, such as DIR/model.ckpt-123; for pytorch a name
+    /// that ends in .safetensors, or a folder for model.safetensors, README.md and words.txt
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
     /// For tf-checkpoint: name the cells as the original does in block mode, its default, instead
@@ -187,12 +201,25 @@ impl ExportArgs {
             let name = format.as_ref().map_or("", |format| format.get_name());
             bail!(UsageError::no_effect("block", &format!("with --format {name}")));
         }
-        let Checkpoint { run, progress, variables, vocabulary, .. } =
-            load_checkpoint(&self.checkpoint)?;
+        let checkpoint = load_checkpoint(&self.checkpoint)?;
+        if self.format == Format::Pytorch {
+            return pytorch::export(&checkpoint, &self.checkpoint, &self.output);
+        }
+        let Checkpoint { run, progress, mut variables, vocabulary, .. } = checkpoint;
         let words = vocabulary.as_ref();
+        if run.config.forget_bias != 0.0 {
+            let forget_bias = run.config.forget_bias;
+            variables.insert(tf::FORGET_BIAS.into(), Tensor::from(forget_bias));
+            notice(&format!(
+                "the model's forget_bias is {forget_bias}. In TensorFlow it is a constant of the \
+                 graph: make the cells with forget_bias={forget_bias}. `import` finds it as {}",
+                tf::FORGET_BIAS
+            ));
+        }
         let epoch = progress.epoch.min(run.config.max_max_epoch - 1);
         let learning_rate = run.config.learning_rate_at(epoch) as f32;
         let all = tf::for_original(&variables, self.block, learning_rate, progress.global_step);
+        let variables = tf::names_in_example(&variables, false);
         make_folder_of(&self.output).context("--output")?;
         match self.format {
             Format::TfCheckpoint => {
@@ -206,7 +233,7 @@ impl ExportArgs {
                 let list = words.map(Vocabulary::to_list);
                 tf::write_npz_with_words(&self.output, &variables, list.as_deref())?;
             }
-            Format::Safetensors => {
+            Format::Safetensors | Format::Pytorch => {
                 let bytes = to_safetensors(&variables, metadata(&run, words)?)?;
                 write_atomically(&self.output, |file| Ok(file.write_all(&bytes)?))?;
             }

@@ -16,6 +16,7 @@ use super::flags::signals::{self, Signals};
 use super::flags::{
     DeviceFlags, Hyperparameters, LimitFlags, MarkersFlag, UsageError, WorkerFlags,
 };
+use super::imported::Imported;
 use super::report::tensorboard::EventFile;
 use super::report::{Metrics, Reporter, line, notice, plural};
 use super::{open_save_path, shell_word};
@@ -27,6 +28,7 @@ use crate::config::{Config, Model, Precision, RnnMode};
 use crate::device;
 use crate::distributed::Team;
 use crate::model::{PtbVariables, TooLarge};
+use crate::optimizer::OptimizerType;
 use crate::pretrained::{OtherSizes, Pretrained};
 use crate::reader::{RawData, SAMPLE, Split};
 use crate::sample;
@@ -95,9 +97,9 @@ pub struct TrainArgs {
     #[arg(value_parser = whole::<i64>(..), help_heading = "Running")]
     seed: i64,
     /// Start from a model's variables instead of random ones: from what TensorFlow saved (a
-    /// checkpoint's prefix, its folder, one of its files, or a .npz), or from a run's save path or
-    /// an exported .safetensors. Rows of another vocabulary are matched by word; new words begin at
-    /// random
+    /// checkpoint's prefix, its folder, one of its files, or a .npz), from a run's save path or an
+    /// exported .safetensors, or from a .safetensors of PyTorch's example word_language_model. Rows
+    /// of another vocabulary are matched by word; new words begin at random
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     init_from: Option<PathBuf>,
     /// Write metrics to this file as JSON lines [default: metrics.jsonl in the save path]
@@ -241,7 +243,7 @@ struct Opened {
 /// The variables that a run starts from.
 enum Start {
     Random,
-    Imported(Pretrained),
+    Imported(Imported),
     Resumed(Box<Checkpoint>),
 }
 
@@ -299,12 +301,18 @@ impl Training<'_> {
         if let Some(start) = &args.given.start {
             config_file::ensure_same_texts(start, &args.data_path, &data)?;
         }
+        let start = self.start(folder.as_ref())?;
         config.vocab_size = data.vocabulary.len() as i64;
         self.ensure_vocab_size(config.vocab_size)?;
+        config.forget_bias = self.forget_bias(&config, &start)?;
         config.validate()?;
         let Hyperparameters { cell, optimizer, .. } = args.hyperparameters;
         let run = RunConfig { config, cell: cell.to_string(), optimizer, seed: args.seed, limits };
-        let start = self.start(folder.as_ref(), &run, &data)?;
+        match &start {
+            Start::Random => {}
+            Start::Imported(imported) => self.ensure_imported_fits(imported, &run)?,
+            Start::Resumed(checkpoint) => self.ensure_resumable(checkpoint, &run, &data)?,
+        }
         Ok(Opened { data, run, folder, start })
     }
 
@@ -325,22 +333,45 @@ impl Training<'_> {
     }
 
     /// Reads the checkpoint that the run resumes from, or else the variables of `--init-from`.
-    fn start(&self, folder: Option<&SaveFolder>, run: &RunConfig, data: &RawData) -> Result<Start> {
+    fn start(&self, folder: Option<&SaveFolder>) -> Result<Start> {
         let checkpoint =
             folder.map(|folder| folder.latest(&mut |text| notice(text))).transpose()?;
-        let Some(checkpoint) = checkpoint.flatten() else {
-            let Some(imported) = self.imported()? else { return Ok(Start::Random) };
-            self.ensure_imported_fits(&imported, run)?;
-            return Ok(Start::Imported(imported));
+        match checkpoint.flatten() {
+            Some(checkpoint) => Ok(Start::Resumed(Box::new(checkpoint))),
+            None => Ok(self.imported()?.map_or(Start::Random, Start::Imported)),
+        }
+    }
+
+    /// The forget gates' constant. It belongs to a model that is there already, so that without the
+    /// flag it is that model's. Worker 0, which alone reads the model, tells the others.
+    fn forget_bias(&self, config: &Config, start: &Start) -> Result<f64> {
+        let given = self.args.hyperparameters.forget_bias();
+        let forget_bias = match start {
+            Start::Random => config.forget_bias,
+            Start::Imported(imported) => imported
+                .forget_bias(given, &|text| self.say(text))
+                .with_context(|| self.init_from())?,
+            Start::Resumed(checkpoint) => given.unwrap_or(checkpoint.run.config.forget_bias),
         };
-        ensure_same_run(&checkpoint.run, run).map_err(|error| self.cannot_resume(error))?;
+        Ok(self.team.broadcast_text("forget_bias", &forget_bias.to_string())?.parse()?)
+    }
+
+    /// Refuses to resume a run with other flags, on other words or from other variables.
+    fn ensure_resumable(
+        &self,
+        checkpoint: &Checkpoint,
+        run: &RunConfig,
+        data: &RawData,
+    ) -> Result<()> {
+        ensure_same_run(checkpoint, run).map_err(|error| self.cannot_resume(error))?;
         if let Some(vocabulary) = &checkpoint.vocabulary {
             let same = ensure_same_vocabulary(vocabulary, &data.vocabulary);
             same.map_err(|error| self.cannot_resume(error.into()))?;
         }
         // The same command starts a run and resumes it.
         if let Some(imported) = self.imported()?
-            && checkpoint.made.init_from != Some(digest_of(&imported.model.variables)?)
+            && checkpoint.made.init_from
+                != Some(digest_of(&imported.variables(run.optimizer, &|_| ())?)?)
         {
             bail!(UsageError(format!(
                 "{}: the run in --save-path {} is not known to have started from these variables. \
@@ -349,26 +380,29 @@ impl Training<'_> {
                 shown(&self.args.save_path)
             )));
         }
-        Ok(Start::Resumed(Box::new(checkpoint)))
+        Ok(())
     }
 
     /// The model of `--init-from`.
-    fn imported(&self) -> Result<Option<Pretrained>> {
+    fn imported(&self) -> Result<Option<Imported>> {
         let path = self.args.init_from.as_deref().filter(|_| self.is_first());
-        let read = |path| Pretrained::read(path, &mut notice).with_context(|| self.init_from());
-        path.map(read).transpose()
+        path.map(|path| Imported::read(path).with_context(|| self.init_from())).transpose()
     }
 
     /// Refuses a model of `--init-from` that cannot start this run.
-    fn ensure_imported_fits(&self, imported: &Pretrained, run: &RunConfig) -> Result<()> {
+    fn ensure_imported_fits(
+        &self,
+        Imported { found, .. }: &Imported,
+        run: &RunConfig,
+    ) -> Result<()> {
         let here = self.init_from();
         let cell = self.args.hyperparameters.cell;
-        imported
+        found
             .ensure_fits(&run.config, cell)
             .map_err(|error| anyhow!("{here}: {error}: {}", flags_for(&error)))?;
-        let (rows, words) = (imported.model.shapes.vocab_size, run.config.vocab_size);
+        let (rows, words) = (found.model.shapes.vocab_size, run.config.vocab_size);
         ensure!(
-            imported.words.is_some() || rows == words,
+            found.words.is_some() || rows == words,
             "{here}: the file holds {rows} words, which ones is not known, and the training text \
              has {words}. If the model was made from this text, --max-vocab or --min-count limit \
              its words; otherwise `import` the model with --vocab, and start from that"
@@ -383,17 +417,20 @@ impl Training<'_> {
         }
         match start {
             Start::Random => Ok(None),
-            Start::Imported(Pretrained { model, words, .. }) => {
-                let path = shown(&self.args.init_from);
-                for note in model.notes() {
-                    self.say(&format!("{path}: not part of the model: {note}"));
-                }
-                let started = session.start_from(&model.variables, words.as_ref());
+            Start::Imported(imported) => {
+                let say = |text: &str| self.say(text);
+                imported.report(&say);
+                let optimizer = self.args.hyperparameters.optimizer;
+                let variables =
+                    imported.variables(optimizer, &say).with_context(|| self.init_from())?;
+                let Pretrained { model, words, .. } = &imported.found;
+                let started = session.start_from(&variables, words.as_ref());
                 if let Some(new) = started.with_context(|| self.init_from())? {
                     self.say(&format!(
-                        "{path}: the model has another vocabulary, of {} words; rows are matched \
-                         by word, and {new} of the {} words of the training text are not in it \
-                         and begin at random",
+                        "{}: the model has another vocabulary, of {} words; rows are matched by \
+                         word, and {new} of the {} words of the training text are not in it and \
+                         begin at random",
+                        shown(&self.args.init_from),
                         model.shapes.vocab_size,
                         session.vocabulary().len()
                     ));
@@ -402,6 +439,12 @@ impl Training<'_> {
             }
             Start::Resumed(checkpoint) => {
                 session.resume(&checkpoint).map_err(|error| self.cannot_resume(error))?;
+                if self.args.hyperparameters.optimizer == OptimizerType::Adam
+                    && !checkpoint.has_slots()
+                {
+                    let folder = shown(&self.args.save_path);
+                    self.say(&format!("{folder}: there are no slots of Adam; they start at zero"));
+                }
                 let Progress { epoch, step, global_step, .. } = checkpoint.progress;
                 let epoch = epoch + 1;
                 self.say(&format!(

@@ -10,15 +10,11 @@ use crate::rnn::{
     BasicLSTMCell, CellType, LSTMBlockCell, RnnCell, State, kernel_from_libtorch,
     kernel_to_libtorch,
 };
-use crate::tf;
+use crate::tf::{self, ADAM_M, ADAM_POWERS, ADAM_V};
 
 const EMBEDDING: &str = "Model/embedding";
 const SOFTMAX_W: &str = "Model/softmax_w";
 const SOFTMAX_B: &str = "Model/softmax_b";
-/// What `tf.train.AdamOptimizer` adds to a variable's name for its slots m and v.
-const ADAM_M: &str = "/Adam";
-const ADAM_V: &str = "/Adam_1";
-const ADAM_POWERS: [&str; 2] = ["beta1_power", "beta2_power"];
 
 /// The scope of layer `k`'s cell in TensorFlow's names.
 fn cell_scope(k: usize) -> String {
@@ -301,7 +297,7 @@ impl PtbVariables {
     /// Some of them are missing, or have a wrong shape.
     pub fn assign_slots(&self, given: &tf::Variables) -> Result<bool> {
         let Optimizer::Adam(Adam { m, v, powers }) = &self.optimizer else { return Ok(true) };
-        if !given.contains_key(ADAM_POWERS[0]) {
+        if !given.keys().any(|name| tf::is_slot_name(name)) {
             return Ok(false);
         }
         let slots_of = |suffix: &str| -> tf::Variables {

@@ -7,7 +7,9 @@
 mod bundle;
 mod checkpoint;
 mod npz;
+mod pytorch;
 mod slice;
+mod slots;
 mod table;
 mod v1;
 
@@ -21,6 +23,9 @@ use tch::{Kind, Tensor};
 pub use bundle::write_checkpoint;
 pub use checkpoint::{latest_checkpoint, prefix_of, read_checkpoint, trace_of_checkpoints};
 pub use npz::{read_npz, read_npz_words, write_npz, write_npz_with_words};
+pub use pytorch::to_pytorch;
+pub(crate) use slots::{ADAM_M, ADAM_POWERS, ADAM_V, is_slot_name};
+use slots::{missing_slot, name_in_example, take_slots};
 pub(crate) use table::masked_crc32c;
 
 /// Variables by their TensorFlow names, on the CPU. A file's own names are kept as they are:
@@ -59,10 +64,17 @@ pub struct Model {
     pub variables: Variables,
     /// Its sizes.
     pub shapes: Shapes,
-    /// What else was in the file: the learning rate, the global step, an optimizer's slots.
+    /// Adam's slots, if there are any: `<variable>/Adam` and `<variable>/Adam_1` for each of the
+    /// variables, `beta1_power` and `beta2_power`, whatever scope stands before them in the file.
+    pub slots: Variables,
+    /// What its LSTM cells add to the forget gates, if the file says it: [`FORGET_BIAS`].
+    pub forget_bias: Option<f64>,
+    /// What else was in the file: the learning rate, the global step, another optimizer's slots.
     pub others: Variables,
     /// What could not be read, and why.
     pub skipped: BTreeMap<String, String>,
+    /// What was assumed where the file leaves a choice.
+    pub remarks: Vec<String>,
 }
 
 impl Model {
@@ -75,7 +87,8 @@ impl Model {
         Self::of(read(path)?, path)
     }
 
-    /// The model in what was read from `path`, as [`Self::read`] has it.
+    /// The model in what was read from `path`, as [`Self::read`] has it. It may also have the names
+    /// of PyTorch's example `word_language_model`.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -88,19 +101,49 @@ impl Model {
         if !not_read.is_empty() {
             list += &format!("; not read: {}", not_read.join(", "));
         }
-        let model = canonical(variables).and_then(|(variables, others)| {
-            let shapes = Shapes::of(&variables)?;
-            Ok(Model { variables, shapes, others, skipped })
-        });
+        let model = match pytorch::prefix(&variables) {
+            Some(prefix) => Model::of_pytorch(variables, &prefix, skipped),
+            None => Model::of_tensorflow(variables, skipped),
+        };
         let model = model.map_err(|error| {
             let path = path.display();
             anyhow!("{path}: not a model of the PTB example: {error:#}. Its variables: {list}")
         })?;
-        for (name, tensor) in &model.variables {
+        for (name, tensor) in model.variables.iter().chain(&model.slots) {
             ensure_finite(name, &tensor.f_to_kind(Kind::Float)?)
                 .with_context(|| path.display().to_string())?;
         }
         Ok(model)
+    }
+
+    fn of_pytorch(
+        variables: Variables,
+        prefix: &str,
+        skipped: BTreeMap<String, String>,
+    ) -> Result<Model> {
+        let pytorch::Converted { variables, others, remarks } =
+            pytorch::to_tensorflow(variables, prefix)?;
+        let shapes = Shapes::of(&variables)?;
+        let (slots, forget_bias) = (Variables::new(), Some(0.0));
+        Ok(Model { variables, shapes, slots, forget_bias, others, skipped, remarks })
+    }
+
+    fn of_tensorflow(variables: Variables, skipped: BTreeMap<String, String>) -> Result<Model> {
+        let scope = model_scope(&variables)?;
+        let (variables, mut others) = canonical_in(variables, &scope)?;
+        let shapes = Shapes::of(&variables)?;
+        let slots = take_slots(&variables, &mut others, &scope)?;
+        let forget_bias = match shapes.cell {
+            LSTM_CELL => take_forget_bias(&mut others, &scope)?,
+            _ => None,
+        };
+        let remarks = Vec::new();
+        Ok(Model { variables, shapes, slots, forget_bias, others, skipped, remarks })
+    }
+
+    /// The name of the first of Adam's slots that is missing.
+    pub fn missing_slot(&self) -> Option<String> {
+        missing_slot(&self.variables, &self.slots)
     }
 
     /// A line for each thing in the file that is not part of the model, such as
@@ -172,10 +215,15 @@ pub(crate) fn ensure_finite(name: &str, tensor: &Tensor) -> Result<()> {
 /// embedding.
 pub fn canonical(variables: Variables) -> Result<(Variables, Variables)> {
     let scope = model_scope(&variables)?;
+    canonical_in(variables, &scope)
+}
+
+/// [`canonical`] for the model in this scope.
+fn canonical_in(variables: Variables, scope: &str) -> Result<(Variables, Variables)> {
     let (mut model, mut others) = (Variables::new(), Variables::new());
     let mut sources: BTreeMap<String, String> = BTreeMap::new();
     for (name, tensor) in variables {
-        let Some(canonical) = canonical_name(&name, &scope) else {
+        let Some(canonical) = canonical_name(&name, scope) else {
             others.insert(name, tensor);
             continue;
         };
@@ -186,7 +234,7 @@ pub fn canonical(variables: Variables) -> Result<(Variables, Variables)> {
     }
     let sources: BTreeMap<_, _> = sources.into_iter().map(|(name, own)| (own, name)).collect();
     let foreign = others.iter().filter(|(name, tensor)| {
-        is_weight(name, tensor, &scope) && !is_slot(name, tensor, &model, &sources)
+        is_weight(name, tensor, scope) && !is_slot(name, tensor, &model, &sources)
     });
     let foreign: Vec<_> = foreign.map(|(name, t)| format!("{name:?} {:?}", t.size())).collect();
     ensure!(
@@ -194,7 +242,7 @@ pub fn canonical(variables: Variables) -> Result<(Variables, Variables)> {
         "it has weights that the example's model does not have: {}",
         foreign.join(", ")
     );
-    let opaque = others.keys().find(|name| is_cudnn_params(name, &scope)).cloned();
+    let opaque = others.keys().find(|name| is_cudnn_params(name, scope)).cloned();
     if let (Some(name), true) = (opaque, layer_cell(&model, 0).is_none()) {
         let layers = split_cudnn_params(&model, &others[&name])
             .with_context(|| format!("variable {name:?}"))?;
@@ -277,25 +325,58 @@ fn is_float(kind: Kind) -> bool {
     matches!(kind, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16)
 }
 
-/// A model's variables (canonical) with what the original's Saver wants besides:
-/// `Train/Model/Variable`, which is the learning rate, and `Model/global_step`. `block_mode` names
-/// the cells as the original does in that mode, which is its default on one GPU; otherwise they are
-/// named as in basic mode.
+/// A model's variables (canonical), and Adam's slots if there are any, with what the original's
+/// Saver wants besides: `Train/Model/Variable`, which is the learning rate, and
+/// `Model/global_step`. The names are those of [`names_in_example`].
 pub fn for_original(
     model: &Variables,
     block_mode: bool,
     learning_rate: f32,
     global_step: i64,
 ) -> Variables {
-    let name = |name: &String| match block_mode {
-        true => name.replace("/basic_lstm_cell/", "/lstm_cell/"),
-        false => name.clone(),
-    };
-    let mut variables: Variables =
-        model.iter().map(|(k, v)| (name(k), v.shallow_clone())).collect();
+    let mut variables = names_in_example(model, block_mode);
     variables.insert("Train/Model/Variable".into(), Tensor::from(learning_rate));
     variables.insert("Model/global_step".into(), Tensor::from(global_step));
     variables
+}
+
+/// A model's variables (canonical), and Adam's slots if there are any, under their names in the
+/// example's graph. `block_mode` names the cells as the original does in that mode, which is its
+/// default on one GPU; otherwise they are named as in basic mode.
+pub fn names_in_example(model: &Variables, block_mode: bool) -> Variables {
+    let name = |name: &String| {
+        let name = name_in_example(name).unwrap_or(name.clone());
+        match block_mode {
+            true => name.replace("/basic_lstm_cell/", "/lstm_cell/"),
+            false => name,
+        }
+    };
+    model.iter().map(|(k, v)| (name(k), v.shallow_clone())).collect()
+}
+
+/// The variable that says what a model's LSTM cells add to their forget gates. In TensorFlow this
+/// is a constant of the graph, so TensorFlow itself writes no such variable; its Saver ignores one
+/// that the graph does not have.
+pub const FORGET_BIAS: &str = "Model/forget_bias";
+
+/// Moves [`FORGET_BIAS`] of the model in this scope out of the other variables.
+///
+/// # Errors
+/// It is not one finite float.
+fn take_forget_bias(others: &mut Variables, scope: &str) -> Result<Option<f64>> {
+    let rest = FORGET_BIAS.strip_prefix(SCOPE);
+    let name = others.keys().find(|name| in_scope(&plain_name(name), scope) == rest).cloned();
+    let Some((name, tensor)) = name.and_then(|name| others.remove_entry(&name)) else {
+        return Ok(None);
+    };
+    let (kind, shape) = (tensor.kind(), tensor.size());
+    ensure!(
+        is_float(kind) && shape.is_empty(),
+        "variable {name:?}: expected one float, found {kind:?} {shape:?}"
+    );
+    let value = f64::try_from(&tensor)?;
+    ensure!(value.is_finite(), "variable {name:?}: expected a finite number, found {value}");
+    Ok(Some(value))
 }
 
 /// The sizes of a model.
@@ -374,8 +455,11 @@ type Part = (&'static str, i64, i64);
 /// A kind of cell that a model may be made of.
 type Cell = (&'static str, &'static [Part]);
 
+/// The canonical name of the LSTM cells, which are one function of the same variables.
+const LSTM_CELL: &str = "basic_lstm_cell";
+
 const CELLS: [Cell; 3] = [
-    ("basic_lstm_cell", &[("kernel", 2, 4), ("bias", 0, 4)]),
+    (LSTM_CELL, &[("kernel", 2, 4), ("bias", 0, 4)]),
     (
         "gru_cell",
         &[

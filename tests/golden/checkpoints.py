@@ -3,6 +3,7 @@
 Under tests/fixtures/tf_checkpoint:
     basic        the example's, after three steps: tf.train.Saver, basic mode, learning rate and global step
     block        the same in block mode (LSTMBlockCell), whose names differ
+    ptb_adam     the same with AdamOptimizer for GradientDescentOptimizer: its slots, under the scopes of that graph
     adam         Adam's slots besides, in a shard per device
     partitioned  the embedding partitioned in two slices
     slices       the example's model on two devices, every variable partitioned along a dimension
@@ -43,12 +44,12 @@ def write(name, sess, variables, saver, step=None):
     np.savez(os.path.join(OUT, name, "values.npz"), **{v.op.name: sess.run(v) for v in variables})
 
 
-def ptb(name, mode="basic"):
+def ptb(name, mode="basic", optimizer="sgd"):
     case = dict(CASE, mode=mode)
     variables, tokens = initial(case)
     shape = {key: case[key] for key in ("vocab", "hidden", "layers", "batch", "num_steps")}
     with tf.Graph().as_default() as graph, session(graph) as sess:
-        model = PTBModel(max_grad_norm=5.0, mode=mode, **shape)
+        model = PTBModel(max_grad_norm=5.0, mode=mode, optimizer=optimizer, **shape)
         sess.run(tf.global_variables_initializer())
         for key, value in variables.items():
             model.variables[key].load(value, sess)
@@ -243,6 +244,7 @@ if __name__ == "__main__":
     shutil.rmtree(OUT, ignore_errors=True)
     ptb("basic")
     ptb("block", "block")
+    ptb("ptb_adam", optimizer="adam")
     adam()
     partitioned()
     for prefix, version in [("", V2), ("v1_", V1)]:

@@ -31,9 +31,14 @@ def name_of_2016(name):
     return name
 
 
-def main(prefix, folder, copy=None, version="v2"):
+def vocabulary(folder):
+    """The words' ids: their ranks by count, then in alphabetical order."""
     counts = collections.Counter(words(folder, "train"))
-    ids = {word: k for k, (word, _) in enumerate(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))}
+    return {word: k for k, (word, _) in enumerate(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))}
+
+
+def main(prefix, folder, copy=None, version="v2"):
+    ids = vocabulary(folder)
     tokens = np.array([ids[word] for word in words(folder, "test") if word in ids], np.int64)
     shapes = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
     vocab, hidden = shapes["Model/embedding"]
@@ -57,4 +62,5 @@ def main(prefix, folder, copy=None, version="v2"):
     print("TensorFlow %s, Test Perplexity: %.6f (%d words)" % (tf.__version__, math.exp(costs / (len(tokens) - 1)), len(tokens) - 1))
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

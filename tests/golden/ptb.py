@@ -30,7 +30,8 @@ CASES = {
 class PTBModel(object):
     """Inputs and targets `[batch, num_steps]` are fed, and the state `[layers, 2, batch, hidden]` (c, then h)."""
 
-    def __init__(self, vocab, hidden, layers, batch, num_steps, max_grad_norm, mode="basic", keep_prob=1.0):
+    def __init__(self, vocab, hidden, layers, batch, num_steps, max_grad_norm, mode="basic", keep_prob=1.0,
+                 optimizer="sgd"):
         self.inputs = tf.placeholder(tf.int64, [batch, num_steps])
         self.targets = tf.placeholder(tf.int64, [batch, num_steps])
         self.state = tf.placeholder(tf.float32, [layers, 2, batch, hidden])
@@ -83,8 +84,10 @@ class PTBModel(object):
             self.dense_norm = tf.global_norm(list(self.dense.values()))
             clipped, self.global_norm = tf.clip_by_global_norm(grads, max_grad_norm)
             self.global_step = tf.train.get_or_create_global_step()
-            self.train_op = tf.train.GradientDescentOptimizer(self.lr).apply_gradients(
-                zip(clipped, variables), global_step=self.global_step)
+            # The original's line, or the walkthrough's in its place.
+            kinds = {"sgd": tf.train.GradientDescentOptimizer, "adam": tf.train.AdamOptimizer}
+            self.optimizer = kinds[optimizer](self.lr)
+            self.train_op = self.optimizer.apply_gradients(zip(clipped, variables), global_step=self.global_step)
         self.variables = {v.op.name: v for v in variables}
 
 
@@ -117,7 +120,7 @@ def run(case, variables, tokens, masks=None):
         arrays.update(mask=masks.astype(np.uint8), keep_prob=np.float32(keep_prob))
     with tf.Graph().as_default() as graph, session(graph) as sess:
         model = PTBModel(max_grad_norm=case["max_grad_norm"], mode=case.get("mode", "basic"), keep_prob=keep_prob,
-                         **shape)
+                         optimizer=case.get("optimizer", "sgd"), **shape)
         sess.run(tf.global_variables_initializer())
         assert set(model.variables) == set(variables), sorted(model.variables)
         for name, value in variables.items():
@@ -140,6 +143,12 @@ def run(case, variables, tokens, masks=None):
                 series[name].append(value)
         for name, value in sess.run(model.variables).items():
             arrays["final/" + name] = value
+        if case.get("optimizer") == "adam":
+            for slot in "mv":
+                slots = {name: model.optimizer.get_slot(v, slot) for name, v in model.variables.items()}
+                arrays.update(("final_%s/%s" % (slot, name), value) for name, value in sess.run(slots).items())
+            powers = sess.run(model.optimizer._get_beta_accumulators())
+            arrays.update(beta1_power=powers[0], beta2_power=powers[1])
     arrays.update({name: np.stack(values).astype(np.float32) for name, values in series.items()})
     hparams = [case[key] for key in ("vocab", "hidden", "layers", "batch", "num_steps", "n")]
     arrays.update(tokens=tokens, hparams=np.array(hparams, np.int64), lr=np.float32(case["lr"]),
@@ -151,13 +160,18 @@ def check(path):
     given = np.load(path)
     case = dict(zip(("vocab", "hidden", "layers", "batch", "num_steps", "n"), map(int, given["hparams"])))
     case.update(lr=float(given["lr"]), max_grad_norm=float(given["max_grad_norm"]))
+    if "beta1_power" in given.files:
+        case["optimizer"] = "adam"
     if "keep_prob" in given.files:
         case["keep_prob"] = float(given["keep_prob"])
     variables = {name[5:]: given[name] for name in given.files if name.startswith("init/")}
     if not any("basic_lstm_cell" in name for name in variables):
         case["mode"] = "block"
     masks = given["mask"] > 0 if "mask" in given.files else None
-    return compare(path, run(case, variables, given["tokens"], masks), 1e-5)
+    arrays = run(case, variables, given["tokens"], masks)
+    if not any(name.startswith("grad0/") for name in given.files):
+        arrays = {name: value for name, value in arrays.items() if not name.startswith("grad0/")}
+    return compare(path, arrays, 1e-5)
 
 
 if __name__ == "__main__":

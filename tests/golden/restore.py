@@ -28,7 +28,7 @@ def example_graph(values):
     block = any("/lstm_cell/" in name for name in values)
     layers = sum(name.endswith("_cell/kernel") for name in values)
     PTBModel(vocab=vocab, hidden=hidden, layers=layers, batch=2, num_steps=2, max_grad_norm=5.0,
-             mode="block" if block else "basic")
+             mode="block" if block else "basic", optimizer="adam" if "Train/Model/beta1_power" in values else "sgd")
 
 
 def restore(prefix, npz):

@@ -92,8 +92,13 @@ impl Hyperparameters {
         rnn_mode(self.cell, asked)
     }
 
+    /// `--forget-bias`, if it was given.
+    pub fn forget_bias(&self) -> Option<f64> {
+        self.overrides.forget_bias
+    }
+
     /// True if the cell has no forget gate for the `--forget-bias` that was given.
     pub fn ignores_forget_bias(&self) -> bool {
-        !self.cell.has_forget_bias() && self.overrides.forget_bias.is_some_and(|bias| bias != 0.0)
+        !self.cell.has_forget_bias() && self.forget_bias().is_some_and(|bias| bias != 0.0)
     }
 }

@@ -1,0 +1,178 @@
+//! The names and the layout of PyTorch's example `word_language_model`.
+//!
+//! | PyTorch | here |
+//! |---|---|
+//! | `encoder.weight [vocab, hidden]` | `Model/embedding` |
+//! | `rnn.weight_ih_l{k}`, `rnn.weight_hh_l{k}` | the kernel of layer k ([`kernel_to_libtorch`]) |
+//! | `rnn.bias_ih_l{k}` + `rnn.bias_hh_l{k}` | the bias of layer k |
+//! | `decoder.weight [vocab, hidden]` | `Model/softmax_w`, transposed |
+//! | `decoder.bias [vocab]` | `Model/softmax_b` |
+//!
+//! PyTorch has no `forget_bias`: it is part of the bias there.
+
+use anyhow::{Context, Result, bail, ensure};
+use tch::{Kind, Tensor};
+
+use super::{LSTM_CELL, Shapes, Variables, canonical, ensure_finite, is_float, layer_name};
+use crate::rnn::{kernel_from_libtorch, kernel_to_libtorch};
+
+const ENCODER: &str = "encoder.weight";
+const DECODER: &str = "decoder.weight";
+const DECODER_BIAS: &str = "decoder.bias";
+
+/// A model under TensorFlow's names.
+pub(super) struct Converted {
+    pub variables: Variables,
+    /// What was in the file besides.
+    pub others: Variables,
+    /// What was assumed where the file leaves a choice.
+    pub remarks: Vec<String>,
+}
+
+/// What stands before the names of a model of PyTorch's, such as `module.`; none if the variables
+/// are of no such model.
+pub(super) fn prefix(variables: &Variables) -> Option<String> {
+    let prefix = |name: &String| Some(name.strip_suffix("rnn.weight_ih_l0")?.to_owned());
+    let mut prefixes = variables.keys().filter_map(prefix);
+    prefixes.find(|prefix| prefix.is_empty() || prefix.ends_with('.'))
+}
+
+/// Converts a model with PyTorch's names after `prefix`. The two biases of a layer are added up. A
+/// bias that is missing is zero; of two weights that are tied, one may be missing.
+///
+/// # Errors
+/// Name the variable: missing, of a wrong shape, not of floats, not finite, or not part of this
+/// model.
+pub(super) fn to_tensorflow(mut given: Variables, prefix: &str) -> Result<Converted> {
+    let mut remarks = Vec::new();
+    let mut take = |name: &str| -> Result<Option<Tensor>> {
+        let Some(tensor) = given.remove(&format!("{prefix}{name}")) else { return Ok(None) };
+        let kind = tensor.f_kind()?;
+        ensure!(is_float(kind), "variable {name:?}: expected floats, found {kind:?}");
+        let tensor = tensor.f_to_kind(Kind::Float)?;
+        ensure_finite(name, &tensor)?;
+        Ok(Some(tensor))
+    };
+    let missing = |name: &str| format!("variable {name:?} is missing");
+    let (embedding, softmax) = match (take(ENCODER)?, take(DECODER)?) {
+        (Some(encoder), Some(decoder)) => {
+            if encoder.size() == decoder.size() && encoder.f_equal(&decoder)? {
+                remarks.push(format!(
+                    "{ENCODER} and {DECODER} are equal (tied weights); here they are two \
+                     variables, which training moves apart"
+                ));
+            }
+            (encoder, decoder)
+        }
+        (Some(one), None) | (None, Some(one)) => {
+            remarks.push(format!(
+                "one of {ENCODER} and {DECODER} is missing and is taken to be the other (tied \
+                 weights); here they are two variables, which training moves apart"
+            ));
+            (one.copy(), one)
+        }
+        (None, None) => bail!(missing(ENCODER)),
+    };
+    let size = embedding.size();
+    let [vocab, width] = size[..] else {
+        bail!("variable {ENCODER:?}: expected shape [vocab, hidden], found {size:?}");
+    };
+    let mut layers = Vec::new();
+    while let Some(w_ih) = take(&format!("rnn.weight_ih_l{}", layers.len()))? {
+        let k = layers.len();
+        let name = format!("rnn.weight_hh_l{k}");
+        let w_hh = take(&name)?.with_context(|| missing(&name))?;
+        let hidden = w_hh.size().last().copied().unwrap_or_default();
+        ensure!(
+            hidden == width,
+            "variable {name:?} {:?} has {hidden} units, but {ENCODER:?} is {width} wide: both \
+             have to be the same (--emsize and --nhid)",
+            w_hh.size()
+        );
+        let mut biases = Vec::new();
+        for name in [format!("rnn.bias_ih_l{k}"), format!("rnn.bias_hh_l{k}")] {
+            match take(&name)? {
+                Some(bias) => {
+                    let (found, expected) = (bias.size(), [4 * hidden]);
+                    ensure!(
+                        found == expected,
+                        "variable {name:?}: expected shape {expected:?}, found {found:?}"
+                    );
+                    biases.push(bias);
+                }
+                None => remarks.push(format!("{name} is missing and is taken to be zero")),
+            }
+        }
+        let zeros = Tensor::f_zeros([4 * hidden], (Kind::Float, w_hh.device()))?;
+        let bias = biases.iter().try_fold(zeros, |sum, bias| sum.f_add(bias))?;
+        let converted = kernel_from_libtorch(&w_ih, &w_hh, &bias);
+        layers.push(converted.with_context(|| {
+            format!("the layer of {name:?}: expected an LSTM (no GRU, no simple RNN)")
+        })?);
+    }
+    let softmax_b = match take(DECODER_BIAS)? {
+        Some(bias) => bias,
+        None => {
+            remarks.push(format!("{DECODER_BIAS} is missing and is taken to be zero"));
+            Tensor::f_zeros([vocab], (Kind::Float, softmax.device()))?
+        }
+    };
+    for (name, tensor, expected) in
+        [(DECODER, &softmax, vec![vocab, width]), (DECODER_BIAS, &softmax_b, vec![vocab])]
+    {
+        let found = tensor.size();
+        ensure!(
+            found == expected,
+            "variable {name:?}: expected shape {expected:?}, found {found:?}"
+        );
+    }
+    let foreign = given.iter().filter(|(_, t)| is_float(t.kind()) && t.dim() > 0);
+    let foreign: Vec<_> = foreign.map(|(name, t)| format!("{name:?} {:?}", t.size())).collect();
+    ensure!(
+        foreign.is_empty(),
+        "it has weights that the example's model does not have: {}",
+        foreign.join(", ")
+    );
+    let mut variables = Variables::from([
+        ("Model/embedding".into(), embedding),
+        ("Model/softmax_w".into(), softmax.f_tr()?.f_contiguous()?),
+        ("Model/softmax_b".into(), softmax_b),
+    ]);
+    for (k, (kernel, bias)) in layers.into_iter().enumerate() {
+        variables.insert(layer_name(k, LSTM_CELL, "kernel"), kernel);
+        variables.insert(layer_name(k, LSTM_CELL, "bias"), bias);
+    }
+    Ok(Converted { variables, others: given, remarks })
+}
+
+/// A model of LSTMs under the names of PyTorch's `word_language_model`. An optimizer's slots are
+/// left out. `forget_bias` is in the forget gates' quarter of `rnn.bias_hh_l{k}`, which is zero
+/// otherwise.
+///
+/// # Errors
+/// A model of other cells.
+pub fn to_pytorch(model: &Variables, forget_bias: f64) -> Result<Variables> {
+    let copies = model.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+    let (model, _) = canonical(copies.collect())?;
+    let Shapes { hidden_size: hidden, num_layers, cell, .. } = Shapes::of(&model)?;
+    ensure!(
+        cell == LSTM_CELL,
+        "its cells are {cell}s; the model of PyTorch's example is exported with LSTMs only"
+    );
+    let mut named = Variables::from([
+        (ENCODER.to_owned(), model["Model/embedding"].shallow_clone()),
+        (DECODER.to_owned(), model["Model/softmax_w"].f_tr()?.f_contiguous()?),
+        (DECODER_BIAS.to_owned(), model["Model/softmax_b"].shallow_clone()),
+    ]);
+    for k in 0..num_layers {
+        let part = |part| &model[&layer_name(k, cell, part)];
+        let (w_ih, w_hh, bias) = kernel_to_libtorch(part("kernel"), part("bias"), hidden)?;
+        let second = bias.f_zeros_like()?;
+        let _ = second.f_narrow(0, hidden, hidden)?.f_fill_(forget_bias)?; // i, f, g, o
+        named.insert(format!("rnn.weight_ih_l{k}"), w_ih);
+        named.insert(format!("rnn.weight_hh_l{k}"), w_hh);
+        named.insert(format!("rnn.bias_ih_l{k}"), bias);
+        named.insert(format!("rnn.bias_hh_l{k}"), second);
+    }
+    Ok(named)
+}
