@@ -147,7 +147,7 @@ impl Reporter {
 
     /// Takes the progress bar away.
     pub fn clear(&self) {
-        self.bar.line.finish_and_clear();
+        self.bar.clear();
     }
 
     /// The run is over: takes the progress bar away; if quiet, prints the final perplexities.

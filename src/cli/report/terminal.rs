@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use console::{Term, measure_text_width, truncate_str};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::event::Event;
 
@@ -107,7 +106,9 @@ fn pieces(line: &str, width: usize) -> Vec<&str> {
 /// `epoch 3/13  step 1200/2323  ppl 103.4  10362 wps  [====>        ]  1h02m left`.
 /// Where the terminal is narrow, figures are left out.
 pub(super) struct Bar {
-    pub(super) line: ProgressBar,
+    line: String,
+    /// Whether standard error is a terminal that can take a line away.
+    is_shown: bool,
     epochs: i64,
     max_steps: i64,
     /// Of the epoch being trained.
@@ -124,7 +125,8 @@ impl Bar {
     pub(super) fn new(epochs: i64, max_steps: Option<i64>) -> Self {
         let now = Instant::now();
         Bar {
-            line: ProgressBar::hidden(),
+            line: String::new(),
+            is_shown: false,
             epochs,
             max_steps: max_steps.unwrap_or(i64::MAX),
             epoch: 0,
@@ -138,7 +140,24 @@ impl Bar {
 
     /// Takes the bar away while something else is written.
     pub(super) fn suspend(&self, write: impl FnOnce()) {
-        self.line.suspend(write);
+        self.clear();
+        write();
+        self.put();
+    }
+
+    /// Takes the bar away.
+    pub(super) fn clear(&self) {
+        if self.is_shown {
+            clear_line();
+        }
+    }
+
+    /// Writes the line in the place of the one before it. The cursor stays at its end: a terminal
+    /// echoes `^C` there, which is cleared with the line.
+    fn put(&self) {
+        if self.is_shown {
+            let _ = Term::stderr().write_str(&format!("\r\x1b[2K{}", self.line));
+        }
     }
 
     pub(super) fn show(&mut self, event: &Event) {
@@ -146,14 +165,8 @@ impl Bar {
             Event::Epoch { epoch, done, epoch_size, .. } => {
                 (self.epoch, self.epoch_size) = (*epoch, *epoch_size);
                 self.pace.pause();
-                let terminal = Term::stderr().is_term()
+                self.is_shown = Term::stderr().is_term()
                     && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
-                if self.line.is_hidden() && terminal {
-                    // The line is drawn here; indicatif redraws it and takes it away.
-                    let style = ProgressStyle::with_template("{msg}");
-                    self.line = ProgressBar::new(self.steps() as u64)
-                        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-                }
                 self.figures.clear();
                 self.draw(*done);
             }
@@ -175,11 +188,12 @@ impl Bar {
     }
 
     /// Draws the line: the epoch and these parts, the bar, the time that is left.
-    fn set_line(&self, parts: &[String], left: &str) {
+    fn set_line(&mut self, parts: &[String], left: &str) {
         let epoch = format!("epoch {}/{}", self.epoch, self.epochs);
         let columns = columns(&Term::stderr()).unwrap_or(80).saturating_sub(ECHO);
         let done = self.position as f64 / self.steps().max(1) as f64;
-        self.line.set_message(bar_line(&[&[epoch], parts].concat(), done, left, columns));
+        self.line = bar_line(&[&[epoch], parts].concat(), done, left, columns);
+        self.put();
     }
 
     /// Steps of the whole run.
