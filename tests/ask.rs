@@ -323,10 +323,10 @@ fn marks_of_other_toolkits_are_counted_and_mapped() {
     // As they are: words, most of them unknown, and two line ends in the second line.
     let (kept, total, errors) = own.score(&["--independent"], &input);
     for line in [
-        "1 times <s> or the like at a line's start",
-        "1 times </s> or the like at a line's end",
-        "1 times <eos> written before the newline",
-        "1 times <UNK> or the like",
+        "<s> or the like at a line's start: 1",
+        "</s> or the like at a line's end: 1",
+        "<eos> written before the newline that is one: 1",
+        "<UNK> or the like: 1",
         "--markers map",
         "vocabulary: 3",
     ] {
@@ -362,7 +362,7 @@ fn marks_of_other_toolkits_are_counted_and_mapped() {
         let line = format!("{name}.txt: ");
         assert!(kept.notices.contains(&line), "{}", kept.notices);
     }
-    assert!(kept.notices.contains("200 times <s>") && kept.notices.contains("200 times <eos>"));
+    assert!(kept.notices.contains("line's start: 200") && kept.notices.contains("is one: 200"));
     let words = kept.words();
     for word in ["<s>", "</s>", "<UNK>"] {
         assert!(words.iter().any(|w| w == word), "{words:?}");
@@ -375,7 +375,7 @@ fn marks_of_other_toolkits_are_counted_and_mapped() {
     // It is the same run as that of the plain text, and `eval` reads what it read.
     let (out, errors) = mapped.eval(&["--markers", "map"]);
     assert_eq!(out, own.eval(&[]).0);
-    assert!(errors.contains("200 times <s>") && errors.contains("read as what they mean"));
+    assert!(errors.contains("line's start: 200") && errors.contains("read as what they mean"));
     let (save, data) = (mapped.save(), mapped.data());
     let eval = ["eval", "--device", "cpu", "--checkpoint", &save, "--data-path", &data];
     fails(1, &eval, "", &["vocabulary"]);

@@ -416,7 +416,7 @@ fn scores_are_the_model_s_log_probabilities() {
     assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
 
     fails(1, &base, b"", &["standard input", "empty"]);
-    fails(1, &base, b"word", &["standard input", "only context"]);
+    fails(1, &base, b"the", &["standard input", "only context"]);
     fails(1, &base, b"a b\nc \xff d\n", &["not UTF-8", "line 2, byte 6"]);
     let latin = save.join("latin.txt");
     fs::write(&latin, b"caf\xe9\n").unwrap();

@@ -16,8 +16,8 @@ const LONGEST_PIECE: usize = 1 << 20;
 /// Splits text into words where Python's `str.split()` does. `None` stands for the end of a line:
 /// `\n`, `\r\n`, or a `\r` alone.
 ///
-/// The original reads `text.replace("\n", "<eos>").split()`, where a `\r` is a space like any other.
-/// Texts whose lines end with it alone would have no line there. PTB has none.
+/// The original reads `text.replace("\n", "<eos>").split()`, where a `\r` is a space like any
+/// other. Texts whose lines end with it alone would be a single line there. PTB has none.
 pub(crate) fn words(text: &str) -> impl Iterator<Item = Option<&str>> {
     text.split_inclusive('\n').flat_map(|line| {
         let body = line.strip_suffix('\n').map_or(line, |body| {

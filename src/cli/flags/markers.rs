@@ -31,12 +31,13 @@ impl MarkersFlag {
         let found: Vec<String> = found
             .iter()
             .filter(|(count, _)| *count > 0)
-            .map(|(count, what)| format!("{count} times {what}"))
+            .map(|(count, what)| format!("{what}: {count}"))
             .collect();
         let became = match self.markers {
             Markers::Keep => "read as words; --markers map reads them as what they mean",
             Markers::Map => "read as what they mean",
         };
-        (!found.is_empty()).then(|| format!("{}: {became}", found.join(", ")))
+        (!found.is_empty())
+            .then(|| format!("marks of other toolkits ({}) are {became}", found.join(", ")))
     }
 }
