@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::flags::UsageError;
-use crate::checkpoint::from_safetensors;
+use crate::checkpoint::{Checkpoint, from_safetensors};
 use crate::optimizer::OptimizerType;
 use crate::reader::Vocabulary;
 use crate::tf;
@@ -20,8 +20,8 @@ pub struct Imported {
 }
 
 impl Imported {
-    /// Reads a model: what [`tf::read`] reads, a `.safetensors`, or a folder with
-    /// `model.safetensors` in it.
+    /// Reads a model: what [`tf::read`] reads, a `.safetensors` of PyTorch's or of this program, or
+    /// a folder with `model.safetensors` in it.
     pub fn read(path: &Path) -> Result<Self> {
         let inside = path.join("model.safetensors");
         let path = if inside.is_file() { &inside } else { path };
@@ -141,7 +141,14 @@ fn read_safetensors(path: &Path) -> Result<(tf::Model, Option<Vocabulary>)> {
     let here = || path.display().to_string();
     let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", here()))?;
     let (variables, metadata) = from_safetensors(&bytes).with_context(here)?;
-    let model = tf::Model::of(tf::Loaded { variables, ..tf::Loaded::default() }, path)?;
+    let model = |variables| tf::Model::of(tf::Loaded { variables, ..tf::Loaded::default() }, path);
+    if metadata.contains_key("meta") {
+        // A checkpoint of this program.
+        let Checkpoint { run, variables, vocabulary, .. } = Checkpoint::read(path)?;
+        let forget_bias = Some(run.config.forget_bias);
+        return Ok((tf::Model { forget_bias, ..model(variables)? }, vocabulary));
+    }
+    let model = model(variables)?;
     let beside = path.with_file_name("words.txt");
     let (words, place) = match metadata.get("vocabulary") {
         Some(words) => (words.clone(), path),
