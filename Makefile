@@ -1,4 +1,4 @@
-# The front door. `make help` is its menu.
+# Builds, trains, tests and measures. `make help` lists the targets.
 
 MODEL ?= small
 DATA  ?=
@@ -124,7 +124,7 @@ fuzz: build ## Fuzz every reader of files, FUZZ_SECONDS each
 audit: ## Licences, sources and advisories of what Cargo.lock holds (ADVISORIES=FOLDER: offline)
 	scripts/audit.sh
 
-compilers: $(CPU_LIBTORCH) ## Compile the C++ with every compiler that is installed, and run its tests
+compilers: $(CPU_LIBTORCH) ## Compile src/kernels with every compiler that is installed, and run its tests
 	scripts/compilers.sh
 
 package: $(CPU_LIBTORCH) ## The crate: packed, its documentation without libtorch, a program that uses it

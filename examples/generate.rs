@@ -2,24 +2,18 @@
 //! -- FOLDER [WORD...]`.
 
 use anyhow::{Context, Result};
-use ptb_word_lm::checkpoint::Checkpoint;
-use ptb_word_lm::config::RnnMode;
 use ptb_word_lm::generate::{Generator, Sampling};
-use ptb_word_lm::model::{PtbModel, PtbVariables};
-use tch::{Device, Kind};
+use ptb_word_lm::saved::SavedModel;
+use tch::Device;
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
     let folder = args
         .next()
         .context("usage: generate FOLDER [WORD...] (the save path of a run, and a prompt)")?;
-    let checkpoint = Checkpoint::load(folder.as_ref(), &mut |notice| eprintln!("{notice}"))?;
-    let vocabulary = checkpoint.vocabulary.as_ref().context("this checkpoint has no words")?;
-    let variables =
-        PtbVariables::new(&checkpoint.run.config, checkpoint.cell()?, Device::Cpu, Kind::Float, 0)?;
-    variables.assign(&checkpoint.variables)?;
+    let saved = SavedModel::load(folder, Device::Cpu, &mut |notice| eprintln!("{notice}"))?;
+    let (model, vocabulary) = (saved.model(), &saved.vocabulary);
 
-    let model = PtbModel::new(&variables, false, RnnMode::Cudnn);
     let sampling = Sampling { temperature: 0.8, top_k: Some(40), ..Sampling::default() };
     let mut generator = Generator::new(&model, sampling, 1)?; // the same seed gives the same text
     let id = |word: String| {

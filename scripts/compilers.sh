@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compiles all C++ with every compiler that is installed, GCC from 9 on and clang from 11 on, and runs the kernels' tests with each.
+# Compiles the C++ of src/kernels with every compiler that is installed, GCC from 9 on and clang from 11 on, and runs the kernels' tests with each.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 libtorch=${LIBTORCH:-$PWD/.libtorch/torch}

@@ -28,16 +28,16 @@ row() { echo "| $1 | $2 | $2 | 0 |"; }
 
 What `make torture` did, and what came of it. The runs train the sample corpus with dropout on and a checkpoint every third step; each was
 resumed and ended with the variables of a run that was never disturbed, to the last bit, and with its perplexities. A file or flag that is
-wrong is survived if it is refused in words, with exit code 1 or 2. One case that is not survived ends the script without a table.
+wrong is survived if it is refused with a message, with exit code 1 or 2. One case that is not survived ends the script without a table.
 
 | what | tried | survived | lost |
 |---|---|---|---|
 TABLE
     sed -n 's/.*TORTURE //p' "$work/faults"
-    row 'wrong flags, data, checkpoints, save paths: training, evaluation, import (issue 2)' "$(refused cli)"
-    row 'wrong prompts, samplings, texts, corpora: generate, score, own corpora (issue 6)' "$(refused use)"
-    row 'wrong configuration files and the like (issue 6)' "$(refused manners)"
-    row "TensorFlow's files with one bit flipped, or cut off (issue 3)" "$(sed -n 's/.*DAMAGED //p' "$work/damaged" | paste -sd+ | bc)"
+    row 'wrong flags, data, checkpoints, save paths: training, evaluation, import' "$(refused cli)"
+    row 'wrong prompts, samplings, texts, corpora: generate, score, own corpora' "$(refused use)"
+    row 'wrong configuration files and the like' "$(refused manners)"
+    row "TensorFlow's files with one bit flipped, or cut off" "$(sed -n 's/.*DAMAGED //p' "$work/damaged" | paste -sd+ | bc)"
     sed -n 's/^\([a-z_]*\): \([0-9]*\) executions, .*/\1 \2/p' "$work/fuzz" | while read -r target runs; do
         row "fuzzing: $target" "$runs"
     done
@@ -50,6 +50,11 @@ It took $(((SECONDS - began + 59) / 60)) minutes on $(env -u OMP_NUM_THREADS npr
 
 - A checkpoint is one file, written beside, synced, renamed, read back (src/checkpoint.rs, src/files.rs), with a SHA-256 over all of it.
   The newest that is whole is resumed; a damaged one gets \`.damaged\` to its name, with a word on standard error.
+- A folder is locked with flock (src/lock.rs). A file system without it, such as some mounts of Lustre and FUSE,
+  gets a warning and the file \`lock.owner\`, which names the host and process. If that process is killed, the next
+  run on the same host takes over; on another host, remove the file.
+- What else a file system lacks (flushing a folder, renaming) is done without; errors of the disk are errors
+  (src/files.rs, tests/filesystems.rs).
 - The dropout masks are a function of seed and step, so the generator's position is the step (src/session.rs).
 - What a checkpoint was made from is compared on resuming: another configuration, vocabulary or text is refused; other threads, another
   device or mode is said, since the run then goes on equal to rounding only.

@@ -7,6 +7,7 @@
 //! moment leaves a good one.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -102,14 +103,39 @@ impl Provenance {
 #[derive(Debug, Error)]
 pub enum Misfit {
     /// The differences in the configuration.
-    #[error("the checkpoint is of another run: {0}")]
-    Run(String),
+    #[error(
+        "the checkpoint is of another run: {}",
+        .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Run(Vec<Difference>),
     /// Which of the texts differ.
     #[error("the {0} text is not the one that the checkpoint was made from (its MD5 is another)")]
     Data(String),
     /// The first difference between the vocabularies.
     #[error("the checkpoint was trained with another vocabulary: {0}")]
     Vocabulary(String),
+}
+
+/// A field of [`RunConfig`] that a checkpoint has another value of: `num_layers is 1 there and 2
+/// here`. A value that is not set is null.
+#[derive(Debug)]
+pub struct Difference {
+    /// The field's name.
+    pub field: String,
+    /// The checkpoint's value.
+    pub there: Value,
+    /// The run's value.
+    pub here: Value,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let text = |value: &Value| match value {
+            Value::Null => "not set".into(),
+            value => value.to_string(),
+        };
+        write!(f, "{} is {} there and {} here", self.field, text(&self.there), text(&self.here))
+    }
 }
 
 /// The error of a folder without checkpoints.
@@ -183,7 +209,7 @@ impl Checkpoint {
         to_safetensors(&tensors, metadata)
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let (tensors, metadata) = from_safetensors(bytes)?;
         let format = metadata.get("format").map_or("none", String::as_str);
         ensure!(
@@ -424,6 +450,16 @@ fn digest(metadata: &HashMap<String, String>, views: &BTreeMap<&String, TensorVi
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// True if the folder has a checkpoint, good or damaged.
+pub fn has_checkpoint(folder: &Path) -> bool {
+    list(folder).is_ok_and(|found| !found.is_empty())
+}
+
+/// True if a safetensors file with these metadata is a checkpoint, and not a model by itself.
+pub(crate) fn is_checkpoint(metadata: &HashMap<String, String>) -> bool {
+    metadata.get("format").is_some_and(|format| format == FORMAT)
+}
+
 /// The checkpoints of a folder by global step, oldest first.
 fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
@@ -458,7 +494,7 @@ impl SaveFolder {
     /// path.
     pub fn open(path: &Path, keep: usize) -> Result<Self> {
         let cannot = || format!("{}: cannot be written", path.display());
-        fs::create_dir_all(path).with_context(cannot)?;
+        files::make_folder(path).with_context(cannot)?;
         let lock = FolderLock::acquire(path).with_context(|| path.display().to_string())?;
         write_atomically(&path.join("probe"), |_| Ok(())).with_context(cannot)?;
         fs::remove_file(path.join("probe")).with_context(cannot)?;
@@ -541,29 +577,14 @@ pub fn ensure_same_run(saved: &Checkpoint, wanted: &RunConfig) -> Result<()> {
     let mut differences = Vec::new();
     for (name, value) in wanted.as_object().into_iter().flatten() {
         if matters(name) && saved.get(name) != Some(value) {
-            let text = |value: Option<&Value>| match value {
-                None | Some(Value::Null) => "not set".into(),
-                Some(value) => value.to_string(),
-            };
-            differences.push(format!(
-                "{name} is {} there and {} here",
-                text(saved.get(name)),
-                text(Some(value))
-            ));
+            let there = saved.get(name).cloned().unwrap_or_default();
+            differences.push(Difference { field: name.clone(), there, here: value.clone() });
         }
     }
-    if differences.is_empty() { Ok(()) } else { Err(Misfit::Run(differences.join(", ")).into()) }
+    if differences.is_empty() { Ok(()) } else { Err(Misfit::Run(differences).into()) }
 }
 
 /// Refuses data whose words are not the ones that the checkpoint was trained with.
 pub fn ensure_same_vocabulary(saved: &Vocabulary, data: &Vocabulary) -> Result<(), Misfit> {
-    let differ = |(id, (there, here)): (usize, (&str, &str))| {
-        (there != here).then(|| format!("word {id} is {there:?} there and {here:?} in the data"))
-    };
-    let (there, here) = (saved.len(), data.len());
-    let difference = match there == here {
-        true => saved.words().zip(data.words()).enumerate().find_map(differ),
-        false => Some(format!("it has {there} words, the data's has {here}")),
-    };
-    difference.map_or(Ok(()), |difference| Err(Misfit::Vocabulary(difference)))
+    saved.difference(data).map_or(Ok(()), |difference| Err(Misfit::Vocabulary(difference)))
 }

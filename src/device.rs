@@ -4,6 +4,7 @@
 //! the NVIDIA libraries everywhere. So it is loaded at run time. libtorch caches what it found at
 //! its first use: [`select`] must come before any other libtorch call of the process.
 
+use std::error::Error;
 use std::fmt;
 use std::str::FromStr;
 
@@ -181,5 +182,8 @@ fn load(library: &str) -> Result<(), String> {
     // own, made to be loaded, here before the process has other threads that could be disturbed.
     let loaded = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) };
     // Never unloaded: libtorch keeps pointers into it until the process ends.
-    loaded.map(std::mem::forget).map_err(|e| e.to_string())
+    loaded.map(std::mem::forget).map_err(|error| {
+        // The source has the system's words: which file is missing.
+        error.source().map_or_else(|| error.to_string(), ToString::to_string)
+    })
 }

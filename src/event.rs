@@ -61,6 +61,14 @@ pub enum Event {
         result: Evaluation,
         /// Whether the pass covered the whole split; `max_steps` may end training within an epoch.
         complete: bool,
+        /// Training steps of this epoch that are done, and that it has. A run that stops within an
+        /// epoch is evaluated there.
+        steps: (i64, i64),
+    },
+    /// An evaluation begins.
+    Evaluating {
+        /// `valid` or `test`.
+        split: &'static str,
     },
     /// The test text is evaluated: the run is over.
     Final(Evaluation),
@@ -85,6 +93,8 @@ pub enum Event {
 /// Figures of one pass over a split.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Evaluation {
+    /// `costs / iters`: per word, in nats. Finite even where the perplexity is too large a number.
+    pub cost: f64,
     /// `exp(costs / iters)`: per word, as the original computes it.
     pub perplexity: f64,
     /// Words predicted.
@@ -96,8 +106,10 @@ pub struct Evaluation {
 impl Evaluation {
     /// The original's arithmetic: `costs` are totals divided by the batch size, `iters` time steps.
     pub(crate) fn new(costs: f64, iters: i64, batch_size: i64, start: Instant) -> Self {
+        let cost = costs / iters as f64;
         Evaluation {
-            perplexity: (costs / iters as f64).exp(),
+            cost,
+            perplexity: cost.exp(),
             tokens: iters * batch_size,
             seconds: start.elapsed().as_secs_f64(),
         }

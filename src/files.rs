@@ -5,15 +5,26 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+
+/// Makes a folder, and those above it, if they are not there.
+///
+/// # Errors
+/// A place where none can be made, such as below a file.
+pub(crate) fn make_folder(folder: &Path) -> Result<()> {
+    if let Some(file) = folder.ancestors().find(|path| path.is_file()) {
+        bail!("{} is a file, not a folder", file.display());
+    }
+    Ok(fs::create_dir_all(folder)?)
+}
 
 /// Makes the folder of `file`, and those above it, if they are not there.
 ///
 /// # Errors
 /// A place where none can be made. The error names the file.
 pub fn make_folder_of(file: &Path) -> Result<()> {
-    let folder = file.parent().map_or(Ok(()), fs::create_dir_all);
+    let folder = file.parent().map_or(Ok(()), make_folder);
     folder.with_context(|| format!("{}: its folder could not be made", file.display()))
 }
 

@@ -7,7 +7,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use tch::{Kind, Tensor};
 
 use crate::config::ConfigError;
-use crate::model::PtbModel;
+use crate::predictor::LanguageModel;
 use crate::rnn::State;
 
 /// Words of a prompt that are read at once.
@@ -59,46 +59,119 @@ impl Sampling {
     /// # Errors
     /// Logits that are not numbers.
     pub fn distribution(&self, logits: &[f32]) -> Result<Vec<(usize, f64)>> {
-        ensure!(!logits.is_empty(), "there are no words to choose from");
+        let mut words = self.candidates(logits, None)?;
+        Ok((0..).map_while(|rank| words.get(rank)).collect())
+    }
+
+    /// The same of all words but `never`.
+    fn candidates(&self, logits: &[f32], never: Option<i32>) -> Result<Candidates> {
         ensure!(
             logits.iter().all(|logit| logit.is_finite()),
             "the model's outputs are not finite numbers: its run has diverged"
         );
-        let likelier =
-            |&(a, x): &(usize, f64), &(b, y): &(usize, f64)| y.total_cmp(&x).then(a.cmp(&b));
         // -0 and 0 are equals.
-        let mut words: Vec<(usize, f64)> =
-            logits.iter().map(|&x| f64::from(x) + 0.0).enumerate().collect();
+        let mut words: Vec<(i32, f32)> = (0..).zip(logits.iter().map(|&x| x + 0.0)).collect();
+        if let Some(never) = never.and_then(|id| usize::try_from(id).ok())
+            && never < words.len()
+        {
+            words.remove(never);
+        }
+        ensure!(!words.is_empty(), "there are no words to choose from");
         let keep = if self.temperature == 0.0 { 1 } else { self.top_k.unwrap_or(words.len()) };
         if keep < words.len() {
             // So many first, in any order: a whole vocabulary need not be sorted.
             words.select_nth_unstable_by(keep.max(1) - 1, likelier);
             words.truncate(keep.max(1));
         }
-        words.sort_unstable_by(likelier);
         let temperature = if self.temperature == 0.0 { 1.0 } else { self.temperature };
-        let highest = words[0].1;
-        for (_, x) in &mut words {
-            *x = ((*x - highest) / temperature).exp();
-        }
-        normalize(&mut words);
+        let highest = words.iter().map(|&(_, x)| x).fold(f32::MIN, f32::max);
+        let highest = f64::from(highest);
+        let mut words = Candidates { words, sorted: 0, parts: 0, highest, temperature, sum: 1.0 };
+        words.normalize();
         if self.top_p < 1.0 {
-            let mut sum = 0.0;
-            let enough = words.iter().position(|(_, p)| {
+            let (mut kept, mut sum) = (0, 0.0);
+            while sum < self.top_p
+                && let Some((_, p)) = words.get(kept)
+            {
                 sum += p;
-                sum >= self.top_p
-            });
-            words.truncate(enough.map_or(words.len(), |last| last + 1));
-            normalize(&mut words);
+                kept += 1;
+            }
+            words.words.truncate(kept);
+            words.sorted = kept;
+            words.normalize();
         }
         Ok(words)
     }
 }
 
-fn normalize(words: &mut [(usize, f64)]) {
-    let sum: f64 = words.iter().map(|(_, p)| p).sum();
-    for (_, p) in words {
-        *p /= sum;
+/// The order of words with their logits: the likelier one first, of equals the one of the lower id.
+fn likelier((a, x): &(i32, f32), (b, y): &(i32, f32)) -> std::cmp::Ordering {
+    y.total_cmp(x).then(a.cmp(b))
+}
+
+/// Logarithms of the factors by which words of a rank are at most less likely than the first: the
+/// words are sorted in so many parts, each when it is asked for. With PTB's vocabulary the first
+/// part has some hundred words, and most words that are drawn.
+const PARTS: [f64; 3] = [7.0, 12.0, f64::INFINITY];
+
+/// Words that may come next, in the order of [`likelier`].
+struct Candidates {
+    /// Ids and logits.
+    words: Vec<(i32, f32)>,
+    /// So many of them are sorted.
+    sorted: usize,
+    /// So many of the [`PARTS`] are sorted.
+    parts: usize,
+    highest: f64,
+    temperature: f64,
+    /// Of all [`Self::weight`]s.
+    sum: f64,
+}
+
+impl Candidates {
+    /// The word of this rank and its probability; none after the last.
+    fn get(&mut self, rank: usize) -> Option<(usize, f64)> {
+        while rank >= self.sorted
+            && let Some(part) = PARTS.get(self.parts)
+        {
+            let lowest = self.highest - part * self.temperature;
+            let begin = self.sorted;
+            for k in begin..self.words.len() {
+                if f64::from(self.words[k].1) >= lowest {
+                    self.words.swap(k, self.sorted);
+                    self.sorted += 1;
+                }
+            }
+            self.words[begin..self.sorted].sort_unstable_by(likelier);
+            self.parts += 1;
+        }
+        let &(id, x) = self.words.get(rank)?;
+        Some((id as usize, self.weight(x) / self.sum))
+    }
+
+    /// Probability of a logit, relative to the highest one's.
+    fn weight(&self, x: f32) -> f64 {
+        ((f64::from(x) - self.highest) / self.temperature).exp()
+    }
+
+    fn normalize(&mut self) {
+        self.sum = self.words.iter().map(|&(_, x)| self.weight(x)).sum();
+    }
+
+    /// The word at `uniform` in [0, 1), where the words lie side by side, each as wide as its
+    /// probability.
+    fn draw(mut self, uniform: f64) -> usize {
+        let (mut below, mut last) = (0.0, 0);
+        for rank in 0.. {
+            let Some((word, p)) = self.get(rank) else { break };
+            below += p;
+            last = word;
+            if uniform < below {
+                break;
+            }
+        }
+        // Rounding may leave the sum a little below 1.
+        last
     }
 }
 
@@ -109,7 +182,7 @@ fn uniform(rng: &mut ChaCha8Rng) -> f64 {
 
 /// The next word of a text, as one model predicts it, or the average of several.
 pub struct NextWord<'a> {
-    models: Vec<&'a PtbModel<'a>>,
+    models: Vec<&'a dyn LanguageModel>,
     /// Each model's state after the words so far.
     states: Vec<State>,
     /// Each model's logits after them, `[vocab]`.
@@ -119,7 +192,7 @@ pub struct NextWord<'a> {
 impl<'a> NextWord<'a> {
     /// Begins in the original's zero state. The models have the same words, and should be views
     /// that are not training.
-    pub fn new(models: Vec<&'a PtbModel<'a>>) -> Self {
+    pub fn new(models: Vec<&'a dyn LanguageModel>) -> Self {
         let states = models.iter().map(|model| model.zero_state(1)).collect();
         NextWord { models, states, logits: Vec::new() }
     }
@@ -130,7 +203,7 @@ impl<'a> NextWord<'a> {
     /// An id that is not in the vocabulary; errors of libtorch.
     pub fn read(&mut self, ids: &[i32]) -> Result<()> {
         for model in &self.models {
-            let words = model.config().vocab_size;
+            let words = model.vocab_size();
             if let Some(id) = ids.iter().find(|&&id| i64::from(id) >= words || id < 0) {
                 bail!("there is no word {id}; the model has {words}, counted from 0");
             }
@@ -174,6 +247,7 @@ impl<'a> NextWord<'a> {
 pub struct Generator<'a> {
     next: NextWord<'a>,
     sampling: Sampling,
+    never: Option<i32>,
     rng: ChaCha8Rng,
 }
 
@@ -183,7 +257,7 @@ impl<'a> Generator<'a> {
     /// # Errors
     /// A value of `sampling` that cannot be used.
     pub fn new(
-        model: &'a PtbModel<'a>,
+        model: &'a dyn LanguageModel,
         sampling: Sampling,
         seed: u64,
     ) -> Result<Self, ConfigError> {
@@ -196,7 +270,13 @@ impl<'a> Generator<'a> {
     /// A value of `sampling` that cannot be used.
     pub fn with(next: NextWord<'a>, sampling: Sampling, seed: u64) -> Result<Self, ConfigError> {
         sampling.validate()?;
-        Ok(Generator { next, sampling, rng: ChaCha8Rng::seed_from_u64(seed) })
+        Ok(Generator { next, sampling, never: None, rng: ChaCha8Rng::seed_from_u64(seed) })
+    }
+
+    /// Never draws the word with this id: the others have its share, in proportion. It can still be
+    /// read.
+    pub fn without(self, id: i32) -> Self {
+        Generator { never: Some(id), ..self }
     }
 
     /// Goes on with words that are given: a prompt. Ids are below the vocabulary's size.
@@ -212,23 +292,11 @@ impl<'a> Generator<'a> {
     /// # Errors
     /// Nothing was read before: a text begins with a prompt, or with `<eos>`.
     pub fn next_word(&mut self) -> Result<i32> {
-        let words = self.sampling.distribution(&self.next.logits()?)?;
-        let drawn = draw(&words, uniform(&mut self.rng)) as i32;
+        let words = self.sampling.candidates(&self.next.logits()?, self.never)?;
+        let drawn = words.draw(uniform(&mut self.rng)) as i32;
         self.read(&[drawn])?;
         Ok(drawn)
     }
-}
-
-/// The word at `uniform` in [0, 1), where the words lie side by side, each as wide as its
-/// probability.
-fn draw(words: &[(usize, f64)], uniform: f64) -> usize {
-    let mut below = 0.0;
-    let found = words.iter().find(|(_, p)| {
-        below += p;
-        uniform < below
-    });
-    // Rounding may leave the sum a little below 1.
-    found.or(words.last()).map_or(0, |&(word, _)| word)
 }
 
 #[cfg(test)]
@@ -297,7 +365,8 @@ mod tests {
             let mut counts = [0u32; 4];
             let mut rng = ChaCha8Rng::seed_from_u64(3);
             for _ in 0..n {
-                counts[draw(&words, uniform(&mut rng))] += 1;
+                let candidates = sampling.candidates(&LOGITS, None).unwrap();
+                counts[candidates.draw(uniform(&mut rng))] += 1;
             }
             // Pearson's statistic; with up to 3 degrees of freedom it is above 16.3 once in a
             // thousand times.
@@ -311,7 +380,51 @@ mod tests {
             let drawn = words.iter().map(|&(word, _)| counts[word]).sum::<u32>();
             assert_eq!(drawn, n as u32, "others were drawn");
         }
-        assert_eq!(draw(&[(7, 0.5), (8, 0.5 - 1e-12)], 1.0 - 1e-16), 8, "rounding");
+        // Rounding may leave the sum a little below 1.
+        let candidates =
+            |sum| Candidates { sum, ..Sampling::default().candidates(&LOGITS, None).unwrap() };
+        let sum =
+            candidates(1.0).words.iter().map(|&(_, x)| candidates(1.0).weight(x)).sum::<f64>();
+        assert_eq!(candidates(sum * (1.0 + 1e-12)).draw(1.0 - 1e-16), 1);
+    }
+
+    /// However few are sorted at a time, they come in the order of a full sort, and each is drawn
+    /// where it lies.
+    #[test]
+    fn candidates_come_in_the_order_of_their_probabilities() {
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        for words in [1, 2, 63, 64, 65, 512, 513, 5000] {
+            // Many of them are equals.
+            let logits: Vec<f32> =
+                (0..words).map(|_| (uniform(&mut rng) * 900.0).floor() as f32 / 90.0).collect();
+            let mut expected: Vec<usize> = (0..words).collect();
+            expected.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+            let all = Sampling::default().distribution(&logits).unwrap();
+            assert_eq!(all.iter().map(|&(word, _)| word).collect::<Vec<_>>(), expected);
+            let sum: f64 = all.iter().map(|(_, p)| p).sum();
+            assert!((sum - 1.0).abs() < 1e-12, "{sum}");
+            let mut below = 0.0;
+            for (word, p) in all {
+                let candidates = Sampling::default().candidates(&logits, None).unwrap();
+                assert_eq!(candidates.draw(below + p / 2.0), word);
+                below += p;
+            }
+        }
+    }
+
+    #[test]
+    fn a_word_that_never_comes_leaves_its_share_to_the_others() {
+        let without = |sampling: Sampling, id| {
+            let mut words = sampling.candidates(&LOGITS, Some(id)).unwrap();
+            (0..).map_while(|rank| words.get(rank)).collect::<Vec<_>>()
+        };
+        let all = Sampling::default();
+        assert_close(&without(all, 2), &[(0, 0.5), (3, 2.0 / 6.0), (1, 1.0 / 6.0)]);
+        assert_close(&without(Sampling { top_k: Some(1), ..all }, 2), &[(0, 1.0)]);
+        assert_close(&without(Sampling { temperature: 0.0, ..all }, 0), &[(2, 1.0)]);
+        assert_close(&without(Sampling { top_p: 0.6, ..all }, 2), &[(0, 0.6), (3, 0.4)]);
+        assert_eq!(without(all, 4).len(), 4);
+        assert!(all.candidates(&[1.0], Some(0)).is_err());
     }
 
     #[test]

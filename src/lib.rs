@@ -14,13 +14,15 @@
 //! | `main`, `run_epoch` in training | [`session`] |
 //! | `run_epoch` in validation and test | [`evaluate`] |
 //! | the lines that `run_epoch` prints | [`event`] |
+//! | `--device`, `tf.ConfigProto` | [`device`] |
 //! | `AutoParallel` (`--num_gpus`) | [`team`], [`distributed`] |
 //! | `tf.train.Supervisor`'s checkpoints | [`checkpoint`] |
-//! | `tf.train.Saver`'s files, `numpy.savez` | [`tf`] |
-//! | (not in the original) | [`generate`], [`score`], [`predictor`], [`average`], [`sample`] |
+//! | `tf.train.Saver`'s files, `numpy.savez` | [`tf`], [`pretrained`] |
+//! | (not in the original) | [`saved`], [`generate`], [`score`], [`predictor`], [`average`], [`sample`] |
 //! | (beyond the original) | [`adapt`], [`cache`], [`tune`] |
 //!
-//! All C++ and its bindings are in `kernels`.
+//! All C++ and its bindings are in `kernels`; what reads and writes files safely is in `files` and
+//! `lock`. The program's flags and what it prints are in `cli`, which is not for other programs.
 
 #![deny(missing_docs)]
 
@@ -36,7 +38,7 @@ pub mod device;
 pub mod distributed;
 pub mod evaluate;
 pub mod event;
-pub mod files;
+mod files;
 pub mod generate;
 mod kernels;
 mod lock;
@@ -44,11 +46,15 @@ pub mod loss;
 pub mod model;
 pub mod optimizer;
 pub mod predictor;
+mod prepare;
+pub mod pretrained;
 pub mod reader;
 pub mod rnn;
 pub mod sample;
+pub mod saved;
 pub mod score;
 pub mod session;
+mod spin;
 pub mod team;
 pub mod tf;
 mod train_step;

@@ -22,6 +22,7 @@ pub use crate::evaluate::evaluate;
 use crate::evaluate::evaluate_until;
 pub use crate::event::{Evaluation, Event};
 use crate::model::{PtbModel, PtbVariables};
+use crate::pretrained::match_rows;
 use crate::reader::{Producer, RawData, Vocabulary};
 use crate::rnn::State;
 use crate::team::{Pending, Solo, Team};
@@ -118,6 +119,24 @@ pub struct Options {
     pub cuda_graph: bool,
 }
 
+impl Default for Options {
+    /// What `train` does without flags.
+    fn default() -> Self {
+        Options {
+            rnn_mode: RnnMode::Cudnn,
+            precision: Precision::Fp32,
+            log_every: 0,
+            max_steps: None,
+            evaluate: true,
+            checkpoint_every: CheckpointEvery::Minutes(10.0),
+            stop: Arc::default(),
+            save: Arc::default(),
+            evaluate_when_stopped: false,
+            cuda_graph: true,
+        }
+    }
+}
+
 /// The error of a run whose cost, gradients or variables are no longer finite numbers.
 #[derive(Debug, Error)]
 #[error(
@@ -201,16 +220,34 @@ impl<'a> Session<'a> {
         &self.progress
     }
 
+    /// Words of the data.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        self.vocabulary
+    }
+
     /// Starts from these variables instead of random ones, and from the optimizer's slots if there
-    /// are any among them.
+    /// are any among them. If the `words` of their rows are known
+    /// and are not the data's, the rows are matched by word, and words that are new begin at
+    /// random. Returns how many these are; none if the words are the data's.
     ///
     /// # Errors
     /// Variables or slots that are missing or do not fit.
-    pub fn start_from(&mut self, variables: &tf::Variables) -> Result<()> {
-        self.variables.assign(variables)?;
-        self.variables.assign_slots(variables)?;
+    pub fn start_from(
+        &mut self,
+        variables: &tf::Variables,
+        words: Option<&Vocabulary>,
+    ) -> Result<Option<usize>> {
         self.init_from = Some(digest_of(variables)?);
-        Ok(())
+        let Some(words) = words.filter(|words| *words != self.vocabulary) else {
+            self.variables.assign(variables)?;
+            self.variables.assign_slots(variables)?;
+            return Ok(None);
+        };
+        let fresh = self.variables.to_tensorflow()?;
+        let (matched, new) = match_rows(variables, words, self.vocabulary, &fresh)?;
+        self.variables.assign(&matched)?;
+        self.variables.assign_slots(&matched)?;
+        Ok(Some(new))
     }
 
     /// Resumes from `checkpoint`.
@@ -342,10 +379,15 @@ impl<'a> Session<'a> {
         }
         self.add_costs(train_step)?;
         let complete = self.progress.step == epoch_size;
+        // A process that was stopped after an epoch's last step has reported the epoch.
+        if epoch.done == epoch_size {
+            return Ok(complete);
+        }
         let iters = self.progress.step * producer.num_steps();
         let result =
             Evaluation::new(self.progress.costs, iters, producer.batch_size(), epoch.start);
-        listen(Event::EpochEnd { epoch: number, split: "train", result, complete });
+        let steps = (self.progress.step, epoch_size);
+        listen(Event::EpochEnd { epoch: number, split: "train", result, complete, steps });
         Ok(complete)
     }
 
@@ -402,11 +444,13 @@ impl<'a> Session<'a> {
     }
 
     fn validate(&self, listen: &mut dyn FnMut(Event)) -> Result<()> {
+        listen(Event::Evaluating { split: "valid" });
         if let Some(result) =
             evaluate_until(&self.model(false), &self.input.valid, &|| !self.evaluates())?
         {
             let epoch = self.progress.epoch + 1;
-            listen(Event::EpochEnd { epoch, split: "valid", result, complete: true });
+            let steps = (self.progress.step, self.input.train.epoch_size());
+            listen(Event::EpochEnd { epoch, split: "valid", result, complete: true, steps });
         }
         Ok(())
     }
@@ -414,6 +458,7 @@ impl<'a> Session<'a> {
     /// The test text is a single row, so worker 0 evaluates it alone.
     fn test(&self, listen: &mut dyn FnMut(Event)) -> Result<()> {
         if self.team.rank() == 0 {
+            listen(Event::Evaluating { split: "test" });
             let model = self.model(false).with_team(&Solo);
             if let Some(result) = evaluate_until(&model, &self.input.test, &|| !self.evaluates())? {
                 listen(Event::Final(result));

@@ -253,7 +253,8 @@ fn score_generate_and_predict_average_too() {
     for prompt in ["the company said", ""] {
         let begin = if prompt.is_empty() { vec![eos] } else { ids(prompt) };
         let log_probs = mean_log_probs(&models, &begin);
-        let (out, errors) = run(&[&["predict"], &both[..], &["--top", "5", prompt]].concat());
+        let (out, errors) =
+            run(&[&["predict"], &both[..], &["--top", "5", "--prompt", prompt]].concat());
         assert_eq!(errors, "");
         let lines: Vec<&str> = out.lines().collect();
         assert_eq!(lines.len(), 5, "{out}");
@@ -264,7 +265,7 @@ fn score_generate_and_predict_average_too() {
             assert!((probability - log_probs[id].exp()).abs() < 1e-6, "{line}");
         }
     }
-    let alone = ["predict", "--device", "cpu", "--checkpoint", text(&saves[0]), "the"];
+    let alone = ["predict", "--device", "cpu", "--checkpoint", text(&saves[0]), "--prompt", "the"];
     assert_eq!(run(&alone).0.lines().count(), 10);
     let (out, _) = run(&[&alone[..], &["--top", "100000"]].concat());
     let sum: f64 =

@@ -203,7 +203,8 @@ fn max_steps_0_trains_nothing_and_evaluates() {
     let lines = train(&["--max-steps", "0"]);
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(
-        lines[0].starts_with("Epoch: 1 Valid Perplexity: ")
+        lines[0].starts_with("Epoch 1, step 0 of ")
+            && lines[0].contains(": Valid Perplexity ")
             && lines[1].starts_with("Test Perplexity: ")
     );
     let perplexity: f64 = lines[1].rsplit(' ').next().unwrap().parse().unwrap();

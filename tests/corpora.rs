@@ -1,6 +1,5 @@
-//! The fuzzer's seeds (fuzz/corpus), the files that it found worth keeping (fuzz/found.tar.gz), and
-//! those that once broke a reader (fuzz/regressions), through the same functions as the fuzzer's:
-//! each must be read, or refused with a message.
+//! The fuzzer's seeds (fuzz/corpus) and the files that it found worth keeping (fuzz/found.tar.gz)
+//! through the same functions as the fuzzer's: each must be read, or refused with a message.
 
 #[path = "../fuzz/src/targets.rs"]
 mod targets;
@@ -44,7 +43,7 @@ fn what_fuzzing_found_is_read_or_refused() {
     assert!(tar.unwrap().success());
     let mut all_read = 0;
     for (name, target) in all {
-        let folders = [fuzz.join("corpus"), fuzz.join("regressions"), found.path().to_owned()];
+        let folders = [fuzz.join("corpus"), found.path().to_owned()];
         let mut read = 0;
         for file in folders.iter().flat_map(|folder| files(&folder.join(name))) {
             // A panic shows which file it was.

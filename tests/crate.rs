@@ -28,6 +28,20 @@ fn cargo(folder: &Path, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The map at the top of the library's documentation.
+#[test]
+fn the_map_of_the_library_names_its_public_modules_and_no_others() {
+    let lib = include_str!("../src/lib.rs");
+    let public = lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    // The program's own, which is hidden.
+    let public: BTreeSet<&str> = public.filter(|&module| module != "cli").collect();
+    let links = lib.lines().filter_map(|line| line.strip_prefix("//! | "));
+    let links = links.flat_map(|row| row.split("[`").skip(1));
+    let named: BTreeSet<&str> =
+        links.map(|link| link.split(['`', ':']).next().unwrap_or_default()).collect();
+    assert_eq!(named, public);
+}
+
 #[test]
 fn the_package_holds_what_its_users_need_and_no_more() {
     let list = cargo(Path::new(ROOT), &["package", "--list", "--allow-dirty", "--offline"]);
@@ -61,8 +75,7 @@ fn the_package_holds_what_its_users_need_and_no_more() {
             }
         }
     }
-    for folder in ["fuzz/", "results/", "tests/", "bench/", "peers/", "scripts/", ".ci/", ".cargo/"]
-    {
+    for folder in ["fuzz/", "results/", "tests/", "bench/", "scripts/", ".ci/", ".cargo/"] {
         assert!(!files.iter().any(|file| file.starts_with(folder)), "{folder} is in the package");
     }
     assert!(files.len() < 150, "{}", files.len());

@@ -15,7 +15,7 @@ use ptb_word_lm::optimizer::Gradient;
 use ptb_word_lm::predictor::Plain;
 use ptb_word_lm::reader::{EOS, Producer, Split, Vocabulary};
 use ptb_word_lm::rnn::{CellType, State};
-use ptb_word_lm::score::Scorer;
+use ptb_word_lm::score::{Options, Scorer};
 use ptb_word_lm::session::evaluate;
 use tch::{Device, Kind, Tensor};
 
@@ -145,9 +145,10 @@ fn texts_cost_the_same_on_all_devices() {
             let score = |independent| {
                 let view = PtbModel::new(&v, false, RnnMode::Cudnn).precision(precision);
                 let predictor = &mut Plain::new(view);
-                let mut scorer = Scorer { predictor, vocabulary: &vocabulary, independent };
+                let options = Options { independent, ..Options::default() };
+                let mut scorer = Scorer { predictor, vocabulary: &vocabulary, options };
                 let text = std::io::Cursor::new(lines.clone().into_bytes());
-                scorer.score(text, "lines", &mut |_| Ok(())).unwrap().perplexity().unwrap()
+                scorer.score(text, "lines", &mut |_| Ok(())).unwrap().0.perplexity().unwrap()
             };
             let scored = score(false);
             assert!(

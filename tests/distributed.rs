@@ -42,6 +42,18 @@ fn tiny(more: &[&str]) -> Command {
     command
 }
 
+/// Flags of a run that ends only by a signal.
+const ENDLESS: [&str; 3] = ["--max-max-epoch", "10000", "--no-eval"];
+
+/// Waits until something is done, `seconds` at most.
+fn wait_until(seconds: u64, what: &str, done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(seconds), "{what}: not in {seconds} seconds");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
@@ -364,8 +376,8 @@ fn a_lost_worker_ends_the_run_by_its_name() {
         let save = folder.path().join(&what);
         let (count, seconds) = (workers.to_string(), timeout.to_string());
         let more = ["--workers", &count, "--worker-timeout", &seconds, "--save-path", text(&save)];
-        let endless = ["--max-max-epoch", "10000", "--no-eval", "--checkpoint-every", "3"];
-        let parent = tiny(&[&more[..], &endless].concat()).spawn().unwrap();
+        let endless = [&ENDLESS[..], &["--checkpoint-every", "3"], &more].concat();
+        let parent = tiny(&endless).spawn().unwrap();
         wait_for_step(&save, 6);
         let start = Instant::now();
         signal_to(signal, worker_pid(&parent, victim));
@@ -389,30 +401,16 @@ fn a_lost_worker_ends_the_run_by_its_name() {
         let kept = load(&save).progress.global_step;
         assert!(kept >= 6, "{what}");
         let (steps, workers) = ((kept + 2).to_string(), if workers == 2 { "4" } else { "1" });
-        finish(tiny(&[
-            "--max-max-epoch",
-            "10000",
-            "--no-eval",
-            "--max-steps",
-            &steps,
-            "--workers",
-            workers,
-            "--save-path",
-            text(&save),
-        ]));
+        let more = ["--max-steps", &steps, "--workers", workers, "--save-path", text(&save)];
+        finish(tiny(&[&ENDLESS[..], &more].concat()));
         assert_eq!(load(&save).progress.global_step, kept + 2, "{what}");
     }
 }
 
 fn wait_for_step(save: &Path, step: i64) {
-    let start = Instant::now();
-    while Checkpoint::load(save, &mut |_| ()).map_or(0, |c| c.progress.global_step) < step {
-        assert!(
-            start.elapsed() < Duration::from_secs(120),
-            "no checkpoint of step {step} in two minutes"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until(120, &format!("a checkpoint of step {step}"), || {
+        Checkpoint::load(save, &mut |_| ()).is_ok_and(|c| c.progress.global_step >= step)
+    });
 }
 
 fn signal_to(signal: &str, process: u32) {
@@ -436,16 +434,8 @@ fn worker_pid(parent: &Child, rank: usize) -> u32 {
 #[test]
 fn a_signal_stops_all_workers_after_the_same_step_and_saves() {
     let folder = tempfile::tempdir().unwrap();
-    let endless = [
-        "--max-max-epoch",
-        "10000",
-        "--no-eval",
-        "--checkpoint-every",
-        "3",
-        "--workers",
-        "2",
-        "--save-path",
-    ];
+    let more = ["--checkpoint-every", "3", "--workers", "2", "--save-path"];
+    let endless = [&ENDLESS[..], &more].concat();
     // To the starting process, and to one worker alone, which tells the other.
     for (to, signal, code) in
         [(None, "INT", 130), (None, "TERM", 143), (None, "HUP", 129), (Some(1), "TERM", 143)]
@@ -466,18 +456,10 @@ fn a_signal_stops_all_workers_after_the_same_step_and_saves() {
     let workers = [0, 1].map(|rank| worker_pid(&parent, rank));
     parent.kill().unwrap();
     parent.wait().unwrap();
-    let start = Instant::now();
     // A zombie, which nobody waits for here, has no command line.
-    while workers
-        .iter()
-        .any(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty()))
-    {
-        assert!(
-            start.elapsed() < Duration::from_secs(30),
-            "the workers outlive the process that started them"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let is_gone = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default() == b"";
+    let what = "the end of the workers whose starting process was killed";
+    wait_until(30, what, || workers.iter().all(is_gone));
     assert!(load(&save).progress.global_step >= 6);
 }
 
@@ -485,15 +467,7 @@ fn a_signal_stops_all_workers_after_the_same_step_and_saves() {
 #[test]
 fn a_checkpoint_of_all_workers_is_saved_on_request() {
     let folder = tempfile::tempdir().unwrap();
-    let endless = [
-        "--max-max-epoch",
-        "10000",
-        "--no-eval",
-        "--checkpoint-every",
-        "1000000",
-        "--keep",
-        "1000000",
-    ];
+    let endless = [&ENDLESS[..], &["--checkpoint-every", "1000000", "--keep", "1000000"]].concat();
     for to in [None, Some(0), Some(1)] {
         let save = folder.path().join(format!("{to:?}"));
         let flags = [&endless[..], &["--workers", "2", "--save-path", text(&save)]].concat();
@@ -503,14 +477,9 @@ fn a_checkpoint_of_all_workers_is_saved_on_request() {
             if file.exists() { figures(&file, "step", "global_step") } else { vec![] }
         };
         let wait_for = |step: f64| {
-            let start = Instant::now();
-            while steps().last().is_none_or(|last| *last < step) {
-                assert!(
-                    start.elapsed() < Duration::from_secs(120),
-                    "{to:?}: it does not get to step {step}"
-                );
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            wait_until(120, &format!("{to:?}: step {step}"), || {
+                steps().last().is_some_and(|last| *last >= step)
+            });
         };
         wait_for(3.0);
         let epoch = Checkpoint::load(&save, &mut |_| ()).map_or(0, |c| c.progress.epoch);
@@ -522,11 +491,7 @@ fn a_checkpoint_of_all_workers_is_saved_on_request() {
             let checkpoints = checkpoints.filter_map(|path| Checkpoint::read(&path).ok());
             checkpoints.filter(|checkpoint| !checkpoint.state.is_empty()).collect::<Vec<_>>()
         };
-        let start = Instant::now();
-        while within_epochs().is_empty() {
-            assert!(start.elapsed() < Duration::from_secs(60), "{to:?}: nothing is saved");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until(60, &format!("{to:?}: a checkpoint"), || !within_epochs().is_empty());
         let saved = within_epochs();
         assert!(saved[0].progress.epoch >= epoch);
         // The state is that of all rows.
@@ -565,17 +530,8 @@ fn workers_started_one_by_one_find_each_other() {
 
     // Rank 0, and the store with it, is killed.
     let save = folder.path().join("endless");
-    let endless = [
-        "--max-max-epoch",
-        "10000",
-        "--no-eval",
-        "--checkpoint-every",
-        "3",
-        "--worker-timeout",
-        "5",
-        "--save-path",
-        text(&save),
-    ];
+    let more = ["--checkpoint-every", "3", "--worker-timeout", "5", "--save-path", text(&save)];
+    let endless = [&ENDLESS[..], &more].concat();
     let (mut first, second) = (start(0, 2, &endless), start(1, 2, &endless));
     wait_for_step(&save, 6);
     first.kill().unwrap();

@@ -4,8 +4,9 @@
 //!
 //! - training ends after a few steps, since `target/release/ptb-word-lm` there adds `--max-steps`
 //!   to `train`;
-//! - `ptb` and `my-text` are folders with a small piece of the sample corpus, and DATA names the
-//!   first, so that nothing is fetched;
+//! - `curl` fetches a small piece of the sample corpus for PTB, whose digests `data/fetch.sh` has
+//!   there, so that `make data` puts `data/ptb` where a reader has it afterwards;
+//! - `novel.txt` is the reader's own text;
 //! - `cargo` works on the real repository, so that nothing is built twice.
 //!
 //! What cannot be run so is named below with the reason, and is checked without being run: a
@@ -18,6 +19,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ptb_word_lm::reader::RawData;
 use ptb_word_lm::sample;
 
 /// Commands that are not run here, by their beginning, and why.
@@ -120,7 +122,7 @@ fn copy() -> tempfile::TempDir {
             .status();
         assert!(copied.unwrap().success(), "{name} is copied");
     }
-    for name in ["data/sample", "ptb", "my-text", "bin", "target/release"] {
+    for name in ["data/sample", "web", "bin", "target/release"] {
         fs::create_dir_all(at(name)).unwrap();
     }
     for file in ["README.md", "fetch.sh", "reference.json"] {
@@ -132,10 +134,26 @@ fn copy() -> tempfile::TempDir {
         fs::write(at(&format!("data/sample/ptb.{split}.txt")), text).unwrap();
         let lines = if split == "train" { 1500 } else { 150 };
         let piece: String = text.split_inclusive('\n').take(lines).collect();
-        for folder in ["ptb", "my-text"] {
-            fs::write(at(&format!("{folder}/ptb.{split}.txt")), &piece).unwrap();
-        }
+        fs::write(at(&format!("web/ptb.{split}.txt")), &piece).unwrap();
     }
+    fs::copy(at("web/ptb.train.txt"), at("novel.txt")).unwrap();
+    // The digests of these pieces instead of PTB's.
+    let pieces = RawData::read(at("web").to_str().unwrap()).unwrap();
+    let mut fetch = fs::read_to_string(at("data/fetch.sh")).unwrap();
+    for (digest, split) in [
+        ("f26c4b92c5fdc7b3f8c7cdcb991d8420", &pieces.train),
+        ("aa0affc06ff7c36e977d7cd49e3839bf", &pieces.valid),
+        ("8b80168b89c18661a38ef683c0dc3721", &pieces.test),
+    ] {
+        assert!(fetch.contains(digest));
+        fetch = fetch.replace(digest, &split.md5);
+    }
+    fs::write(at("data/fetch.sh"), fetch).unwrap();
+    let curl = format!(
+        "#!/bin/sh\nwhile [ $# -gt 1 ]; do [ \"$1\" != --output ] || out=$2; shift; done\n\
+         exec cp '{}'/\"${{1##*/}}\" \"$out\"\n",
+        at("web").display()
+    );
     let program = format!(
         "#!/bin/sh\n[ \"$1\" != train ] || set -- \"$@\" --max-steps {STEPS}\nexec '{}' \"$@\"\n",
         env!("CARGO_BIN_EXE_ptb-word-lm")
@@ -147,7 +165,9 @@ fn copy() -> tempfile::TempDir {
         at("target").display(),
         env!("CARGO")
     );
-    for (path, script) in [("target/release/ptb-word-lm", program), ("bin/cargo", cargo)] {
+    let scripts =
+        [("target/release/ptb-word-lm", program), ("bin/cargo", cargo), ("bin/curl", curl)];
+    for (path, script) in scripts {
         use std::os::unix::fs::PermissionsExt;
         fs::write(at(path), script).unwrap();
         fs::set_permissions(at(path), fs::Permissions::from_mode(0o755)).unwrap();
@@ -171,12 +191,12 @@ fn shell(folder: &Path, script: &str) -> Command {
             ),
         )
         .env("LIBTORCH", libtorch())
-        .env("DATA", folder.join("ptb"))
         .env("OMP_NUM_THREADS", "1")
         // Those of the `make test` around it are not meant for the `make` inside.
         .env_remove("MAKEFLAGS")
         .env_remove("MAKELEVEL")
         .env_remove("CARGO_BUILD_TARGET")
+        .env_remove("DATA")
         .env_remove("PTB_DATA");
     command
 }
@@ -292,8 +312,10 @@ fn what_the_text_names_is_there() {
         "eval",
         "import",
         "export",
+        "prepare",
         "compare",
         "generate",
+        "predict",
         "score",
         "doctor",
         "completions",

@@ -144,7 +144,15 @@ fn writing(folder: &Path) -> BTreeMap<&'static str, Vec<Vec<String>>> {
         ("train", args(&train)),
         ("eval", args(&[&["eval", "--data-path", "sample"], &model[..]].concat())),
         ("generate", args(&[&["generate", "--words", "5"], &model[..]].concat())),
-        ("predict", args(&[&["predict", "the company"], &model[..]].concat())),
+        (
+            "predict",
+            [&[][..], &["--json"]]
+                .iter()
+                .flat_map(|flags| {
+                    args(&[&["predict", "--prompt", "the company"], *flags, &model].concat())
+                })
+                .collect(),
+        ),
         (
             "score",
             [&[][..], &["--json"], &["--per-word"]]

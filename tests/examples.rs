@@ -108,6 +108,34 @@ fn generate_writes_words_of_the_text_after_the_prompt() {
 }
 
 #[test]
+fn a_run_that_is_stopped_after_an_epoch_goes_on_with_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().to_str().unwrap();
+    let first = example("resume", &[run]);
+    let second = example("resume", &[run]);
+    for (text, epoch, other) in [(&first, 1, 2), (&second, 2, 1)] {
+        assert!(text.contains(&format!("Epoch: {epoch} train perplexity: ")), "{text}");
+        assert!(!text.contains(&format!("Epoch: {other} train")), "{text}");
+        assert!(number(text, "Test Perplexity:") > 8.733, "{text}");
+    }
+    let valid = |text, epoch| number(text, &format!("Epoch: {epoch} valid perplexity:"));
+    assert!(valid(&second, 2) < valid(&first, 1), "{first}{second}");
+}
+
+#[test]
+fn a_model_of_one_s_own_learns_scores_and_writes() {
+    let text = example("tied_softmax", &[]);
+    let (first, last) =
+        (number(&text, "Epoch: 1 Train Perplexity:"), number(&text, "Epoch: 3 Train Perplexity:"));
+    let test = number(&text, "Test Perplexity:");
+    assert!(last < first && test > 8.733 && test < 40.0, "{text}");
+    let written = text.lines().skip(4).collect::<Vec<_>>().join("\n");
+    let known: std::collections::HashSet<&str> = sample::TRAIN.split_whitespace().collect();
+    let words: Vec<&str> = written.split_whitespace().collect();
+    assert!(words.len() > 10 && words.iter().all(|word| known.contains(word)), "{text}");
+}
+
+#[test]
 fn the_sample_corpus_is_what_its_generator_writes() {
     let folder = tempfile::tempdir().unwrap();
     example("sample_corpus", &[folder.path().to_str().unwrap()]);

@@ -16,7 +16,7 @@ use ptb_word_lm::model::{PtbModel, PtbVariables};
 use ptb_word_lm::predictor::Plain;
 use ptb_word_lm::reader::{EOS, RawData, Vocabulary};
 use ptb_word_lm::rnn::CellType;
-use ptb_word_lm::score::Scorer;
+use ptb_word_lm::score::{Options, Scorer};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde_json::Value;
@@ -513,8 +513,8 @@ fn scoring_takes_no_memory_for_the_text() {
         let vocabulary = Vocabulary::from_words(words);
         for independent in [false, true] {
             let mut predictor = Plain::new(PtbModel::new(&variables, false, RnnMode::Cudnn));
-            let mut scorer =
-                Scorer { predictor: &mut predictor, vocabulary: &vocabulary, independent };
+            let options = Options { independent, ..Options::default() };
+            let mut scorer = Scorer { predictor: &mut predictor, vocabulary: &vocabulary, options };
             let mut peak_of = |words| {
                 let text = Words { left: words, in_lines: in_lines == "true" };
                 let mut told = 0;
@@ -522,7 +522,7 @@ fn scoring_takes_no_memory_for_the_text() {
                     told += 1;
                     Ok(())
                 });
-                assert!(total.unwrap().words as usize >= words - 1 && told >= words);
+                assert!(total.unwrap().0.words as usize >= words - 1 && told >= words);
                 peak_memory()
             };
             let before = peak_of(300_000);

@@ -9,25 +9,30 @@ use clap::{Args, ValueEnum};
 use super::report::html;
 use super::report::plots;
 use super::report::results::{self, Comparison, Run};
-use super::report::{line, notice};
+use super::report::{for_stdout, line, notice};
 use crate::files::{make_folder_of, write_atomically};
 
 #[derive(Args)]
 #[command(after_long_help = "\
 --format json prints one object:
-  published   TensorFlow's rows for these models, one object per row:
+  published   TensorFlow's rows for the models of runs on PTB, one object per
+              row:
     name, model, epochs, lr_schedule, train, valid, test, source
   runs        one object per run:
     name, path, model, lr_schedule
     epochs              number of finished epochs
     train, valid, test  the last perplexities; null if there is none that is a
                         finite number
+    cost_per_word       {train, valid, test}, in nats: their logarithms, finite
+                        even where a perplexity is too large for a number; null
+                        in older files
     difference_percent  {train, valid, test}, from the published ones; null if
-                        the run was not on PTB
+                        the run was not on PTB with its 10,000 words
     curve               [{epoch, train, valid, complete}]; complete is false if
                         the run stopped within the epoch
     remarks             how to read the numbers: the run stopped early, was not
-                        evaluated, or had another text
+                        evaluated, had another text, vocabulary or
+                        configuration
     damage              damaged lines of the file, which are left out
     start               the run's start event: config, seed, device, versions,
                         data
@@ -77,7 +82,7 @@ impl CompareArgs {
         let comparison = Comparison::new(runs)?;
         line(
             match self.format {
-                Format::Text => comparison.text(),
+                Format::Text => for_stdout(&comparison.text(), 2),
                 Format::Markdown => comparison.markdown(),
                 Format::Json => format!("{:#}", comparison.json()),
             }

@@ -1,45 +1,49 @@
 //! `import` and `export`
 
-use std::collections::HashMap;
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
 use tch::{Kind, Tensor};
 
-use super::data::read_data;
-use super::flags::{UsageError, load_checkpoint};
+use super::data::{read_data, read_data_of};
+use super::flags::{LimitFlags, MarkersFlag, UsageError, load_checkpoint};
 use super::imported::Imported;
 use super::open_save_path;
 use super::pytorch;
 use super::report::{line, notice};
-use crate::checkpoint::{
-    Checkpoint, Progress, Provenance, RunConfig, ensure_same_vocabulary, to_safetensors,
-};
+use crate::checkpoint::{Checkpoint, Misfit, Progress, Provenance, RunConfig, to_safetensors};
 use crate::config::{Config, Model};
 use crate::files::{make_folder_of, write_atomically};
 use crate::optimizer::OptimizerType;
-use crate::reader::Limits;
-use crate::tf;
+use crate::pretrained::{ensure_as_many, metadata, write_words_beside};
+use crate::reader::{Limits, Vocabulary};
+use crate::tf::{self, Shapes};
 
 #[derive(Args)]
 pub struct ImportArgs {
     /// What TensorFlow saved: a checkpoint's prefix (model.ckpt-123), its folder, one of its files,
-    /// or a .npz; or a .safetensors of PyTorch's example word_language_model
+    /// or a .npz; a run of this program: its save path, a checkpoint, or an exported .safetensors;
+    /// or a .safetensors of PyTorch's example word_language_model
     #[arg(value_name = "FILE")]
     from: PathBuf,
     /// Folder for the new checkpoint
     #[arg(long, value_name = "DIR")]
     save_path: PathBuf,
-    /// Data that the model was trained on, for its vocabulary; without it `eval` takes the
-    /// vocabulary of the data that it is given
+    /// Data that the model was trained on: for its vocabulary, if the file brings none; otherwise
+    /// to check it. Without words, `eval` takes the vocabulary of the data that it is given
     #[arg(long, value_name = "DIR")]
     data_path: Option<String>,
+    /// Words of the model: one a line, in the order of its rows
+    #[arg(long, value_name = "FILE")]
+    vocab: Option<PathBuf>,
     /// Configuration of the model, for what its variables do not show (num_steps, batch_size and so
     /// on) [default: the one of the same hidden_size]
     #[arg(long, value_enum, hide_possible_values = true)]
     model: Option<Model>,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// Constant that its LSTM cells add to their forget gates. TensorFlow's files do not hold it:
     /// 0 in the original, 1 by TensorFlow's default [default: what the file says, otherwise 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -50,47 +54,40 @@ pub struct ImportArgs {
     optimizer: Option<OptimizerType>,
 }
 
+const LIMITS: &str =
+    "--max-vocab and --min-count limit the text's words, as in the model's training";
+
 impl ImportArgs {
     pub fn run(self) -> Result<()> {
+        let limits = self.limits.limits();
+        if self.data_path.is_none() && !limits.is_none() {
+            let flag = if limits.max_vocab.is_some() { "max_vocab" } else { "min_count" };
+            bail!(UsageError::no_effect(flag, "without --data-path"));
+        }
         let from = Imported::read(&self.from)?;
         from.report(&notice);
-        let shapes = from.model.shapes;
+        let (shapes, run) = (from.found.model.shapes, &from.found.run);
         let forget_bias = from.forget_bias(self.forget_bias, &notice)?;
         let sizes = [Model::Small, Model::Medium, Model::Large, Model::Test];
         let by_size = sizes.into_iter().find(|m| m.config().hidden_size == shapes.hidden_size);
         let preset = self.model.or(by_size).unwrap_or(Model::Small);
+        let known = run.as_ref().filter(|_| self.model.is_none()).map(|run| run.config);
         let config = Config {
             hidden_size: shapes.hidden_size,
             num_layers: shapes.num_layers,
             vocab_size: shapes.vocab_size,
             forget_bias,
-            ..preset.config()
+            ..known.unwrap_or(preset.config())
         };
         config.validate()?;
-        let vocabulary = match &self.data_path {
-            Some(path) => {
-                let vocabulary = read_data(path, Limits::default())?.vocabulary;
-                if vocabulary.len() as i64 != shapes.vocab_size {
-                    bail!(
-                        "{}: the model has {} words, but --data-path {path} has {}",
-                        self.from.display(),
-                        shapes.vocab_size,
-                        vocabulary.len()
-                    );
-                }
-                if let Some(words) = &from.words {
-                    ensure_same_vocabulary(words, &vocabulary)
-                        .with_context(|| self.from.display().to_string())?;
-                }
-                Some(vocabulary)
-            }
-            None => from.words.clone(),
-        };
+        let known_limits = run.as_ref().map(|run| run.limits).unwrap_or_default();
+        let (vocabulary, limits) = self.words(from.found.words.clone(), known_limits, &shapes)?;
         // A cell's scope is its name with `_cell`.
-        let cell = shapes.cell.trim_end_matches("_cell").to_owned();
+        let by_scope = || shapes.cell.trim_end_matches("_cell").to_owned();
+        let cell = run.as_ref().map_or_else(by_scope, |run| run.cell.clone());
         let optimizer = from.optimizer(self.optimizer)?;
         let variables = from.variables(optimizer, &notice)?;
-        let run = RunConfig { config, cell, optimizer, seed: 0, limits: Limits::default() };
+        let run = RunConfig { config, cell, optimizer, seed: 0, limits };
         let in_float = |(name, tensor): (String, Tensor)| (name, tensor.to_kind(Kind::Float));
         let variables = variables.into_iter().map(in_float).collect();
         let checkpoint = Checkpoint {
@@ -118,15 +115,61 @@ impl ImportArgs {
         ));
         Ok(())
     }
+
+    /// The model's words, if they are known, and the limits with which a text has them. `inside`
+    /// are the ones that came with the model.
+    fn words(
+        &self,
+        inside: Option<Vocabulary>,
+        known_limits: Limits,
+        shapes: &Shapes,
+    ) -> Result<(Option<Vocabulary>, Limits)> {
+        let here = || self.from.display().to_string();
+        let asked = self.limits.limits();
+        let limits = if asked.is_none() { known_limits } else { asked };
+        let mut words = inside;
+        if let Some(path) = &self.vocab {
+            let listed = Vocabulary::read(path).context("--vocab")?;
+            ensure_as_many(&listed, shapes, path).with_context(here)?;
+            if let Some(difference) = words.and_then(|words| words.difference(&listed)) {
+                bail!("{}: --vocab {} has other words: {difference}", here(), path.display());
+            }
+            words = Some(listed);
+        }
+        let Some(data_path) = &self.data_path else { return Ok((words, limits)) };
+        if let Some(words) = words {
+            let read = read_data_of(&words, data_path, limits, &MarkersFlag::default());
+            let (_, limits) = read.map_err(|error| match error.downcast_ref() {
+                Some(Misfit::Vocabulary(difference)) => anyhow!(
+                    "{}: the model's words are not those of --data-path {data_path}: {difference}. \
+                     {LIMITS}",
+                    here()
+                ),
+                _ => error,
+            })?;
+            return Ok((Some(words), limits));
+        }
+        let words = read_data(data_path, limits)?.vocabulary;
+        ensure!(
+            words.len() as i64 == shapes.vocab_size,
+            "{}: the model has {} words, but --data-path {data_path} has {}. {LIMITS}; --vocab \
+             gives a list of the model's words",
+            here(),
+            shapes.vocab_size,
+            words.len()
+        );
+        Ok((Some(words), limits))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Format {
-    /// A checkpoint that the original restores: PREFIX.index and PREFIX.data-00000-of-00001
+    /// A checkpoint that the original restores: PREFIX.index and PREFIX.data-00000-of-00001. The
+    /// model's words are beside it, in PREFIX.words.txt
     TfCheckpoint,
-    /// NumPy's .npz under TensorFlow's names
+    /// NumPy's .npz under TensorFlow's names. The words are in it as words.txt
     TfNpz,
-    /// A safetensors file under TensorFlow's names
+    /// A safetensors file under TensorFlow's names. The words are in its metadata
     Safetensors,
     /// A safetensors file under the names of PyTorch's example word_language_model, and beside it
     /// a model card (README.md) and the words (words.txt)
@@ -158,11 +201,12 @@ impl ExportArgs {
             let name = format.as_ref().map_or("", |format| format.get_name());
             bail!(UsageError::no_effect("block", &format!("with --format {name}")));
         }
+        let checkpoint = load_checkpoint(&self.checkpoint)?;
         if self.format == Format::Pytorch {
-            let checkpoint = load_checkpoint(&self.checkpoint)?;
             return pytorch::export(&checkpoint, &self.checkpoint, &self.output);
         }
-        let Checkpoint { run, progress, mut variables, .. } = load_checkpoint(&self.checkpoint)?;
+        let Checkpoint { run, progress, mut variables, vocabulary, .. } = checkpoint;
+        let words = vocabulary.as_ref();
         if run.config.forget_bias != 0.0 {
             let forget_bias = run.config.forget_bias;
             variables.insert(tf::FORGET_BIAS.into(), Tensor::from(forget_bias));
@@ -178,12 +222,28 @@ impl ExportArgs {
         let variables = tf::names_in_example(&variables, false);
         make_folder_of(&self.output).context("--output")?;
         match self.format {
-            Format::TfCheckpoint => tf::write_checkpoint(&self.output, &all, true)?,
-            Format::TfNpz => tf::write_npz(&self.output, &variables)?,
+            Format::TfCheckpoint => {
+                // The words first: a checkpoint that is there has them.
+                if let Some(file) = write_words_beside(&self.output, words)? {
+                    notice(&format!("{}: the model's words", file.display()));
+                }
+                tf::write_checkpoint(&self.output, &all, true)?;
+            }
+            Format::TfNpz => {
+                let list = words.map(Vocabulary::to_list);
+                tf::write_npz_with_words(&self.output, &variables, list.as_deref())?;
+            }
             Format::Safetensors | Format::Pytorch => {
-                let bytes = to_safetensors(&variables, HashMap::new())?;
+                let bytes = to_safetensors(&variables, metadata(&run, words)?)?;
                 write_atomically(&self.output, |file| Ok(file.write_all(&bytes)?))?;
             }
+        }
+        if words.is_none() {
+            notice(&format!(
+                "{}: its words are not known, so they are not exported; `import` takes them with \
+                 --vocab or --data-path",
+                self.checkpoint.display()
+            ));
         }
         let names: Vec<&str> = variables.keys().map(String::as_str).collect();
         line(&format!("{}: {}", self.output.display(), names.join(", ")));

@@ -1,35 +1,87 @@
 //! Reading the data, with a progress bar if that takes long.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::flag_error;
-use super::report::notice;
-use crate::reader::{Limits, NoTexts, Progress, RawData};
+use super::flags::MarkersFlag;
+use super::report::{notice, plural};
+use crate::checkpoint::ensure_same_vocabulary;
+use crate::reader::{EOS, Limits, NoTexts, Progress, RawData, SAMPLE, UNK, Vocabulary};
 
-/// [`RawData::read_with`]; an error about the folder names the flag.
+/// [`RawData::read_marked`]; an error about the folder names the flag.
 pub fn read_with(
     data_path: &str,
     limits: Limits,
+    markers: &MarkersFlag,
     listen: &mut dyn FnMut(Progress),
 ) -> Result<RawData> {
-    RawData::read_with(data_path, limits, listen).map_err(|error| {
-        match error.downcast::<NoTexts>() {
-            Ok(error) => flag_error("--data-path")(error.into()),
-            Err(error) => error,
+    RawData::read_marked(data_path, limits, markers.markers(), listen).map_err(|error| match error
+        .downcast::<NoTexts>(
+    ) {
+        Ok(error) => {
+            let advice = match Path::new(data_path).is_file() {
+                true => ". `ptb-word-lm prepare FILE --out DIR` makes three texts of one",
+                false => "",
+            };
+            anyhow!("--data-path {error}{advice}")
         }
+        Err(error) => error,
     })
 }
 
-/// Reads the data with a progress bar on a terminal, which appears after a second, and reports how
-/// many words are unknown.
+/// [`read_marked`] with all marks kept.
 pub fn read_data(data_path: &str, limits: Limits) -> Result<RawData> {
+    read_marked(data_path, limits, &MarkersFlag::default())
+}
+
+/// Reads the data with a progress bar on a terminal, which appears after a second, and reports how
+/// many words are unknown, and which marks of other toolkits there are.
+pub fn read_marked(data_path: &str, limits: Limits, markers: &MarkersFlag) -> Result<RawData> {
+    let data = read_with_bar(data_path, limits, markers)?;
+    report_words(data_path, &data, markers);
+    Ok(data)
+}
+
+/// Reads the data of a model with these words, under the model's ids. Returns the limits with which
+/// the data have the words: those that are given, or if none are, perhaps those of a vocabulary of
+/// the model's size.
+///
+/// # Errors
+/// Data that have other words.
+pub fn read_data_of(
+    words: &Vocabulary,
+    data_path: &str,
+    limits: Limits,
+    markers: &MarkersFlag,
+) -> Result<(RawData, Limits)> {
+    let mut data = read_with_bar(data_path, limits, markers)?;
+    let mut found = limits;
+    // A file of TensorFlow's does not say with what limits its words were found. The most frequent
+    // words are the same whichever limit left them.
+    if limits.is_none() && data.vocabulary.len() != words.len() && words.id(UNK).is_some() {
+        let of_size = Limits { max_vocab: Some(words.len() as u64), min_count: None };
+        let limited = read_with_bar(data_path, of_size, markers)?;
+        if words.has_words_of(&limited.vocabulary) {
+            (data, found) = (limited, of_size);
+        }
+    }
+    if !words.has_words_of(&data.vocabulary) {
+        ensure_same_vocabulary(words, &data.vocabulary)?;
+    }
+    data.renumber(words)?;
+    report_words(data_path, &data, markers);
+    Ok((data, found))
+}
+
+/// Reads the data with a progress bar on a terminal, which appears after a second.
+fn read_with_bar(data_path: &str, limits: Limits, markers: &MarkersFlag) -> Result<RawData> {
     let start = Instant::now();
     let mut bar = ProgressBar::hidden();
     let mut of = String::new();
-    let data = read_with(data_path, limits, &mut |Progress { name, done, total }| {
+    let data = read_with(data_path, limits, markers, &mut |Progress { name, done, total }| {
         if start.elapsed() < Duration::from_secs(1) {
             return;
         }
@@ -48,26 +100,97 @@ pub fn read_data(data_path: &str, limits: Limits) -> Result<RawData> {
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    let data = data?;
+    data
+}
+
+/// Reports which data these are, if that could be mistaken, and how many words are unknown.
+fn report_words(data_path: &str, data: &RawData, markers: &MarkersFlag) {
+    if data_path == SAMPLE && Path::new(SAMPLE).is_dir() {
+        notice(&format!(
+            "`{SAMPLE}` is the corpus inside this program; the folder of this name is ./{SAMPLE}"
+        ));
+    }
+    if let Some(warning) = without_spaces(data) {
+        notice(&warning);
+    }
+    let mut largest: f64 = 0.0;
     for split in [&data.train, &data.valid, &data.test] {
+        if let Some(found) = markers.describe(&split.markers) {
+            notice(&format!("{}: {found}", split.name));
+        }
         let all = split.tokens.len() as u64 + split.dropped;
         let percent = |words: u64| 100.0 * words as f64 / all as f64;
+        let are = |words: u64| if words == 1 { "is" } else { "are" };
         if split.replaced > 0 {
             let n = split.replaced;
             notice(&format!(
-                "{}: {n} words ({:.2}%) outside of the vocabulary are read as <unk>",
+                "{}: {} ({:.2}%) outside of the vocabulary {} read as <unk>",
                 split.name,
-                percent(n)
+                plural(n, "word"),
+                percent(n),
+                are(n)
             ));
         }
         if split.dropped > 0 {
+            let n = split.dropped;
+            largest = largest.max(percent(n));
             notice(&format!(
-                "{}: {} words are not in the training text and are left out",
-                split.name, split.dropped
+                "{}: {} ({:.2}%) {} not in the training text and {} left out",
+                split.name,
+                plural(n, "word"),
+                percent(n),
+                are(n),
+                are(n)
             ));
         }
     }
-    Ok(data)
+    if largest > MANY_LEFT_OUT {
+        notice(&format!(
+            "warning: {largest:.0}% of a text is left out, which are its rarest words, so its \
+             perplexity is lower than that of the whole text. `train` with --max-vocab N (such as \
+             10000) or --min-count 2 reads rare and unknown words as <unk> instead"
+        ));
+    }
+}
+
+/// Percent of a text from which on a warning is due that its words are left out.
+const MANY_LEFT_OUT: f64 = 1.0;
+
+/// Characters per word, on average, from which on a text is taken for one without spaces. English
+/// has 5, Finnish 8.
+const LONG_WORDS: f64 = 15.0;
+
+/// A warning about a training text whose words are not separated by spaces, as in Chinese: whole
+/// lines are then words.
+fn without_spaces(data: &RawData) -> Option<String> {
+    let lengths: Vec<u64> =
+        data.vocabulary.words().map(|word| word.chars().count() as u64).collect();
+    let ends_line: Vec<bool> = data.vocabulary.words().map(|word| word == EOS).collect();
+    let (mut words, mut lines, mut letters) = (0u64, 0u64, 0u64);
+    for &id in data.train.tokens.iter() {
+        let id = id as usize;
+        match ends_line[id] {
+            true => lines += 1,
+            false => {
+                words += 1;
+                letters += lengths[id];
+            }
+        }
+    }
+    let mean = letters as f64 / words.max(1) as f64;
+    let name = &data.train.name;
+    let what = if mean > LONG_WORDS {
+        format!("its words have {mean:.0} characters on average")
+    } else if words * 2 < lines * 3 {
+        "nearly every line of it is a single word".to_owned()
+    } else {
+        return None;
+    };
+    Some(format!(
+        "warning: {name}: {what}, and words are what spaces separate. A text in Chinese or \
+         Japanese needs spaces first: `ptb-word-lm prepare FILE --out DIR --tokenize` makes a word \
+         of each of its characters"
+    ))
 }
 
 /// The last part of a path: the bar has one line for itself.

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use tch::{Device, Kind};
 
-use super::report::line;
+use super::report::{for_stdout, line, plural};
 use crate::config::{Config, RnnMode};
 use crate::device;
 use crate::kernels::libtorch;
@@ -39,7 +39,11 @@ struct Findings {
 impl Findings {
     /// Prints a finding; further lines of `text` are set below its first.
     fn found(&self, name: &str, text: &str) {
-        line(&format!("{name:<12}{}", text.replace('\n', "\n            ")));
+        for (k, text) in text.split('\n').enumerate() {
+            let name = if k == 0 { name } else { "" };
+            let indent = if name.is_empty() { 0 } else { 12 };
+            line(&for_stdout(&format!("{name:<12}{text}"), indent));
+        }
     }
 
     fn missing(&mut self, fatal: bool, what: impl Into<String>, remedy: impl Into<String>) {
@@ -64,7 +68,8 @@ impl DoctorArgs {
         look_at_data(&mut findings, self.data_path);
 
         for Missing { what, remedy, .. } in &findings.missing {
-            line(&format!("\nMissing: {what}\n  -> {remedy}"));
+            let what = for_stdout(&format!("Missing: {what}"), 0);
+            line(&format!("\n{what}\n{}", for_stdout(&format!("  -> {remedy}"), 3)));
         }
         let works = !findings.missing.iter().any(|missing| missing.fatal);
         line(match works {
@@ -167,10 +172,11 @@ fn look_at_processor(findings: &Findings) {
     findings.found(
         "CPU",
         &format!(
-            "{name}, {cores} available; libtorch uses {} of its threads{limit}\n\
+            "{name}, {}; libtorch uses {}{limit}\n\
              instruction sets: {}; libtorch's kernels: {}\n\
              fast precisions: fp32{}",
-            tch::get_num_threads(),
+            plural(cores as u64, "core"),
+            plural(tch::get_num_threads(), "thread"),
             if sets.is_empty() { "no AVX2".into() } else { sets.join(", ") },
             libtorch::cpu_capability(),
             if device::has_fast_bfloat16() {
@@ -252,24 +258,25 @@ fn look_at_cuda(findings: &mut Findings, cuda: Result<(), String>) {
         findings.found("GPU", &lines.join("\n"));
     }
 
+    if cuda.is_err() && driver.is_none() && gpus.is_empty() && !on_the_bus() {
+        findings.found("CUDA", "not needed: without a GPU, training runs on the CPU");
+        return findings.found("cuDNN", "not needed");
+    }
     if let Err(why) = cuda {
         findings.found("CUDA", "not loaded");
         findings.found("cuDNN", "not loaded");
-        let remedy = match (driver.is_some() || !gpus.is_empty(), on_the_bus()) {
-            (true, _) => "make train-cuda (it fetches NVIDIA's libraries into .libtorch)",
-            (false, true) => {
+        let remedy = match driver.is_some() || !gpus.is_empty() {
+            true => "make train-cuda (it fetches NVIDIA's libraries into .libtorch)",
+            false => {
                 "install NVIDIA's driver (Debian: apt-get install nvidia-driver) and reboot; then \
                  make train-cuda"
             }
-            (false, false) => "nothing to do: without a GPU, training runs on the CPU",
         };
         return findings.missing(false, format!("what training on a GPU needs: {why}"), remedy);
     }
     let count = if tch::Cuda::is_available() { tch::Cuda::device_count() } else { 0 };
-    findings.found(
-        "CUDA",
-        &format!("{}, {count} usable GPU(s)", libtorch::cuda_version(tch::utils::version_cudart())),
-    );
+    let version = libtorch::cuda_version(tch::utils::version_cudart());
+    findings.found("CUDA", &format!("{version}, {}", plural(count, "usable GPU")));
     if count == 0 {
         findings.found("cuDNN", "not used");
         return findings.missing(
@@ -316,13 +323,13 @@ fn look_at_data(findings: &mut Findings, asked: Option<String>) {
         Err(error) if named.is_some() || Path::new(&path).exists() => {
             findings.found("data", &format!("{path}: cannot be used"));
             let remedy = "put ptb.train.txt, ptb.valid.txt and ptb.test.txt there, or name their \
-                          folder: ptb-word-lm doctor --data-path DIR";
+                          folder: `ptb-word-lm doctor --data-path DIR`";
             findings.missing(fatal, format!("texts in {path}: {error:#}"), remedy);
         }
         Err(_) => {
             findings.found("data", "no PTB in data/ptb");
-            let remedy = "make data (it fetches PTB into data/ptb); if you have it: ptb-word-lm \
-                          doctor --data-path DIR";
+            let remedy = "make data (it fetches PTB into data/ptb); if you have it: `ptb-word-lm \
+                          doctor --data-path DIR`";
             findings.missing(
                 false,
                 "the Penn Treebank, which the published results are about",

@@ -2,17 +2,17 @@
 
 use std::fmt::Write;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use tch::Device;
 
-use super::data::read_data;
-use super::flags::{AdaptFlags, PrecisionFlag, SavedFlags, SavedPath, rnn_mode};
+use super::data::{read_data_of, read_marked};
+use super::flags::{AdaptFlags, MarkersFlag, PrecisionFlag, SavedFlags, SavedPath, rnn_mode};
 use super::report::{line, notice};
 use crate::adapt::{Adaptation, Adaptive, Dynamic};
 use crate::average::{Average, CommonWords};
 use crate::cache::Cache;
-use crate::checkpoint::{Checkpoint, ensure_same_vocabulary};
+use crate::checkpoint::{Checkpoint, Misfit};
 use crate::config::{Config, Precision, RnnMode};
 use crate::model::{PtbModel, PtbVariables};
 use crate::predictor::Predictor;
@@ -30,6 +30,8 @@ pub struct EvalArgs {
     /// How to run the recurrent layers: cudnn, block or basic, as for `train`
     #[arg(long, value_enum, value_name = "MODE", hide_possible_values = true)]
     rnn_mode: Option<RnnMode>,
+    #[command(flatten)]
+    markers: MarkersFlag,
     #[command(flatten)]
     precision: PrecisionFlag,
     #[command(flatten)]
@@ -49,6 +51,9 @@ struct Looked<'a> {
     /// The words of one of them, and its flag.
     words: Option<(String, Vocabulary)>,
     limits: Limits,
+    /// The flag and the number of words of the first.
+    first: String,
+    vocab_size: i64,
     /// `batch_size` and `num_steps` of the first: all read the text as its run does.
     layout: (i64, i64),
 }
@@ -63,16 +68,16 @@ impl EvalArgs {
         };
         let mut looked = self.look()?;
         let precision = self.precision.select(device)?;
-        let data = read_data(&self.data_path, looked.limits)?;
-        if let Some((name, words)) = &looked.words {
-            ensure_same_vocabulary(words, &data.vocabulary).with_context(|| name.clone())?;
+        let data = self.data(&looked)?;
+        for split in [&data.valid, &data.test] {
+            ensure_words(split)?;
         }
         if let Some(tuned) = tuned {
             return self.tune(tuned, &mut looked, &data, device, precision);
         }
         let texts = match adaptation.is_none() {
             true => {
-                let (batch_size, num_steps) = looked.layout;
+                let (batch_size, num_steps) = valid_layout(&data.valid, looked.layout);
                 let valid = Producer::new(&data.valid, batch_size, num_steps, device)?;
                 Some((valid, Producer::new(&data.test, 1, 1, device)?))
             }
@@ -101,10 +106,36 @@ impl EvalArgs {
         Ok(())
     }
 
+    /// Reads the texts with the models' words, if these are known.
+    fn data(&self, looked: &Looked) -> Result<RawData> {
+        let path = &self.data_path;
+        let Some((name, words)) = &looked.words else {
+            let data = read_marked(path, looked.limits, &self.markers)?;
+            let (name, rows) = (&looked.first, looked.vocab_size);
+            ensure!(
+                data.vocabulary.len() as i64 == rows,
+                "{name}: the model has {rows} words, which ones is not known, and --data-path \
+                 {path} has {}. `import` it again with --vocab, or with --data-path and \
+                 --max-vocab or --min-count",
+                data.vocabulary.len()
+            );
+            return Ok(data);
+        };
+        let read = read_data_of(words, path, looked.limits, &self.markers);
+        let (data, _) = read.map_err(|error| match error.downcast_ref() {
+            Some(Misfit::Vocabulary(difference)) => anyhow!(
+                "{name}: the model's words are not those of --data-path {path}, so this is not \
+                 the data that it was trained on: {difference}. `score` reads any text"
+            ),
+            _ => error,
+        })?;
+        Ok(data)
+    }
+
     /// Looks at all models.
     fn look(&self) -> Result<Looked<'_>> {
         let paths = self.saved.paths();
-        let (mut only, mut words, mut layout) = (None, CommonWords::default(), None);
+        let (mut only, mut words, mut first) = (None, CommonWords::default(), None);
         let mut limits = Limits::default();
         for path in &paths {
             let checkpoint = path.open()?;
@@ -114,11 +145,13 @@ impl EvalArgs {
             }
             limits = if limits.is_none() { checkpoint.run.limits } else { limits };
             let config = &checkpoint.run.config;
-            layout.get_or_insert((config.batch_size, config.num_steps));
+            first.get_or_insert((path.here(), *config));
             only = (paths.len() == 1).then_some(checkpoint);
         }
-        let layout = layout.context("there is no --checkpoint")?;
-        Ok(Looked { paths, only, words: words.into_inner(), limits, layout })
+        let (first, config) = first.context("there is no --checkpoint")?;
+        let layout = (config.batch_size, config.num_steps);
+        let (words, vocab_size) = (words.into_inner(), config.vocab_size);
+        Ok(Looked { paths, only, words, limits, first, vocab_size, layout })
     }
 
     /// Loads the variables of model `k`, and its mode.
@@ -173,10 +206,30 @@ impl EvalArgs {
     }
 }
 
-/// Adds the costs of a split that is read in one place. Returns the perplexity of these alone.
-fn add(average: &mut Average, model: &mut dyn Predictor, split: &Split) -> Result<f64> {
+/// Checks that there is a word to predict.
+fn ensure_words(split: &Split) -> Result<()> {
     let words = split.tokens.len();
     ensure!(words > 1, "{}: a text of {words} words has no word to predict", split.name);
+    Ok(())
+}
+
+/// Rows and steps of the validation text: those of the run or, for a text too short for them, one
+/// row that is read word by word, as the test text.
+fn valid_layout(valid: &Split, (batch_size, num_steps): (i64, i64)) -> (i64, i64) {
+    let words = valid.tokens.len() as i64;
+    if words / batch_size > num_steps {
+        return (batch_size, num_steps);
+    }
+    notice(&format!(
+        "{}: {words} words are too few for the run's {batch_size} rows in steps of {num_steps} \
+         words; they are read as one row",
+        valid.name
+    ));
+    (1, 1)
+}
+
+/// Adds the costs of a split that is read in one place. Returns the perplexity of these alone.
+fn add(average: &mut Average, model: &mut dyn Predictor, split: &Split) -> Result<f64> {
     model.reset()?;
     let costs = model.costs(&split.tokens)?;
     average.add_row(&costs)

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
+use super::flags::numbers::{real, whole};
 use super::flags::{SavedFlags, UsageError};
 use super::report::notice;
 use crate::config::Precision;
@@ -24,23 +25,27 @@ pub struct GenerateArgs {
     /// Number of words to write after the prompt; the end of a line counts as a word, as in the
     /// perplexity
     #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true)]
+    #[arg(value_parser = whole(0u64..))]
     words: u64,
+    /// Never write `<unk>`: the other words have its share of the probability
+    #[arg(long, help_heading = "Sampling")]
+    no_unk: bool,
     /// Below 1 makes likely words likelier, above 1 less likely; 0 always takes the likeliest word
     #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
-    #[arg(help_heading = "Sampling")]
+    #[arg(value_parser = real, help_heading = "Sampling")]
     temperature: f64,
     /// Choose among the N likeliest words only
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..), help_heading = "Sampling")]
+    #[arg(value_parser = whole(1u64..), help_heading = "Sampling")]
     top_k: Option<u64>,
     /// Choose among the likeliest words only: as few as have a total probability of at least P,
     /// which is above 0 and at most 1
     #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
-    #[arg(help_heading = "Sampling")]
+    #[arg(value_parser = real, help_heading = "Sampling")]
     top_p: f64,
     /// Random seed; the same seed gives the same text (ChaCha8, one number for each word)
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
-    #[arg(help_heading = "Sampling")]
+    #[arg(value_parser = whole::<i64>(..), help_heading = "Sampling")]
     seed: i64,
 }
 
@@ -56,16 +61,20 @@ impl GenerateArgs {
         let saved = self.saved.load()?;
         let vocabulary = &saved.vocabulary;
         let models = saved.views(Precision::Fp32);
-        let next = NextWord::new(models.iter().collect());
+        let next = NextWord::new(models.iter().map(|model| model as _).collect());
         let mut generator = Generator::with(next, sampling, self.seed as u64)?;
+        if let Some(unk) = vocabulary.id(UNK).filter(|_| self.no_unk) {
+            generator = generator.without(unk);
+        }
         let mut text = Text { out: io::stdout().lock(), in_line: false };
         let mut put = |id: i32| text.put(vocabulary.word(id).unwrap_or_default());
 
-        let prompt = prompt_ids(&self.prompt, vocabulary);
-        for &id in &prompt {
+        let prompt = Prompt::new(&self.prompt, vocabulary);
+        prompt.say_unknown(vocabulary);
+        for &id in &prompt.ids {
             put(id)?;
         }
-        generator.read(&or_eos(prompt, vocabulary)?)?;
+        generator.read(&prompt.begin(vocabulary))?;
         for _ in 0..self.words {
             put(generator.next_word()?)?;
         }
@@ -82,18 +91,32 @@ impl GenerateArgs {
     }
 }
 
-/// The ids of a prompt's words. Unknown words become `<unk>` or, where a model has none, are left
-/// out; a notice says so.
-pub fn prompt_ids(prompt: &str, vocabulary: &Vocabulary) -> Vec<i32> {
-    let mut unknown = BTreeSet::new();
-    let mut ids = Vec::new();
-    for word in words(prompt).map(|word| word.unwrap_or(EOS)) {
-        if vocabulary.id(word).is_none() {
-            unknown.insert(word);
+/// A text to continue.
+pub struct Prompt {
+    /// What the model reads. Unknown words are `<unk>` or, where a model has none, left out.
+    pub ids: Vec<i32>,
+    /// The words that the model does not know, in the order of the text.
+    pub unknown: Vec<String>,
+}
+
+impl Prompt {
+    pub fn new(text: &str, vocabulary: &Vocabulary) -> Self {
+        let (mut ids, mut unknown) = (Vec::new(), Vec::new());
+        for word in words(text).map(|word| word.unwrap_or(EOS)) {
+            if vocabulary.id(word).is_none() {
+                unknown.push(word.to_owned());
+            }
+            ids.extend(vocabulary.id(word).or(vocabulary.id(UNK)));
         }
-        ids.extend(vocabulary.id(word).or(vocabulary.id(UNK)));
+        Prompt { ids, unknown }
     }
-    if !unknown.is_empty() {
+
+    /// Says which words are unknown, and what became of them.
+    pub fn say_unknown(&self, vocabulary: &Vocabulary) {
+        let unknown: BTreeSet<&str> = self.unknown.iter().map(String::as_str).collect();
+        if unknown.is_empty() {
+            return;
+        }
         let what = if vocabulary.id(UNK).is_some() {
             "read as <unk>"
         } else {
@@ -102,19 +125,23 @@ pub fn prompt_ids(prompt: &str, vocabulary: &Vocabulary) -> Vec<i32> {
         let words: Vec<&str> = unknown.into_iter().collect();
         notice(&format!("not in the model's vocabulary, {what}: {}", words.join(", ")));
     }
-    ids
-}
 
-/// What a model reads before its first word: a prompt or, if that is empty, `<eos>`, since a new
-/// sentence comes after the end of one.
-pub fn or_eos(prompt: Vec<i32>, vocabulary: &Vocabulary) -> Result<Vec<i32>> {
-    if !prompt.is_empty() {
-        return Ok(prompt);
+    /// What the model reads before it says what comes next: the prompt or, if there is nothing to
+    /// read in it, `<eos>`, since a new sentence comes after the end of one. A model of a text
+    /// without lines has no `<eos>`: then it is the most frequent word, which is said.
+    pub fn begin(&self, vocabulary: &Vocabulary) -> Vec<i32> {
+        if !self.ids.is_empty() {
+            return self.ids.clone();
+        }
+        vec![vocabulary.id(EOS).unwrap_or_else(|| {
+            let most_frequent = vocabulary.word(0).unwrap_or_default();
+            notice(&format!(
+                "the model has no {EOS} to begin after: the text goes on after its most frequent \
+                 word, {most_frequent}"
+            ));
+            0
+        })]
     }
-    let eos = vocabulary.id(EOS);
-    Ok(vec![eos.with_context(|| {
-        format!("the model has no {EOS} to begin after: give it a text of words that it knows")
-    })?])
 }
 
 /// Writes words as they come, with `<eos>` as the end of the line that it stands for.

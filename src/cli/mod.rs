@@ -12,13 +12,14 @@ mod imported;
 mod launch;
 mod man;
 mod predict;
+mod prepare;
 mod pytorch;
 pub mod report;
 mod score;
 mod train;
 
-use std::ffi::OsString;
-use std::io;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -31,12 +32,27 @@ use crate::device;
 use crate::kernels::libtorch;
 use flags::UsageError;
 use flags::config_file;
-use report::{ensure_written, line, notice};
+use report::{ensure_written, for_stderr, line, notice};
 
 /// Exit code of a command that was understood and failed.
 const FAILED: u8 = 1;
 /// Exit code of a wrong flag or value; clap uses the same.
 const USAGE: u8 = 2;
+
+/// Flags that `train -h` shows, which fits on a terminal of 24 lines. `train --help` has all.
+const TRAIN_PAGE: [&str; 11] = [
+    "data_path",
+    "save_path",
+    "model",
+    "rnn_mode",
+    "num_gpus",
+    "use_fp16",
+    "config",
+    "device",
+    "seed",
+    "max_steps",
+    "quiet",
+];
 
 #[derive(Parser)]
 #[command(
@@ -48,7 +64,7 @@ TensorFlow's PTB word language model (ptb_word_lm.py; Zaremba et al., \"Recurren
 Regularization\") in Rust on libtorch: the same graph, the same steps, the same lines on standard \
 output.
 
-The original's flags also work in its own spelling: --data_path, --save_path.",
+The original's flags also work in its own spelling: train --data_path, --save_path.",
     after_help = "\
 Examples:
   ptb-word-lm doctor
@@ -71,7 +87,10 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Train a model as the original does, and evaluate it
-    #[command(after_help = "\
+    #[command(
+        after_help = "\
+Example: ptb-word-lm train --data-path data/ptb --save-path runs/small",
+        after_long_help = "\
 Examples:
   ptb-word-lm train --data-path data/ptb --save-path runs/small
       train the small model on PTB, or resume that run
@@ -80,17 +99,20 @@ Examples:
   ptb-word-lm train --data-path sample --max-steps 100 --threads 1
       try it on the corpus inside this program
   ptb-word-lm train --config runs/small/metrics.jsonl --save-path runs/again
-      repeat the run of these metrics")]
+      repeat the run of these metrics"
+    )]
     Train(Box<train::TrainArgs>),
     /// Print the validation and test perplexity of a saved model
     #[command(after_help = "\
 Examples:
   ptb-word-lm eval --checkpoint runs/small --data-path data/ptb
-  ptb-word-lm eval --checkpoint runs/1 --checkpoint runs/2 --data-path data/ptb
+  ptb-word-lm eval --checkpoint runs/1 --checkpoint runs/2 \\
+      --data-path data/ptb
       average the probabilities of two models
   ptb-word-lm eval --checkpoint runs/small --data-path data/ptb --tune
-      find the best flags with which the model adapts to the text, on the validation text
-  ptb-word-lm eval --checkpoint runs/small --data-path data/ptb --dynamic 0.1 --cache 2000
+      find the best flags for the model to adapt to the validation text
+  ptb-word-lm eval --checkpoint runs/small --data-path data/ptb \\
+      --dynamic 0.1 --cache 2000
       let the model adapt to the text")]
     Eval(eval::EvalArgs),
     /// Generate text with a saved model, word by word
@@ -99,29 +121,61 @@ Examples:
   ptb-word-lm generate --checkpoint runs/small --words 50
   ptb-word-lm generate --checkpoint runs/small --temperature 0.7 --top-k 40
   ptb-word-lm generate --checkpoint runs/small --prompt 'the company said'
-      continue these words")]
+      continue these words
+  ptb-word-lm generate --checkpoint runs/small --no-unk")]
     Generate(generate::GenerateArgs),
-    /// Print the likeliest next words after a text
+    /// Print the likeliest next words after a text, with their probabilities
     #[command(after_help = "\
 Examples:
-  ptb-word-lm predict --checkpoint runs/small 'the company said'
-  ptb-word-lm predict --checkpoint runs/1 --checkpoint runs/2 'the company said' --top 3
-      average the probabilities of two models")]
+  ptb-word-lm predict --checkpoint runs/small --prompt 'the company said' --top 10
+  ptb-word-lm predict --checkpoint runs/small --json < prompts.txt
+      one prompt per line, an object for each
+  ptb-word-lm predict --checkpoint runs/1 --checkpoint runs/2 --top 3 \\
+      --prompt 'the company said'
+      average the probabilities of two models
+
+--json prints an object for each prompt:
+  {\"event\": \"prediction\", \"prompt\": \"the company said\", \"unknown\": 0,
+   \"next\": [{\"word\": \"it\", \"probability\": 0.21, \"log_probability\": -1.56}, ...]}
+`log_probability` is natural; `unknown` counts words of the prompt that the model
+does not know.")]
     Predict(predict::PredictArgs),
     /// Score a text: log-probability and perplexity, line by line
     Score(score::ScoreArgs),
     /// Make a checkpoint from a model that TensorFlow saved
     #[command(after_help = "\
 Examples:
-  ptb-word-lm import model.ckpt-30056 --save-path runs/tf --data-path data/ptb
+  ptb-word-lm import model.ckpt-30056 --save-path runs/tf \\
+      --data-path data/ptb
   ptb-word-lm eval --checkpoint runs/tf --data-path data/ptb")]
     Import(convert::ImportArgs),
     /// Write a saved model in TensorFlow's formats
     #[command(after_help = "\
 Examples:
-  ptb-word-lm export --checkpoint runs/small --format tf-checkpoint -o tf.ckpt
+  ptb-word-lm export --checkpoint runs/small --format tf-checkpoint \\
+      -o tf.ckpt
   ptb-word-lm export --checkpoint runs/small --format tf-npz -o small.npz")]
     Export(convert::ExportArgs),
+    /// Split one text into the three that training needs
+    #[command(
+        long_about = "\
+Splits one text into the three that training needs: train.txt has the first 80% of its lines, \
+valid.txt the next 10%, test.txt the last 10%. The parts are whole blocks, so that sentences stay \
+in their context and none is in two parts. The text itself stays as it is.
+
+The model takes for a word whatever stands between spaces. --lower and --tokenize make a plain \
+text fit for that; without them the words are left as they are.
+
+With --tokenize letters and digits stay together, with an apostrophe, a hyphen or an underscore \
+between two of them (don't, well-known), and a point or a comma between two digits (3.14). Every \
+other character, such as a comma, becomes a word, and so does each Chinese or Japanese character. \
+Names in angle brackets, such as <unk>, stay as they are.",
+        after_help = "\
+Examples:
+  ptb-word-lm prepare novel.txt --out my-text --lower --tokenize
+  ptb-word-lm train --data-path my-text --max-vocab 10000 --save-path runs/novel"
+    )]
+    Prepare(prepare::PrepareArgs),
     /// Compare runs with TensorFlow's published results
     #[command(after_help = "\
 Example:
@@ -140,7 +194,8 @@ Exit codes: 0 if training on the CPU works, 1 if it does not.")]
 Examples:
   source <(ptb-word-lm completions bash)
       put this line into ~/.bashrc; for zsh write zsh, and put it into ~/.zshrc
-  ptb-word-lm completions fish > ~/.config/fish/completions/ptb-word-lm.fish")]
+  ptb-word-lm completions fish \\
+      > ~/.config/fish/completions/ptb-word-lm.fish")]
     Completions(completions::CompletionsArgs),
     /// Write the manual pages, one for each command
     #[command(after_help = "\
@@ -159,7 +214,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         // Help goes to standard output, what is wrong with the arguments to standard error.
-        Err(error) => match error.print() {
+        Err(error) => match print(&error) {
             Err(failed) if !error.use_stderr() && failed.kind() != io::ErrorKind::BrokenPipe => {
                 Err(anyhow::Error::new(failed).context("standard output"))
             }
@@ -173,6 +228,20 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             fail(&anyhow::Error::new(error).context("standard output"))
         }
         _ => code,
+    }
+}
+
+/// Writes help to standard output, which clap has wrapped, and errors to standard error, which it
+/// has not.
+fn print(error: &clap::Error) -> io::Result<()> {
+    match error.use_stderr() && io::stderr().is_terminal() {
+        true => {
+            let text = error.render();
+            let colors = console::colors_enabled_stderr();
+            let text = if colors { text.ansi().to_string() } else { text.to_string() };
+            write!(io::stderr().lock(), "{}", for_stderr(&text))
+        }
+        false => error.print(),
     }
 }
 
@@ -191,10 +260,17 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 /// # Errors
 /// Wrong usage; and arguments that ask for help or the version.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let mut command = Cli::command();
+    let mut command = Cli::command().mut_subcommand("train", |train| {
+        train.mut_args(|arg| {
+            let is_on_page = TRAIN_PAGE.contains(&arg.get_id().as_str());
+            if is_on_page { arg } else { arg.hide_short_help(true) }
+        })
+    });
     command.build();
     let train = command.find_subcommand("train").cloned().unwrap_or_default();
-    let (args, mut given) = config_file::expand(args.map(underscores_to_dashes).collect(), &train)?;
+    let args: Vec<OsString> = args.map(our_spelling).collect();
+    ensure_command(&args, &command)?;
+    let (args, mut given) = config_file::expand(args, &train)?;
     let matches = command.try_get_matches_from(args)?;
     let mut cli = Cli::from_arg_matches(&matches)?;
     if let (Command::Train(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
@@ -239,6 +315,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Score(args) => ignore_broken_pipe(args.run()),
         Import(args) => args.run(),
         Export(args) => args.run(),
+        Prepare(args) => args.run(),
         Compare(args) => args.run(),
         Doctor(args) => return args.run(),
         Completions(args) => args.run(Cli::command()),
@@ -273,9 +350,53 @@ fn open_save_path(path: &Path, keep: usize) -> Result<SaveFolder> {
     Ok(folder)
 }
 
-/// `--data_path=x` -> `--data-path=x`: the original spells its flags with underscores.
-fn underscores_to_dashes(arg: OsString) -> OsString {
+/// Errors if the first argument is a flag of a command: the command is missing. The original has no
+/// commands, so its users give the flags of `train` alone.
+fn ensure_command(args: &[OsString], program: &clap::Command) -> Result<(), clap::Error> {
+    let first = args.get(1).and_then(|arg| arg.to_str()).and_then(|arg| arg.strip_prefix("--"));
+    let Some(name) = first.and_then(|flag| flag.split('=').next()) else { return Ok(()) };
+    let has = |command: &clap::Command| {
+        command.get_arguments().any(|arg| {
+            let aliases = arg.get_visible_aliases().unwrap_or_default();
+            arg.get_long() == Some(name) || aliases.contains(&name)
+        })
+    };
+    let commands: Vec<&str> =
+        program.get_subcommands().filter(|c| has(c)).map(clap::Command::get_name).collect();
+    if commands.is_empty() || has(program) {
+        return Ok(());
+    }
+    let message = match commands.contains(&"train") {
+        true => {
+            let flags: Vec<String> = args[1..].iter().map(|arg| shell_word(arg)).collect();
+            format!(
+                "the command is missing before the flags:\n\n  ptb-word-lm train {}\n",
+                flags.join(" ")
+            )
+        }
+        false => {
+            let of = commands.join(", ");
+            format!("the command is missing before --{name}, which is a flag of: {of}\n")
+        }
+    };
+    Err(clap::Error::raw(ErrorKind::MissingSubcommand, message))
+}
+
+/// An argument as a shell reads it.
+fn shell_word(arg: &OsStr) -> String {
+    let text = arg.to_string_lossy();
+    let is_plain = |c: char| c.is_alphanumeric() || "-_=+./:,@%".contains(c);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text.into_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
+
+/// `--data_path=x` -> `--data-path=x`: the original spells its flags with underscores. A flag that
+/// is off may be `--nouse_fp16` there.
+fn our_spelling(arg: OsString) -> OsString {
     match arg.to_str() {
+        Some("--nouse_fp16" | "--nouse-fp16") => "--use-fp16=false".into(),
         Some(text) if text.starts_with("--") => {
             let (flag, value) = text.split_at(text.find('=').unwrap_or(text.len()));
             format!("{}{value}", flag.replace('_', "-")).into()
@@ -299,12 +420,16 @@ mod tests {
         cli.build();
         let commands = cli.get_subcommands().chain([&cli]);
         for command in commands.filter(|command| command.get_name() != "help") {
-            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let help = command.get_after_long_help().or(command.get_after_help());
+            let help = help.map(ToString::to_string).unwrap_or_default();
+            let wide = help.lines().find(|line| line.chars().count() > 80);
+            assert_eq!(wide, None, "it wraps on a terminal, and cannot be pasted then");
+            let help = help.replace("\\\n", " ");
             let example = |line: &str| {
                 // A prompt in quotes is one word.
                 let line = line.replace("'the company said'", "the");
                 let words = line.trim().trim_start_matches("source <(").trim_end_matches(')');
-                let words = words.split(" > ").next()?;
+                let words = words.split(" > ").next()?.split(" < ").next()?;
                 let words = words.starts_with("ptb-word-lm ").then(|| words.split_whitespace())?;
                 Some(words.map(OsString::from).collect::<Vec<_>>())
             };
@@ -321,9 +446,10 @@ mod tests {
 
     #[test]
     fn the_original_s_spelling_works() {
-        let dashes = |s: &str| underscores_to_dashes(s.into()).into_string().unwrap();
+        let dashes = |s: &str| our_spelling(s.into()).into_string().unwrap();
         assert_eq!(dashes("--data_path"), "--data-path");
         assert_eq!(dashes("--save_path=/a_b/c"), "--save-path=/a_b/c");
         assert_eq!(dashes("some_file"), "some_file");
+        assert_eq!(dashes("--nouse_fp16"), "--use-fp16=false");
     }
 }

@@ -1,60 +1,71 @@
 //! `train`
 
-use std::path::{Display, PathBuf};
+use std::path::{Display, Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
-use super::data::{read_data, read_with};
+use super::data::{read_marked, read_with};
 use super::flags::config_file::{self, Given};
+use super::flags::numbers::whole;
 use super::flags::signals::{self, Signals};
-use super::flags::{DeviceFlags, Hyperparameters, LimitFlags, UsageError, WorkerFlags};
+use super::flags::{
+    DeviceFlags, Hyperparameters, LimitFlags, MarkersFlag, UsageError, WorkerFlags,
+};
 use super::imported::Imported;
-use super::open_save_path;
 use super::report::tensorboard::EventFile;
-use super::report::{Metrics, Reporter, line, notice};
+use super::report::{Metrics, Reporter, line, notice, plural};
+use super::{open_save_path, shell_word};
 use crate::checkpoint::{
-    Checkpoint, Misfit, Progress, RunConfig, SaveFolder, digest_of, ensure_same_run,
-    ensure_same_vocabulary,
+    Checkpoint, Difference, Misfit, Progress, RunConfig, SaveFolder, digest_of, ensure_same_run,
+    ensure_same_vocabulary, has_checkpoint,
 };
 use crate::config::{Config, Model, Precision, RnnMode};
 use crate::device;
 use crate::distributed::Team;
 use crate::model::{PtbVariables, TooLarge};
 use crate::optimizer::OptimizerType;
+use crate::pretrained::{OtherSizes, Pretrained};
 use crate::reader::{RawData, SAMPLE, Split};
 use crate::sample;
 use crate::session::{CheckpointEvery, Diverged, Event, Input, Options, Session};
+use crate::tf;
 
 // args_override_self: the command line's flags come after those of --config and win.
 #[derive(Args)]
 #[command(args_override_self = true)]
 pub struct TrainArgs {
-    /// Folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt (or train.txt and so on, or
-    /// wiki.train.tokens and so on); `sample` is the corpus inside this program
+    /// Folder of the three texts; `sample` is one built in
+    ///
+    /// They are ptb.train.txt, ptb.valid.txt and ptb.test.txt (or train.txt and so on, or
+    /// wiki.train.tokens and so on). `ptb-word-lm prepare` makes them from one text.
     #[arg(long, value_name = "DIR", help_heading = "The original's flags")]
     data_path: String,
-    /// Folder for checkpoints, metrics and TensorBoard's event files; if it holds a run, that run
-    /// is resumed
+    /// Folder for checkpoints; a run in it is resumed
+    ///
+    /// Metrics and TensorBoard's event files are written there too.
     #[arg(long, value_name = "DIR", help_heading = "The original's flags")]
     save_path: Option<PathBuf>,
-    /// Configuration: small, medium, large or test
+    /// small, medium, large or test
     #[arg(long, value_enum, default_value_t = Model::Small, hide_possible_values = true)]
     #[arg(help_heading = "The original's flags")]
     model: Model,
-    /// How to run the recurrent layers: cudnn (the whole sequence in one fused call; the default),
-    /// block (one fused operation per time step) or basic (operation by operation). The numbers
-    /// are the same up to rounding
+    /// How to run the layers: cudnn (default), block, basic
+    ///
+    /// cudnn runs the whole sequence in one fused call, block has one fused operation per time
+    /// step, basic runs operation by operation. The numbers are the same up to rounding.
     #[arg(long, value_enum, value_name = "MODE", hide_possible_values = true, ignore_case = true)]
     #[arg(help_heading = "The original's flags")]
     rnn_mode: Option<RnnMode>,
 
-    /// Take flags from a JSON file, such as {"model": "medium", "seed": 1}; flags on the command
-    /// line win. The metrics.jsonl of a run (or its save path) repeats that run exactly
+    /// Take flags from a JSON file, or from a run
+    ///
+    /// The file is such as {"model": "medium", "seed": 1}; flags on the command line win. The
+    /// metrics.jsonl of a run, or its save path, repeats that run exactly.
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -62,6 +73,8 @@ pub struct TrainArgs {
     #[command(flatten)]
     device: DeviceFlags,
     /// The same as --precision fp16, which needs a GPU
+    ///
+    /// --nouse-fp16, as the original has it, is off.
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set)]
     #[arg(num_args = 0..=1, require_equals = true)]
     #[arg(default_value = "false", default_missing_value = "true")]
@@ -77,13 +90,16 @@ pub struct TrainArgs {
     /// On a GPU, launch the kernels of a step one by one instead of as a CUDA graph
     #[arg(long, help_heading = "Running")]
     no_cuda_graph: bool,
-    /// Random seed for the initial variables and the dropout masks
+    /// Random seed
+    ///
+    /// It is that of the initial variables and the dropout masks.
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
-    #[arg(help_heading = "Running")]
+    #[arg(value_parser = whole::<i64>(..), help_heading = "Running")]
     seed: i64,
-    /// Start from variables that TensorFlow saved instead of random ones: a checkpoint's prefix,
-    /// its folder, one of its files, or a .npz; or from a .safetensors, as of PyTorch's example
-    /// word_language_model
+    /// Start from a model's variables instead of random ones: from what TensorFlow saved (a
+    /// checkpoint's prefix, its folder, one of its files, or a .npz), from a run's save path or an
+    /// exported .safetensors, or from a .safetensors of PyTorch's example word_language_model. Rows
+    /// of another vocabulary are matched by word; new words begin at random
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     init_from: Option<PathBuf>,
     /// Write metrics to this file as JSON lines [default: metrics.jsonl in the save path]
@@ -91,11 +107,13 @@ pub struct TrainArgs {
     metrics: Option<PathBuf>,
     /// Log every Nth step to the metrics file; 0 logs no steps
     #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(i64).range(0..), help_heading = "Running")]
+    #[arg(value_parser = whole(0i64..), help_heading = "Running")]
     log_every: i64,
-    /// Stop after N training steps in total, then still evaluate; 0 trains nothing
+    /// Stop after N training steps in total
+    ///
+    /// The model is then still evaluated; 0 trains nothing.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(i64).range(0..), help_heading = "Running")]
+    #[arg(value_parser = whole(0i64..), help_heading = "Running")]
     max_steps: Option<i64>,
     /// Save within an epoch too: 500 for every 500 steps, 10m for every 10 minutes
     #[arg(long, value_name = "N", default_value_t = CheckpointEvery::Minutes(10.0))]
@@ -103,7 +121,7 @@ pub struct TrainArgs {
     checkpoint_every: CheckpointEvery,
     /// Number of checkpoints to keep
     #[arg(long, value_name = "N", default_value_t = 2)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..), help_heading = "Running")]
+    #[arg(value_parser = whole(1u32..), help_heading = "Running")]
     keep: u32,
     /// Still evaluate the validation and test texts after Ctrl-C
     #[arg(long, help_heading = "Running")]
@@ -111,7 +129,7 @@ pub struct TrainArgs {
     /// Do not evaluate the validation and test texts
     #[arg(long, help_heading = "Running")]
     no_eval: bool,
-    /// Print only the final perplexities, warnings and errors
+    /// Print only final perplexities, warnings, errors
     #[arg(long, short, help_heading = "Running")]
     quiet: bool,
 
@@ -119,6 +137,13 @@ pub struct TrainArgs {
     hyperparameters: Hyperparameters,
     #[command(flatten)]
     limits: LimitFlags,
+    #[command(flatten)]
+    markers: MarkersFlag,
+    /// Number of words in the vocabulary, as the original's configurations have it. It is only
+    /// compared: the vocabulary is that of the training text
+    #[arg(long, value_name = "N", value_parser = whole(1i64..), hide_short_help = true)]
+    #[arg(help_heading = "Vocabulary (without these flags: all words, as in the original)")]
+    vocab_size: Option<i64>,
 
     #[arg(skip)]
     pub given: Given,
@@ -266,25 +291,45 @@ impl Training<'_> {
     fn open(&self, mut config: Config) -> Result<Opened> {
         let args = self.args;
         let folder = args.save_path.as_deref().filter(|_| self.is_first());
+        folder.map_or(Ok(()), refuse_tensorflow_s)?;
         let folder = folder.map(|path| open_save_path(path, args.keep as usize)).transpose()?;
         let limits = args.limits.limits();
         let data = match self.is_first() {
-            true => read_data(&args.data_path, limits)?,
-            false => read_with(&args.data_path, limits, &mut |_| ())?,
+            true => read_marked(&args.data_path, limits, &args.markers)?,
+            false => read_with(&args.data_path, limits, &args.markers, &mut |_| ())?,
         };
         if let Some(start) = &args.given.start {
             config_file::ensure_same_texts(start, &args.data_path, &data)?;
         }
         let start = self.start(folder.as_ref())?;
         config.vocab_size = data.vocabulary.len() as i64;
+        self.ensure_vocab_size(config.vocab_size)?;
         config.forget_bias = self.forget_bias(&config, &start)?;
         config.validate()?;
         let Hyperparameters { cell, optimizer, .. } = args.hyperparameters;
         let run = RunConfig { config, cell: cell.to_string(), optimizer, seed: args.seed, limits };
-        if let Start::Resumed(checkpoint) = &start {
-            self.ensure_resumable(checkpoint, &run, &data)?;
+        match &start {
+            Start::Random => {}
+            Start::Imported(imported) => self.ensure_imported_fits(imported, &run)?,
+            Start::Resumed(checkpoint) => self.ensure_resumable(checkpoint, &run, &data)?,
         }
         Ok(Opened { data, run, folder, start })
+    }
+
+    /// Compares the vocabulary with `--vocab-size`.
+    fn ensure_vocab_size(&self, words: i64) -> Result<(), UsageError> {
+        let Some(asked) = self.args.vocab_size.filter(|&asked| asked != words) else {
+            return Ok(());
+        };
+        let advice = match words > asked.max(1) {
+            true => format!("--max-vocab {asked} keeps the most frequent of them; otherwise leave"),
+            false => "leave".to_owned(),
+        };
+        Err(UsageError(format!(
+            "--vocab-size {asked} does not fit --data-path {}, whose training text has {words} \
+             words in its vocabulary: {advice} --vocab-size out",
+            self.args.data_path
+        )))
     }
 
     /// Reads the checkpoint that the run resumes from, or else the variables of `--init-from`.
@@ -344,6 +389,27 @@ impl Training<'_> {
         path.map(|path| Imported::read(path).with_context(|| self.init_from())).transpose()
     }
 
+    /// Refuses a model of `--init-from` that cannot start this run.
+    fn ensure_imported_fits(
+        &self,
+        Imported { found, .. }: &Imported,
+        run: &RunConfig,
+    ) -> Result<()> {
+        let here = self.init_from();
+        let cell = self.args.hyperparameters.cell;
+        found
+            .ensure_fits(&run.config, cell)
+            .map_err(|error| anyhow!("{here}: {error}: {}", flags_for(&error)))?;
+        let (rows, words) = (found.model.shapes.vocab_size, run.config.vocab_size);
+        ensure!(
+            found.words.is_some() || rows == words,
+            "{here}: the file holds {rows} words, which ones is not known, and the training text \
+             has {words}. If the model was made from this text, --max-vocab or --min-count limit \
+             its words; otherwise `import` the model with --vocab, and start from that"
+        );
+        Ok(())
+    }
+
     /// Gives the session its variables. Returns the global step of a run that is resumed.
     fn prepare(&self, session: &mut Session, start: Start) -> Result<Option<i64>> {
         if self.args.save_path.is_none() {
@@ -355,10 +421,20 @@ impl Training<'_> {
                 let say = |text: &str| self.say(text);
                 imported.report(&say);
                 let optimizer = self.args.hyperparameters.optimizer;
-                let variables = imported.variables(optimizer, &say);
-                variables
-                    .and_then(|variables| session.start_from(&variables))
-                    .with_context(|| self.init_from())?;
+                let variables =
+                    imported.variables(optimizer, &say).with_context(|| self.init_from())?;
+                let Pretrained { model, words, .. } = &imported.found;
+                let started = session.start_from(&variables, words.as_ref());
+                if let Some(new) = started.with_context(|| self.init_from())? {
+                    self.say(&format!(
+                        "{}: the model has another vocabulary, of {} words; rows are matched by \
+                         word, and {new} of the {} words of the training text are not in it and \
+                         begin at random",
+                        shown(&self.args.init_from),
+                        model.shapes.vocab_size,
+                        session.vocabulary().len()
+                    ));
+                }
                 Ok(None)
             }
             Start::Resumed(checkpoint) => {
@@ -374,6 +450,18 @@ impl Training<'_> {
                 self.say(&format!(
                     "resuming at epoch {epoch}, step {step} (global step {global_step})"
                 ));
+                let args = self.args;
+                let epochs = args.hyperparameters.config(args.model)?.max_max_epoch;
+                if checkpoint.progress.epoch >= epochs {
+                    self.say(&format!(
+                        "the run is over: it has its {}; --max-max-epoch extends it",
+                        plural(epochs, "epoch")
+                    ));
+                } else if let Some(max) = args.max_steps.filter(|&max| global_step >= max) {
+                    self.say(&format!(
+                        "nothing is left to train: the run has done --max-steps {max} already"
+                    ));
+                }
                 for difference in checkpoint.made.differences(&session.provenance()) {
                     self.notice(&format!(
                         "{difference}: the run goes on equal to rounding, not to the last bit"
@@ -427,11 +515,11 @@ impl Training<'_> {
             size => format!("{size} workers, each on "),
         };
         self.say(&format!(
-            "model {} on {workers}{}, {} threads: {} words, learning-rate schedule {}",
+            "model {} on {workers}{}, {}: {}, learning-rate schedule {}",
             args.model,
             device::name(self.device),
-            tch::get_num_threads(),
-            config.vocab_size,
+            plural(tch::get_num_threads(), "thread"),
+            plural(config.vocab_size, "word"),
             config.lr_schedule,
         ));
         Ok(reporter)
@@ -482,6 +570,9 @@ impl Training<'_> {
                 reporter.show(&event);
             }
         });
+        if trained.is_err() {
+            reporter.clear();
+        }
         trained.map_err(|error| match error.is::<Diverged>() {
             true => anyhow!(
                 "{error:#}. What helps: a smaller --learning-rate, a smaller --max-grad-norm, a \
@@ -505,7 +596,10 @@ impl Training<'_> {
         {
             line(&format!("Saving model to {}.", path.display()));
         }
-        if let Some(perplexity) = perplexity.filter(|_| self.args.data_path == SAMPLE) {
+        // The source writes no <unk> for other words, and no text without them.
+        let is_sample =
+            self.args.data_path == SAMPLE && data.test.replaced + data.test.dropped == 0;
+        if let Some(perplexity) = perplexity.filter(|_| is_sample) {
             let ids = data.test.tokens.iter();
             let words: Vec<&str> = ids.filter_map(|&id| data.vocabulary.word(id)).collect();
             let best = sample::best_perplexity(&words, 1, 1)?;
@@ -542,6 +636,7 @@ impl Training<'_> {
             "no_eval": args.no_eval,
             "test_on_interrupt": args.test_on_interrupt,
             "checkpoint_every": args.checkpoint_every.to_string(),
+            "markers": args.markers.markers(),
             "train": data.train.md5,
             "valid": data.valid.md5,
             "test": data.test.md5,
@@ -563,14 +658,41 @@ impl Training<'_> {
     fn cannot_resume(&self, error: anyhow::Error) -> anyhow::Error {
         let folder = shown(&self.args.save_path);
         let same = match error.downcast_ref::<Misfit>() {
-            Some(Misfit::Run(_)) => "flags",
-            Some(Misfit::Data(_)) => "--data-path",
+            Some(Misfit::Run(differences)) => self.flags_of_run(differences),
+            Some(Misfit::Data(_)) => "--data-path to resume it".to_owned(),
             _ => return error.context(format!("{folder}: cannot be resumed")),
         };
         anyhow!(
-            "{folder}: cannot be resumed: {error:#}. Give the same {same} to resume it, or another \
-             --save-path for a new run"
+            "{folder}: cannot be resumed: {error:#}. Give the same {same}, or another --save-path \
+             for a new run"
         )
+    }
+
+    /// Which flags continue the run of the save path, and the command that has all of them.
+    fn flags_of_run(&self, differences: &[Difference]) -> String {
+        let flag = |Difference { field, there, .. }: &Difference| {
+            let flag = format!("--{}", field.replace('_', "-"));
+            match there {
+                // It comes from the data and from the limits.
+                _ if field == "vocab_size" => None,
+                Value::Null => Some(format!("no {flag}")),
+                Value::String(text) => Some(format!("{flag} {text}")),
+                value => Some(format!("{flag} {value}")),
+            }
+        };
+        let flags: Vec<String> = differences.iter().filter_map(flag).collect();
+        let mut same = match flags.is_empty() {
+            true => "--data-path to resume it".to_owned(),
+            false => format!("flags to resume it: {}", flags.join(", ")),
+        };
+        let path = self.args.save_path.as_deref().unwrap_or(Path::new(""));
+        if path.join("metrics.jsonl").is_file() {
+            let path = shell_word(path.as_os_str());
+            same += &format!(
+                " (`ptb-word-lm train --config {path} --save-path {path}` has all of them)"
+            );
+        }
+        same
     }
 
     /// `--init-from`, for messages.
@@ -595,6 +717,39 @@ impl Training<'_> {
             self.notice(text);
         }
     }
+}
+
+/// Refuses a folder with checkpoints of TensorFlow's and none of this program's: the original would
+/// continue that run.
+fn refuse_tensorflow_s(save_path: &Path) -> Result<()> {
+    let trace = tf::trace_of_checkpoints(save_path);
+    let Some(name) = trace.filter(|_| !has_checkpoint(save_path)) else { return Ok(()) };
+    let folder = save_path.display();
+    bail!(
+        "--save-path {folder}: it holds checkpoints of TensorFlow's ({name}), which are not \
+         continued there. `import {folder} --save-path NEW` makes a model for this program of \
+         the newest, `train --init-from {folder}` starts a run from it, and a new run needs \
+         another --save-path"
+    );
+}
+
+/// The flags with which a new model has the sizes and the cells of the one in a file.
+fn flags_for(OtherSizes { found, same_sizes, same_cell }: &OtherSizes) -> String {
+    let (hidden, layers) = (found.hidden_size, found.num_layers);
+    let mut flags = Vec::new();
+    if !same_cell {
+        flags.push(format!("--cell {}", found.cell.trim_end_matches("_cell")));
+    }
+    if !same_sizes {
+        let is = |model: &&Model| {
+            let config = model.config();
+            (config.hidden_size, config.num_layers) == (hidden, layers)
+        };
+        let preset = Model::value_variants().iter().find(is);
+        let preset = preset.map_or(String::new(), |model| format!("--model {model} or "));
+        flags.push(format!("{preset}--hidden-size {hidden} --num-layers {layers}"));
+    }
+    flags.join(" and ")
 }
 
 /// A path for messages.

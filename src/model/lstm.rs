@@ -94,6 +94,24 @@ impl LstmStack {
         (output, by_layer(&c, &h))
     }
 
+    /// One step of the layers, layer by layer: `x [batch, hidden]` from the next states of `state`,
+    /// c and h for each layer. As [`Self::seq_init`] for a sequence of one step.
+    pub(super) fn step<'a>(
+        &self,
+        x: &Tensor,
+        state: &mut impl Iterator<Item = &'a [Tensor]>,
+    ) -> Result<(Tensor, State)> {
+        let (mut x, mut last) = (x.shallow_clone(), State::new());
+        for (weights, state) in self.layers.iter().zip(state) {
+            let [w_ih, w_hh, b_ih, b_hh] = weights;
+            let (h, c) =
+                x.f_lstm_cell(&[&state[1], &state[0]], w_ih, w_hh, Some(b_ih), Some(b_hh))?;
+            x = h.shallow_clone();
+            last.extend([c, h]);
+        }
+        Ok((x, last))
+    }
+
     /// Copies of the weights in half precision, in one block like these, as leaves to
     /// differentiate.
     pub(super) fn half(&self, kind: Kind) -> HalfStack {

@@ -14,8 +14,7 @@ use tch::{Device, Kind, Tensor};
 use crate::config::{Config, Precision, RnnMode};
 use crate::optimizer::{self, Gradient};
 use crate::rnn::{
-    CellType, DropoutWrapper, MultiRNNCell, RnnCell, State, dropout_mask, dynamic_rnn,
-    masks_in_order,
+    DropoutWrapper, MultiRNNCell, RnnCell, State, dropout_mask, dynamic_rnn, masks_in_order,
 };
 use crate::team::{Solo, Team};
 use lstm::HalfStack;
@@ -85,12 +84,13 @@ impl<'a> PtbModel<'a> {
         self.team
     }
 
-    /// The state before the first word: zeros; per layer c, then h, each `[batch_size, hidden]`.
+    /// The state before the first word: zeros; per layer what its cell has, such as c, then h, each
+    /// `[batch_size, hidden]`.
     pub fn zero_state(&self, batch_size: i64) -> State {
         let v = self.variables;
-        let per_layer = if matches!(v.cell, CellType::BasicLstm | CellType::Lstm) { 2 } else { 1 };
-        let zeros = || Tensor::zeros([batch_size, v.width], (v.kind, v.device));
-        (0..per_layer * v.config.num_layers).map(|_| zeros()).collect()
+        let layer = v.cell.state_size(v.width);
+        let sizes = layer.iter().cycle().take(layer.len() * v.config.num_layers as usize);
+        sizes.map(|&size| Tensor::zeros([batch_size, size], (v.kind, v.device))).collect()
     }
 
     /// Draws the dropout masks of one step: for the embedded input, then for the output of every
@@ -162,6 +162,18 @@ impl<'a> PtbModel<'a> {
         let mut x = drop(inputs.shallow_clone(), 0);
         let mut final_state = State::with_capacity(state.len());
         match (&v.recurrent, self.rnn_mode) {
+            (Recurrent::Lstm(stacks), RnnMode::Cudnn)
+                if half.is_none() && masks.is_empty() && self.is_single_step(&x) =>
+            {
+                let mut x = x.squeeze_dim(1);
+                let mut before = state.chunks_exact(2);
+                for stack in stacks {
+                    let last;
+                    (x, last) = stack.step(&x, &mut before)?;
+                    final_state.extend(last);
+                }
+                return Ok((x, final_state));
+            }
             (Recurrent::Lstm(stacks), RnnMode::Cudnn) => {
                 ensure!(
                     masks.is_empty() || stacks.len() as i64 == v.config.num_layers,
@@ -201,6 +213,13 @@ impl<'a> PtbModel<'a> {
             }
         }
         Ok((x.reshape([-1, v.width]), final_state))
+    }
+
+    /// Whether `x [batch, steps, hidden]` is a single word on the CPU, as when a text is generated.
+    /// The fused call would bring all weights into its own layout first, which then takes longer
+    /// than the arithmetic.
+    fn is_single_step(&self, x: &Tensor) -> bool {
+        !self.is_training && self.variables.device == Device::Cpu && x.size()[..2] == [1, 1]
     }
 
     /// `tf.nn.embedding_lookup`: ids `[batch, steps]` -> rows `[batch, steps, hidden]`.

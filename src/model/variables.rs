@@ -197,6 +197,14 @@ impl PtbVariables {
         self.cell
     }
 
+    /// The fastest mode that its layers can be run in.
+    pub fn fastest_mode(&self) -> RnnMode {
+        match self.recurrent {
+            Recurrent::Lstm(_) => RnnMode::Cudnn,
+            Recurrent::Cells(_) => RnnMode::Basic,
+        }
+    }
+
     /// Where the variables are.
     pub fn device(&self) -> Device {
         self.device

@@ -4,6 +4,7 @@
 //! A text is read once, line by line, and kept as token ids. Memory is 4 bytes a token and the
 //! vocabulary, whatever the size of the files.
 
+mod markers;
 mod producer;
 mod text;
 mod vocabulary;
@@ -17,6 +18,8 @@ use thiserror::Error;
 
 use crate::sample;
 
+pub(crate) use markers::MarkerFilter;
+pub use markers::{MarkerCounts, Markers};
 pub use producer::Producer;
 pub(crate) use text::{TextReader, words};
 use vocabulary::{Counts, Ranked};
@@ -51,6 +54,8 @@ pub struct Split {
     pub dropped: u64,
     /// Words outside of the vocabulary that were read as `<unk>`, because of [`Limits`].
     pub replaced: u64,
+    /// Marks of other toolkits in it.
+    pub markers: MarkerCounts,
     /// MD5 of the file's bytes, in hexadecimal.
     pub md5: String,
 }
@@ -100,6 +105,19 @@ impl RawData {
         limits: Limits,
         listen: &mut dyn FnMut(Progress),
     ) -> Result<Self> {
+        Self::read_marked(data_path, limits, Markers::Keep, listen)
+    }
+
+    /// Reads as [`Self::read_with`] does; `markers` says what becomes of other toolkits' marks.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_marked(
+        data_path: &str,
+        limits: Limits,
+        markers: Markers,
+        listen: &mut dyn FnMut(Progress),
+    ) -> Result<Self> {
         let [train, valid, test] = if data_path == SAMPLE {
             [("train", sample::TRAIN), ("valid", sample::VALID), ("test", sample::TEST)]
                 .map(embedded)
@@ -109,11 +127,31 @@ impl RawData {
             let [train, valid, test] = find(data_path)?;
             [open(&train)?, open(&valid)?, open(&test)?]
         };
-        let (train, vocabulary) = read_training(train, limits, listen)?;
+        let (train, vocabulary) = read_training(train, limits, markers, listen)?;
         let unknown = if limits.is_none() { None } else { vocabulary.id(UNK) };
-        let valid = read_other(valid, &vocabulary, unknown, listen)?;
-        let test = read_other(test, &vocabulary, unknown, listen)?;
+        let mut read = |text| read_other(text, &vocabulary, unknown, markers, listen);
+        let (valid, test) = (read(valid)?, read(test)?);
         Ok(RawData { train, valid, test, vocabulary })
+    }
+
+    /// Gives the words the ids that they have in `vocabulary`.
+    ///
+    /// # Errors
+    /// A word that `vocabulary` does not have.
+    pub fn renumber(&mut self, vocabulary: &Vocabulary) -> Result<()> {
+        if self.vocabulary == *vocabulary {
+            return Ok(());
+        }
+        let id = |word| {
+            let id = vocabulary.id(word);
+            id.with_context(|| format!("the word {word:?} is not in the vocabulary"))
+        };
+        let ids = self.vocabulary.words().map(id).collect::<Result<Vec<i32>>>()?;
+        for split in [&mut self.train, &mut self.valid, &mut self.test] {
+            split.tokens = Arc::new(split.tokens.iter().map(|&t| ids[t as usize]).collect());
+        }
+        self.vocabulary = vocabulary.clone();
+        Ok(())
     }
 }
 
@@ -128,7 +166,8 @@ fn find(data_path: &str) -> Result<[PathBuf; 3], NoTexts> {
     );
     let error = |what: String| Err(NoTexts(format!("{data_path}: {what}")));
     if !folder.is_dir() {
-        return error(format!("no such folder. {expected}"));
+        let what = if folder.exists() { "it is a file, not a folder" } else { "no such folder" };
+        return error(format!("{what}. {expected}"));
     }
     let names =
         NAMINGS.map(|naming| ["train", "valid", "test"].map(|split| naming.replace('*', split)));
@@ -143,11 +182,14 @@ fn find(data_path: &str) -> Result<[PathBuf; 3], NoTexts> {
     };
     match (&complete[..], &partial[..]) {
         ([names], _) => Ok(names.each_ref().map(|name| folder.join(name))),
-        ([], []) => error(format!("there is no text of a known name in it. {expected}")),
+        ([], []) => {
+            error(format!("there is no text of a known name in it{}. {expected}", others(folder)))
+        }
         ([], partial) => error(format!(
-            "the texts in it are not complete: there is {}, but no {}. {expected}",
+            "the texts in it are not complete: there is {}, but no {}{}. {expected}",
             list(partial, true),
-            list(partial, false)
+            list(partial, false),
+            others(folder)
         )),
         (several, _) => error(format!(
             "there is more than one set of texts in it: {}. Leave one of them there, or give each \
@@ -155,6 +197,35 @@ fn find(data_path: &str) -> Result<[PathBuf; 3], NoTexts> {
             list(several, true)
         )),
     }
+}
+
+/// What is in a folder instead of the texts, for messages: files that only need another name or to
+/// be unpacked, or else all of them.
+fn others(folder: &Path) -> String {
+    const SHOWN: usize = 8;
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    names.sort();
+    if names.is_empty() {
+        return "; it is empty".to_owned();
+    }
+    let packed = names.iter().any(|name| {
+        [".gz", ".bz2", ".xz", ".zip", ".zst", ".tgz", ".tar"].iter().any(|e| name.ends_with(e))
+    });
+    let more = names.len().saturating_sub(SHOWN);
+    names.truncate(SHOWN);
+    let mut text = format!(". In it: {}", names.join(", "));
+    if more > 0 {
+        text += &format!(" and {more} more");
+    }
+    text += match packed {
+        true => ". Unpack what is compressed, and rename what has another name",
+        false => ". Rename what has another name (val, dev, capitals)",
+    };
+    text
 }
 
 fn open(path: &Path) -> Result<TextReader> {
@@ -177,11 +248,13 @@ fn embedded((split, text): (&str, &'static str)) -> TextReader {
 fn read_training(
     mut text: TextReader,
     limits: Limits,
+    markers: Markers,
     listen: &mut dyn FnMut(Progress),
 ) -> Result<(Split, Vocabulary)> {
     let mut counts = Counts::default();
     let mut tokens = text.token_buffer();
-    for_each_word(&mut text, listen, |word| {
+    let filter = MarkerFilter::new(markers, None);
+    let markers = for_each_word(&mut text, filter, listen, &mut |word| {
         tokens.push(counts.add(word)?);
         Ok(())
     })?;
@@ -192,11 +265,12 @@ fn read_training(
     let split = text.into_split(tokens)?;
     ensure!(
         vocabulary.len() > 1,
-        "{}: the vocabulary has only {} word; a language model needs at least 2",
+        "{}: the vocabulary has only {} word; a language model needs at least 2, separated by \
+         spaces",
         split.name,
         vocabulary.len()
     );
-    Ok((Split { replaced: left_out, ..split }, vocabulary))
+    Ok((Split { replaced: left_out, markers, ..split }, vocabulary))
 }
 
 /// Reads another text. Words outside of `vocabulary` become `unknown`, or are dropped if that is
@@ -205,11 +279,13 @@ fn read_other(
     mut text: TextReader,
     vocabulary: &Vocabulary,
     unknown: Option<i32>,
+    markers: Markers,
     listen: &mut dyn FnMut(Progress),
 ) -> Result<Split> {
     let mut tokens = text.token_buffer();
     let (mut dropped, mut replaced) = (0, 0);
-    for_each_word(&mut text, listen, |word| {
+    let filter = MarkerFilter::new(markers, Some(vocabulary));
+    let markers = for_each_word(&mut text, filter, listen, &mut |word| {
         match (vocabulary.id(word), unknown) {
             (Some(id), _) => tokens.push(id),
             (None, Some(unknown)) => {
@@ -226,25 +302,28 @@ fn read_other(
         "{}: none of its words is in the training text's vocabulary",
         split.name
     );
-    Ok(Split { dropped, replaced, ..split })
+    Ok(Split { dropped, replaced, markers, ..split })
 }
 
-/// Calls `each` for every word of a text, and `listen` after every megabyte and at the end.
+/// Calls `each` for every word of a text, and `listen` after every megabyte and at the end. Returns
+/// the marks that `filter` found.
 fn for_each_word(
     text: &mut TextReader,
+    mut filter: MarkerFilter,
     listen: &mut dyn FnMut(Progress),
-    mut each: impl FnMut(&str) -> Result<()>,
-) -> Result<()> {
+    each: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<MarkerCounts> {
+    let mut each = |word: Option<&str>| each(word.unwrap_or(EOS));
     let mut due = 1 << 20;
     while let Some(piece) = text.next_piece()? {
-        words(piece).try_for_each(|word| each(word.unwrap_or(EOS)))?;
+        words(piece).try_for_each(|word| filter.put(word, &mut each))?;
         let progress = text.progress();
         if progress.done >= due || progress.done == progress.total {
             listen(progress);
             due = progress.done + (1 << 20);
         }
     }
-    Ok(())
+    filter.finish(&mut each)
 }
 
 #[cfg(test)]
@@ -324,6 +403,25 @@ mod tests {
             (in_words(&all, &all.valid), in_words(&plain, &plain.valid)),
             ("a <unk> c <eos>".into(), "a c <eos>".into())
         );
+
+        // A training text in one line: <eos> and <unk> are there all the same.
+        for text in [&b"a b a"[..], b"a b a\tb b"] {
+            let folder = self::folder([text, b"a\nz\n", b"a"]);
+            let path = folder.path().to_str().unwrap();
+            let limits = Limits { max_vocab: Some(50), ..Limits::default() };
+            let data = RawData::read_with(path, limits, &mut |_| {}).unwrap();
+            let vocabulary = words(&data);
+            assert_eq!(
+                (vocabulary.len(), &vocabulary[2..]),
+                (4, &[EOS, UNK].map(String::from)[..])
+            );
+            assert_eq!(data.vocabulary.id(EOS), Some(2));
+            assert_eq!(in_words(&data, &data.valid), "a <eos> <unk> <eos>");
+            // Without limits they are not: the original's vocabulary is the text's.
+            let plain = RawData::read(path).unwrap();
+            assert_eq!((plain.vocabulary.len(), plain.vocabulary.id(EOS)), (2, None));
+            assert_eq!((in_words(&plain, &plain.valid), plain.valid.dropped), ("a".into(), 3));
+        }
 
         // A training text without <unk>: it is there all the same, last.
         let data = RawData::read_with(
@@ -437,6 +535,49 @@ mod tests {
             data.train.tokens.iter().map(|&id| data.vocabulary.word(id).unwrap()).collect();
         assert_eq!(words, ["a", "b", EOS, "b", EOS, EOS, "c"]);
         assert_eq!(data.test.tokens.len(), 1);
+    }
+
+    #[test]
+    fn lines_may_end_with_a_carriage_return_alone() {
+        let text = b"a b\nb\n\nc a";
+        let with = |end: &[u8]| text.split(|&b| b == b'\n').collect::<Vec<_>>().join(end);
+        let plain = data_of([text, text, text]).unwrap();
+        for end in [&b"\r"[..], b"\r\n"] {
+            let text = &with(end)[..];
+            let data = data_of([text, text, text]).unwrap();
+            assert_eq!(
+                (&data.vocabulary, &data.train.tokens),
+                (&plain.vocabulary, &plain.train.tokens)
+            );
+            assert_eq!(data.test.tokens, plain.test.tokens);
+        }
+    }
+
+    #[test]
+    fn marks_of_other_toolkits_are_kept_or_mapped() {
+        let texts: [&[u8]; 3] =
+            [b"<s> a b </s>\n<s> a <UNK> </s>\n", b"a [UNK] <eos>\n", b"<s> b </s>"];
+        let folder = folder(texts);
+        let read = |markers| {
+            let path = folder.path().to_str().unwrap();
+            RawData::read_marked(path, Limits::default(), markers, &mut |_| {}).unwrap()
+        };
+        let counts = |data: &RawData| {
+            [&data.train, &data.valid, &data.test].map(|split| {
+                let MarkerCounts { starts, ends, eos, unknown } = split.markers;
+                [starts, ends, eos, unknown]
+            })
+        };
+        let kept = read(Markers::Keep);
+        assert_eq!(in_words(&kept, &kept.train), "<s> a b </s> <eos> <s> a <UNK> </s> <eos>");
+        assert_eq!(in_words(&kept, &kept.valid), "a <eos> <eos>");
+        // What the training text has are words.
+        assert_eq!(counts(&kept), [[2, 2, 0, 1], [0, 0, 1, 1], [0; 4]]);
+        let mapped = read(Markers::Map);
+        assert_eq!(in_words(&mapped, &mapped.train), "a b <eos> a <unk> <eos>");
+        assert_eq!(in_words(&mapped, &mapped.valid), "a <unk> <eos>");
+        assert_eq!(in_words(&mapped, &mapped.test), "b <eos>");
+        assert_eq!(counts(&mapped), [[2, 2, 0, 1], [0, 0, 1, 1], [1, 1, 0, 0]]);
     }
 
     #[test]

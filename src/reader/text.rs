@@ -13,15 +13,32 @@ const BUFFER: usize = 1 << 18;
 /// A line with more bytes than this is read in pieces, and a single word must not have more.
 const LONGEST_PIECE: usize = 1 << 20;
 
-/// Splits text into words where Python's `str.split()` does. `None` stands for the end of a line.
+/// Splits text into words where Python's `str.split()` does. `None` stands for the end of a line:
+/// `\n`, `\r\n`, or a `\r` alone.
 ///
-/// The original reads `text.replace("\n", "<eos>").split()`, so only `\n` ends a line. Every other
-/// space, such as `\r`, a form feed or U+2028, separates words.
+/// The original reads `text.replace("\n", "<eos>").split()`, where a `\r` is a space like any other.
+/// Texts whose lines end with it alone would have no line there. PTB has none.
 pub(crate) fn words(text: &str) -> impl Iterator<Item = Option<&str>> {
     text.split_inclusive('\n').flat_map(|line| {
-        let words = line.split(is_space).filter(|word| !word.is_empty());
-        words.map(Some).chain(line.ends_with('\n').then_some(None))
+        let body = line.strip_suffix('\n').map_or(line, |body| {
+            // Windows' line ends.
+            body.strip_suffix('\r').unwrap_or(body)
+        });
+        let ends = body.len() < line.len();
+        let parts = body.split_inclusive('\r').flat_map(|part| {
+            let words = part.split(is_space).filter(|word| !word.is_empty());
+            words.map(Some).chain(part.ends_with('\r').then_some(None))
+        });
+        parts.chain(ends.then_some(None))
     })
+}
+
+/// Number of line ends.
+fn line_ends(text: &[u8]) -> u64 {
+    let newlines = text.iter().filter(|&&byte| byte == b'\n').count();
+    let is_alone = |&at: &usize| text[at] == b'\r' && text.get(at + 1) != Some(&b'\n');
+    let alone = if text.contains(&b'\r') { (0..text.len()).filter(is_alone).count() } else { 0 };
+    (newlines + alone) as u64
 }
 
 /// Python's `str.isspace()`: Unicode's white space and the four separators U+001C to U+001F.
@@ -31,6 +48,33 @@ fn is_space(c: char) -> bool {
         '\0'..='\x7f' => false,
         _ => c.is_whitespace(),
     }
+}
+
+/// The first bytes of packed files, what packs them, and what unpacks them. None of these bytes is
+/// a line's end, so all of them are in the first piece.
+const PACKED: [(&[u8], &str, &str); 9] = [
+    (b"\x1f\x8b", "gzip", "gunzip"),
+    (b"\x1f\x9d", "compress", "gunzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
+    (b"\xfd7zXZ\0", "xz", "unxz"),
+    (b"BZh", "bzip2", "bunzip2"),
+    (b"\x04\x22\x4d\x18", "lz4", "unlz4"),
+    (b"PK\x03\x04", "zip", "unzip"),
+    (b"7z\xbc\xaf\x27\x1c", "7-Zip", "7z x"),
+    (b"Rar!\x1a\x07", "RAR", "unrar x"),
+];
+
+/// The program that packed a file which begins with these bytes, and the one that unpacks it.
+fn packed(start: &[u8]) -> Option<(&'static str, &'static str)> {
+    let is = |magic: &[u8]| {
+        // A text may begin with the three letters of bzip2. Its next bytes are a digit, and pi.
+        start.starts_with(magic)
+            && (magic != b"BZh" || start.get(4..10) == Some(b"\x31\x41\x59\x26\x53\x59"))
+    };
+    let found = PACKED.iter().find(|(magic, ..)| is(magic));
+    // In a tar archive the name of its first file comes first.
+    let tar = start.get(257..262) == Some(b"ustar");
+    found.map(|&(_, kind, unpack)| (kind, unpack)).or(tar.then_some(("tar", "tar -xf")))
 }
 
 /// A text that is read line by line and checked to be UTF-8. Its memory grows neither with the text
@@ -70,13 +114,13 @@ impl TextReader {
         TextReader { total, ..self }
     }
 
-    /// Reads the next line with its `\n`, or `None` at the end of the text. A line of more than a
-    /// megabyte comes in several pieces that end at white space.
+    /// Reads up to the next `\n`, or `None` at the end of the text. What is more than a megabyte
+    /// comes in several pieces, which are cut at white space and never within a `\r\n`.
     ///
     /// # Errors
     /// A disk error, bytes that are not UTF-8, a word of more than a megabyte.
     pub(crate) fn next_piece(&mut self) -> Result<Option<&str>> {
-        self.lines += u64::from(self.buffer[..self.piece].ends_with(b"\n"));
+        self.lines += line_ends(&self.buffer[..self.piece]);
         self.bytes += self.piece as u64;
         self.buffer.drain(..self.piece);
         self.piece = 0;
@@ -89,6 +133,14 @@ impl TextReader {
         if self.buffer.is_empty() {
             return Ok(None);
         }
+        if self.bytes == 0
+            && let Some((kind, unpack)) = packed(&self.buffer)
+        {
+            bail!(
+                "{}: is not text but packed by {kind}. Unpack it first, e.g. with {unpack}",
+                self.name
+            );
+        }
         let is_cut = read == room && !self.buffer.ends_with(b"\n");
         let text = match str::from_utf8(&self.buffer) {
             Ok(text) => text,
@@ -98,17 +150,25 @@ impl TextReader {
             }
             Err(error) => {
                 let at = error.valid_up_to();
+                if let Some(format) = binary_format(&self.buffer).filter(|_| self.bytes == 0) {
+                    bail!("{}: not UTF-8 text: {format}", self.name);
+                }
                 bail!(
                     "{}: not UTF-8 text: line {}, byte {} of the file (0x{:02x}). Convert the file \
                      to UTF-8, e.g. with iconv",
                     self.name,
-                    self.lines + 1,
+                    self.lines + line_ends(&self.buffer[..at]) + 1,
                     self.bytes + at as u64,
                     self.buffer[at]
                 )
             }
         };
-        let text = if is_cut { text.trim_end_matches(|c| !is_space(c)) } else { text };
+        let text = if is_cut {
+            let text = text.trim_end_matches(|c| !is_space(c));
+            text.strip_suffix('\r').unwrap_or(text)
+        } else {
+            text
+        };
         ensure!(
             !text.is_empty(),
             "{}: line {} has a word of more than {LONGEST_PIECE} bytes; words are separated by \
@@ -144,6 +204,19 @@ impl TextReader {
         let md5 = self.md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Split { name: self.name, tokens: tokens.into(), md5, ..Split::default() })
     }
+}
+
+/// What a file is by its first bytes, and what makes UTF-8 text of it.
+fn binary_format(start: &[u8]) -> Option<&'static str> {
+    let formats: [(&[u8], &str); 6] = [
+        (b"\x1f\x8b", "the file is compressed; gunzip unpacks it"),
+        (b"BZh", "the file is compressed; bunzip2 unpacks it"),
+        (b"\xfd7zXZ", "the file is compressed; unxz unpacks it"),
+        (b"\x28\xb5\x2f\xfd", "the file is compressed; unzstd unpacks it"),
+        (b"PK\x03\x04", "the file is an archive; unzip unpacks it"),
+        (b"\xff\xfe", "the file is UTF-16. iconv -f UTF-16 -t UTF-8 converts it"),
+    ];
+    formats.iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, what)| *what)
 }
 
 #[cfg(test)]
@@ -190,7 +263,7 @@ mod tests {
         for c in '\0'..=char::MAX {
             let text = format!("a{c}{c}b{c}");
             let expected = match c {
-                '\n' => vec![Some("a"), None, None, Some("b"), None],
+                '\n' | '\r' => vec![Some("a"), None, None, Some("b"), None],
                 _ if spaces.contains(&(c as u32)) => vec![Some("a"), Some("b")],
                 _ => vec![Some(text.as_str())],
             };
@@ -220,6 +293,31 @@ mod tests {
     }
 
     #[test]
+    fn a_line_ends_with_newline_carriage_return_or_both() {
+        let text = b"a b\rc\r\nd\r\r\ne\n\rf\r";
+        let expected = ["a", "b", EOS, "c", EOS, "d", EOS, EOS, "e", EOS, EOS, "f", EOS];
+        for at_once in [1, 2, 3, 100] {
+            assert_eq!(all_words(text, at_once).unwrap(), expected);
+            let error = all_words(b"a\rb\r\nc\rd \xff\r", at_once).unwrap_err().to_string();
+            assert!(error.contains("line 4, byte 9 of the file (0xff)"), "{error}");
+        }
+        // A cut between the two bytes of one line end, at each of the places around it.
+        for first in LONGEST_PIECE - 4..LONGEST_PIECE + 2 {
+            for (end, lines) in [("\r\n", 1), ("\r", 1), ("\r\r", 2), ("\r\r\n", 2)] {
+                let text = format!("{}a{end}b\rc", "x ".repeat(first / 2) + &" "[..first % 2]);
+                let found = all_words(text.leak().as_bytes(), BUFFER).unwrap();
+                let ends = vec![EOS; lines];
+                let rest = [&["a"], &ends[..], &["b", EOS, "c"]].concat();
+                assert_eq!(found[first / 2..], rest, "{first} {end:?}");
+            }
+        }
+        // More than is read at once, all of it in short lines.
+        let found = all_words("ab cd\r".repeat(400_000).leak().as_bytes(), BUFFER).unwrap();
+        assert_eq!(found.len(), 1_200_000);
+        assert!(found.chunks(3).all(|line| line == ["ab", "cd", EOS]));
+    }
+
+    #[test]
     fn long_lines_are_cut_between_words() {
         for space in [" ", "\u{1f}", "\u{3000}"] {
             // The first word moves the cut through the bytes of the others.
@@ -242,6 +340,23 @@ mod tests {
             error.contains(&format!("line 1, byte {} of the file (0xff)", 2 * LONGEST_PIECE)),
             "{error}"
         );
+    }
+
+    #[test]
+    fn packed_files_are_named() {
+        let tar = [&b"train.txt"[..], &[0; 248], b"ustar\x0000"].concat();
+        for (bytes, says) in [
+            (&b"\x1f\x8b\x08\x00\n\n"[..], "packed by gzip. Unpack it first, e.g. with gunzip"),
+            (b"\x28\xb5\x2f\xfd\x04", "packed by zstd"),
+            (b"\xfd7zXZ\0\0", "packed by xz"),
+            (b"BZh91AY&SY\x00", "packed by bzip2"),
+            (b"PK\x03\x04\x14", "packed by zip. Unpack it first, e.g. with unzip"),
+            (tar.leak(), "packed by tar"),
+        ] {
+            let error = all_words(bytes, 1000).unwrap_err().to_string();
+            assert!(error.starts_with("trickle: is not text") && error.contains(says), "{error}");
+        }
+        assert_eq!(all_words(b"BZh 1\n", 1000).unwrap(), ["BZh", "1", EOS]);
     }
 
     #[test]

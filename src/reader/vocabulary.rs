@@ -2,13 +2,17 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use indexmap::{IndexMap, IndexSet};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
+use super::text::{TextReader, words};
 use super::{EOS, UNK};
 
 /// Words and their ids. An id is a word's rank in the training text, by count in descending order
@@ -46,6 +50,78 @@ impl Vocabulary {
         Vocabulary { words: words.into() }
     }
 
+    /// Reads a list of words from a file: one word a line, whose id is the number of the line,
+    /// counted from 0.
+    ///
+    /// # Errors
+    /// As [`Self::from_list`]; a file that cannot be read.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let file =
+            File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+        Self::from_list(Box::new(file), path.display().to_string())
+    }
+
+    /// Reads a list of words, as [`Self::to_list`] writes it. Messages call it `name`.
+    ///
+    /// # Errors
+    /// Text that is not UTF-8; a line of no word or of several, unless it is blank and at the end;
+    /// a word that is there twice; fewer than two words.
+    pub fn from_list(list: Box<dyn Read>, name: String) -> Result<Self> {
+        let mut text = TextReader::new(list, name.clone());
+        let mut found: IndexSet<SmolStr> = IndexSet::new();
+        let (mut line, mut blank) = (1, None);
+        while let Some(piece) = text.next_piece()? {
+            let on_line: Vec<&str> = words(piece).flatten().collect();
+            match (&on_line[..], blank) {
+                ([], _) => blank = blank.or(Some(line)),
+                ([_], Some(blank)) => {
+                    bail!("{name}: line {blank} is blank; a list of words has one word a line")
+                }
+                ([word], None) => {
+                    let (id, is_new) = found.insert_full((*word).into());
+                    ensure!(
+                        is_new,
+                        "{name}: line {line} has the word {word:?} of line {} again",
+                        id + 1
+                    );
+                }
+                (several, _) => bail!(
+                    "{name}: line {line} has {} words, {:?} and so on; a list of words has one \
+                     word a line",
+                    several.len(),
+                    several[..2].join(" ")
+                ),
+            }
+            line += 1;
+        }
+        ensure!(found.len() > 1, "{name}: a list of {} words; expected at least 2", found.len());
+        Ok(Vocabulary { words: found.into() })
+    }
+
+    /// The words as text, one a line, in the order of their ids.
+    pub fn to_list(&self) -> String {
+        self.words().flat_map(|word| [word, "\n"]).collect()
+    }
+
+    /// True if both have the same words, whatever their ids.
+    pub fn has_words_of(&self, other: &Self) -> bool {
+        self.len() == other.len() && other.words().all(|word| self.id(word).is_some())
+    }
+
+    /// The first difference to the words that are at hand, for a message; none if all words have
+    /// the same ids.
+    pub fn difference(&self, here: &Self) -> Option<String> {
+        let lengths = (self.len() != here.len())
+            .then(|| format!("it has {} words, and here are {}", self.len(), here.len()));
+        let differ = |(id, (there, here)): (usize, (&str, &str))| {
+            (there != here).then(|| format!("word {id} is {there:?} there and {here:?} here"))
+        };
+        let word = self.words().zip(here.words()).enumerate().find_map(differ);
+        let all: Vec<String> = lengths.into_iter().chain(word).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
     /// Number of words.
     pub fn len(&self) -> usize {
         self.words.len()
@@ -74,9 +150,10 @@ impl Vocabulary {
 
 /// Limits on the size of the vocabulary.
 ///
-/// With a limit, a word outside of the vocabulary is read as `<unk>` in all three texts. Without
-/// one, the vocabulary has all words of the training text, and words of the other texts that are
-/// not in it are dropped, as in the original.
+/// With a limit, a word outside of the vocabulary is read as `<unk>` in all three texts, and `<unk>`
+/// and `<eos>` are always in it, even if the training text does not have them. Without one, the
+/// vocabulary has all words of the training text, and words of the other texts that are not in it
+/// are dropped, as in the original.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Largest number of words, including `<unk>` and `<eos>`. The most frequent words are kept.
@@ -123,7 +200,9 @@ impl Counts {
     /// Gives the words their ids.
     pub fn rank(mut self, limits: Limits) -> Ranked {
         if !limits.is_none() {
-            self.0.entry(UNK.into()).or_insert(0);
+            for word in [UNK, EOS] {
+                self.0.entry(word.into()).or_insert(0);
+            }
         }
         let numbers = self.0.len();
         let mut words: Vec<Word> = self

@@ -9,6 +9,7 @@ use super::layout::{kernel_to_libtorch, libtorch_sizes};
 use super::{RnnCell, State, check_state};
 use anyhow::{Result, bail, ensure};
 use std::collections::BTreeMap;
+use strum::VariantNames;
 use tch::Tensor;
 
 /// The variables of one cell: those under `path/`.
@@ -579,8 +580,20 @@ impl RnnCell for LSTMBlockCell {
 
 /// The cells that the language model can be trained with, by their names: `basic_rnn`,
 /// `basic_lstm`, `lstm`, `gru`.
+///
+/// To add a cell: write its type and `from_variables`, give it a variant here, and fill in its row
+/// of the table below. The command line, the model and the tests take it from there.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, strum::Display, strum::EnumString, strum::IntoStaticStr,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::EnumCount,
+    strum::VariantNames,
 )]
 #[strum(serialize_all = "snake_case")]
 #[strum(parse_err_ty = UnknownCellType, parse_err_fn = unknown_cell_type)]
@@ -595,18 +608,77 @@ pub enum CellType {
     Gru,
 }
 
-/// A name that is no [`CellType`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown cell '{0}': expected one of basic_rnn, basic_lstm, lstm, gru")]
-pub struct UnknownCellType(String);
-
-fn unknown_cell_type(name: &str) -> UnknownCellType {
-    UnknownCellType(name.to_owned())
+/// What a cell is made of.
+struct Row {
+    /// The variable scope that TensorFlow gives it.
+    scope: &'static str,
+    /// Its kernels, `[input_size + num_units, columns * num_units]`, and biases, `[columns *
+    /// num_units]`: name, columns, and the constant that a bias starts from.
+    variables: &'static [(&'static str, i64, Option<f64>)],
+    /// Tensors of its state, `[batch, num_units]` each.
+    states: usize,
+    /// Whether `forget_bias` means something to it.
+    has_forget_bias: bool,
+    /// The cell over its variables: variables, scope, forget bias.
+    build: Build,
 }
 
+type Build = fn(&BTreeMap<String, Tensor>, &str, f64) -> Result<Box<dyn RnnCell>>;
+
 impl CellType {
+    /// The table of cells. The gates of a GRU start from a bias of 1 ("to not reset and not
+    /// update" at first), all other biases from 0, as in TensorFlow.
+    fn row(self) -> Row {
+        const LSTM: &[(&str, i64, Option<f64>)] = &[("kernel", 4, None), ("bias", 4, Some(0.0))];
+        match self {
+            Self::BasicRnn => Row {
+                scope: "basic_rnn_cell",
+                variables: &[("kernel", 1, None), ("bias", 1, Some(0.0))],
+                states: 1,
+                has_forget_bias: false,
+                build: |variables, scope, _| {
+                    Ok(Box::new(BasicRNNCell::from_variables(variables, scope)?))
+                },
+            },
+            Self::BasicLstm => Row {
+                scope: "basic_lstm_cell",
+                variables: LSTM,
+                states: 2,
+                has_forget_bias: true,
+                build: |variables, scope, forget_bias| {
+                    Ok(Box::new(BasicLSTMCell::from_variables(variables, scope, forget_bias)?))
+                },
+            },
+            Self::Lstm => Row {
+                scope: "lstm_cell",
+                variables: LSTM,
+                states: 2,
+                has_forget_bias: true,
+                build: |variables, scope, forget_bias| {
+                    let options = LSTMCellOptions { forget_bias, ..Default::default() };
+                    Ok(Box::new(LSTMCell::from_variables(variables, scope, options)?))
+                },
+            },
+            Self::Gru => Row {
+                scope: "gru_cell",
+                variables: &[
+                    ("gates/kernel", 2, None),
+                    ("gates/bias", 2, Some(1.0)),
+                    ("candidate/kernel", 1, None),
+                    ("candidate/bias", 1, Some(0.0)),
+                ],
+                states: 1,
+                has_forget_bias: false,
+                build: |variables, scope, _| {
+                    Ok(Box::new(GRUCell::from_variables(variables, scope)?))
+                },
+            },
+        }
+    }
+
     /// All of them.
-    pub const ALL: [CellType; 4] = [Self::BasicRnn, Self::BasicLstm, Self::Lstm, Self::Gru];
+    pub const ALL: [CellType; <Self as strum::EnumCount>::COUNT] =
+        [Self::BasicRnn, Self::BasicLstm, Self::Lstm, Self::Gru];
 
     /// The name, such as `basic_lstm`.
     pub fn name(self) -> &'static str {
@@ -615,46 +687,34 @@ impl CellType {
 
     /// The variable scope that TensorFlow gives the cell: `basic_lstm_cell` and so on.
     pub fn scope(self) -> &'static str {
-        match self {
-            Self::BasicRnn => "basic_rnn_cell",
-            Self::BasicLstm => "basic_lstm_cell",
-            Self::Lstm => "lstm_cell",
-            Self::Gru => "gru_cell",
-        }
-    }
-
-    /// Whether it has a forget gate whose bias `forget_bias` is added to.
-    pub fn has_forget_bias(self) -> bool {
-        matches!(self, Self::BasicLstm | Self::Lstm)
+        self.row().scope
     }
 
     /// The cell's variables, names relative to [`CellType::scope`], with their shapes.
     pub fn variable_shapes(self, input_size: i64, num_units: i64) -> Vec<(&'static str, Vec<i64>)> {
-        let rows = input_size + num_units;
-        match self {
-            Self::BasicRnn => vec![("kernel", vec![rows, num_units]), ("bias", vec![num_units])],
-            Self::BasicLstm | Self::Lstm => {
-                vec![("kernel", vec![rows, 4 * num_units]), ("bias", vec![4 * num_units])]
-            }
-            Self::Gru => vec![
-                ("gates/kernel", vec![rows, 2 * num_units]),
-                ("gates/bias", vec![2 * num_units]),
-                ("candidate/kernel", vec![rows, num_units]),
-                ("candidate/bias", vec![num_units]),
-            ],
-        }
+        let shape = |&(name, columns, bias): &(&'static str, i64, Option<f64>)| {
+            let columns = columns * num_units;
+            let kernel = || vec![input_size + num_units, columns];
+            (name, bias.map_or_else(kernel, |_| vec![columns]))
+        };
+        self.row().variables.iter().map(shape).collect()
     }
 
     /// The constant that TensorFlow starts a bias from, by its name in
-    /// [`CellType::variable_shapes`]: 1.0 for the gates of a GRU ("to not reset and not update" at
-    /// first), 0.0 for all others. `None` for a kernel, which is drawn from the scope's
+    /// [`CellType::variable_shapes`]. `None` for a kernel, which is drawn from the scope's
     /// initializer.
     pub fn initial_bias(self, variable: &str) -> Option<f64> {
-        match variable {
-            "gates/bias" => Some(1.0),
-            "bias" | "candidate/bias" => Some(0.0),
-            _ => None,
-        }
+        self.row().variables.iter().find(|(name, ..)| *name == variable)?.2
+    }
+
+    /// The widths of the state's tensors, as [`RnnCell::state_size`] of the cell that is built.
+    pub fn state_size(self, num_units: i64) -> Vec<i64> {
+        vec![num_units; self.row().states]
+    }
+
+    /// Whether the cell has a forget gate, to whose input `forget_bias` is added.
+    pub fn has_forget_bias(self) -> bool {
+        self.row().has_forget_bias
     }
 
     /// The cell over the variables under `scope`. `forget_bias` is for the LSTMs; the others have
@@ -682,16 +742,15 @@ impl CellType {
         scope: &str,
         forget_bias: f64,
     ) -> Result<Box<dyn RnnCell>> {
-        Ok(match self {
-            Self::BasicRnn => Box::new(BasicRNNCell::from_variables(variables, scope)?),
-            Self::BasicLstm => {
-                Box::new(BasicLSTMCell::from_variables(variables, scope, forget_bias)?)
-            }
-            Self::Lstm => {
-                let options = LSTMCellOptions { forget_bias, ..Default::default() };
-                Box::new(LSTMCell::from_variables(variables, scope, options)?)
-            }
-            Self::Gru => Box::new(GRUCell::from_variables(variables, scope)?),
-        })
+        (self.row().build)(variables, scope, forget_bias)
     }
+}
+
+/// A name that is no [`CellType`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown cell '{0}': expected one of {names}", names = CellType::VARIANTS.join(", "))]
+pub struct UnknownCellType(String);
+
+fn unknown_cell_type(name: &str) -> UnknownCellType {
+    UnknownCellType(name.to_owned())
 }

@@ -82,6 +82,29 @@ fn find(path: &Path) -> Result<Option<Files>> {
     }
 }
 
+/// The name of a file in the folder from which a checkpoint of TensorFlow's can be seen: the state
+/// file `checkpoint`, or an index.
+pub fn trace_of_checkpoints(folder: impl AsRef<Path>) -> Option<String> {
+    let names = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.file_name());
+    let mut names: Vec<String> = names.filter_map(|name| name.into_string().ok()).collect();
+    names.sort();
+    names.into_iter().find(|name| name == "checkpoint" || name.ends_with(".index"))
+}
+
+/// The prefix of the checkpoint that `path` stands for: the path itself, or what one of its files
+/// has before its ending.
+pub fn prefix_of(path: impl AsRef<Path>) -> PathBuf {
+    let path = path.as_ref();
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    if ["index", "meta"].contains(&extension) || extension.starts_with("data-") {
+        return path.with_extension("");
+    }
+    match path.file_name().and_then(|name| shard_of(name.to_str()?)) {
+        Some((base, _)) => path.with_file_name(base),
+        None => path.to_owned(),
+    }
+}
+
 /// The prefix, and the number of shards, that the name of a shard of format V1 tells:
 /// `model.ckpt-3-00001-of-00002`, or `model.ckpt-3-?????-of-00002` for all.
 fn shard_of(name: &str) -> Option<(&str, u32)> {
@@ -105,8 +128,9 @@ fn shards(path: &Path, base: &str, count: u32) -> Vec<PathBuf> {
 pub fn latest_checkpoint(dir: impl AsRef<Path>) -> Result<PathBuf> {
     let dir = dir.as_ref();
     let path = dir.join("checkpoint");
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = fs::read_to_string(&path).with_context(|| {
+        format!("cannot read {}, in which TensorFlow names the newest checkpoint", path.display())
+    })?;
     let quoted = text.trim_start_matches('\u{feff}').lines().find_map(|line| {
         let value = line.trim().strip_prefix("model_checkpoint_path:")?.trim();
         value.strip_prefix('"')?.strip_suffix('"')

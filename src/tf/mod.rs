@@ -21,8 +21,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use tch::{Kind, Tensor};
 
 pub use bundle::write_checkpoint;
-pub use checkpoint::{latest_checkpoint, read_checkpoint};
-pub use npz::{read_npz, write_npz};
+pub use checkpoint::{latest_checkpoint, prefix_of, read_checkpoint, trace_of_checkpoints};
+pub use npz::{read_npz, read_npz_words, write_npz, write_npz_with_words};
 pub use pytorch::to_pytorch;
 pub(crate) use slots::{ADAM_M, ADAM_POWERS, ADAM_V, is_slot_name};
 use slots::{missing_slot, name_in_example, take_slots};
@@ -49,7 +49,7 @@ pub struct Loaded {
 pub fn read(path: impl AsRef<Path>) -> Result<Loaded> {
     let path = path.as_ref();
     if path.extension().is_some_and(|e| e == "npz") {
-        return Ok(Loaded { variables: read_npz(path)?, ..Loaded::default() });
+        return npz::load_npz(path);
     }
     if path.is_dir() {
         return read_checkpoint(latest_checkpoint(path)?);
@@ -95,9 +95,11 @@ impl Model {
     pub fn of(loaded: Loaded, path: &Path) -> Result<Model> {
         let Loaded { variables, skipped } = loaded;
         let mut list = list(&variables);
-        if !skipped.is_empty() {
-            let skipped = skipped.iter().map(|(name, why)| format!("{name:?} ({why})"));
-            list += &format!("; not read: {}", skipped.collect::<Vec<_>>().join(", "));
+        let not_read = skipped.iter().filter(|(name, _)| !is_bookkeeping(name));
+        let not_read: Vec<String> =
+            not_read.map(|(name, why)| format!("{:?} ({why})", plain_name(name))).collect();
+        if !not_read.is_empty() {
+            list += &format!("; not read: {}", not_read.join(", "));
         }
         let model = match pytorch::prefix(&variables) {
             Some(prefix) => Model::of_pytorch(variables, &prefix, skipped),
@@ -147,20 +149,26 @@ impl Model {
     /// A line for each thing in the file that is not part of the model, such as
     /// `Model/global_step: Int64 [] = 3`.
     pub fn notes(&self) -> Vec<String> {
-        let others = self.others.iter().map(|(name, tensor)| {
+        let others = self.others.iter().filter(|(name, _)| !is_bookkeeping(name));
+        let others = others.map(|(name, tensor)| {
             let value = f64::try_from(tensor).map(|v| format!(" = {v}")).unwrap_or_default();
-            format!("{name}: {:?} {:?}{value}", tensor.kind(), tensor.size())
+            format!("{}: {:?} {:?}{value}", plain_name(name), tensor.kind(), tensor.size())
         });
-        others.chain(self.skipped.iter().map(|(name, why)| format!("{name}: {why}"))).collect()
+        let skipped = self.skipped.iter().filter(|(name, _)| !is_bookkeeping(name));
+        let skipped = skipped.map(|(name, why)| format!("{}: {why}", plain_name(name)));
+        others.chain(skipped).collect()
     }
 }
 
 /// Names and shapes for a message.
 fn list(variables: &Variables) -> String {
     const MOST: usize = 100;
-    let names = variables.iter().map(|(name, tensor)| format!("{name:?} {:?}", tensor.size()));
-    let mut list = names.take(MOST).collect::<Vec<_>>().join(", ");
-    match variables.len() {
+    let of_model = variables.iter().filter(|(name, _)| !is_bookkeeping(name));
+    let names: Vec<String> = of_model
+        .map(|(name, tensor)| format!("{:?} {:?}", plain_name(name), tensor.size()))
+        .collect();
+    let mut list = names.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len() {
         0 => list += "none",
         n if n > MOST => list += &format!(" and {} more", n - MOST),
         _ => {}
@@ -486,6 +494,15 @@ fn plain_name(name: &str) -> Cow<'_, str> {
         }
         None => name.strip_suffix(":0").unwrap_or(name).into(),
     }
+}
+
+/// Whether an entry is what an object-based checkpoint of TensorFlow's keeps for itself: the graph
+/// of its objects, their configurations, and how often it was saved.
+fn is_bookkeeping(name: &str) -> bool {
+    const GRAPHS: [&str; 2] = ["_CHECKPOINTABLE_OBJECT_GRAPH", "_TRACKABLE_OBJECT_GRAPH"];
+    GRAPHS.contains(&name)
+        || name.ends_with("/.ATTRIBUTES/OBJECT_CONFIG_JSON")
+        || name == "save_counter/.ATTRIBUTES/VARIABLE_VALUE"
 }
 
 /// The canonical name of a variable of the model in this scope; `None` for any other.

@@ -1,7 +1,7 @@
 //! numpy's `.npz`: a zip archive with one `.npy` file per variable.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,25 +10,40 @@ use npyz::zip::{CompressionMethod, DateTime, write::FileOptions};
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar, WriteOptions, WriterBuilder};
 use tch::{Kind, Tensor};
 
-use super::{Variables, num_elements, tensor_from_bytes, tensor_to_bytes};
+use super::{Loaded, Variables, num_elements, tensor_from_bytes, tensor_to_bytes};
 use crate::files::write_atomically;
 
-/// Reads every array of a `.npz` file, as written by `numpy.savez` or [`write_npz`].
+/// The member of a `.npz` with the words of a model's rows, one a line. It is not an array:
+/// `numpy.load(file)["words.txt"]` are its bytes.
+const WORDS: &str = "words.txt";
+
+/// Reads the arrays of numbers of a `.npz` file, as written by `numpy.savez` or [`write_npz`].
 ///
 /// Floats of 16, 32 and 64 bits and integers of 8 (signed or not), 16, 32 and 64 bits are read, in
-/// either byte order and in C or Fortran order.
+/// either byte order and in C or Fortran order. Other arrays, such as ones of text or of Python's
+/// objects, are skipped.
 ///
 /// # Errors
-/// Name the file and the array: not a zip archive, a damaged member (each has a checksum), a dtype
-/// other than these, data shorter or longer than the shape says.
+/// Name the file and the array: not a zip archive, a damaged member (each has a checksum), data
+/// shorter or longer than the shape says, no array of numbers.
 pub fn read_npz(path: impl AsRef<Path>) -> Result<Variables> {
     let path = path.as_ref();
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let mut archive = NpzArchive::new(BufReader::new(file)).with_context(|| {
-        format!("{} is not a .npz file (a zip archive of .npy arrays)", path.display())
-    })?;
+    let Loaded { variables, skipped } = load_npz(path)?;
+    let skipped: Vec<_> = skipped.iter().map(|(name, why)| format!("{name:?} ({why})")).collect();
+    ensure!(
+        !variables.is_empty(),
+        "{}: none of its arrays can be read: {}",
+        path.display(),
+        skipped.join(", ")
+    );
+    Ok(variables)
+}
+
+/// [`read_npz`] with a list of what was skipped.
+pub(super) fn load_npz(path: &Path) -> Result<Loaded> {
+    let mut archive = open(path)?;
     let zip = archive.zip_archive();
-    let mut variables = Variables::new();
+    let mut loaded = Loaded::default();
     for i in 0..zip.len() {
         let member = zip
             .by_index(i)
@@ -36,16 +51,46 @@ pub fn read_npz(path: impl AsRef<Path>) -> Result<Variables> {
         let Some(name) = array_name_from_file_name(member.name()).map(str::to_owned) else {
             continue;
         };
-        let tensor =
+        let array =
             read_array(member).with_context(|| format!("{}: array {name:?}", path.display()))?;
-        ensure!(
-            variables.insert(name.clone(), tensor).is_none(),
-            "{}: array {name:?} is there twice",
-            path.display()
-        );
+        let is_new = match array {
+            Array::Numbers(tensor) => loaded.variables.insert(name.clone(), tensor).is_none(),
+            Array::Skipped(why) => loaded.skipped.insert(name.clone(), why).is_none(),
+        };
+        ensure!(is_new, "{}: array {name:?} is there twice", path.display());
     }
-    ensure!(!variables.is_empty(), "{} holds no .npy arrays", path.display());
-    Ok(variables)
+    ensure!(
+        !(loaded.variables.is_empty() && loaded.skipped.is_empty()),
+        "{} holds no .npy arrays",
+        path.display()
+    );
+    Ok(loaded)
+}
+
+/// Reads the list of words in a `.npz` file, if [`write_npz_with_words`] wrote one.
+///
+/// # Errors
+/// A file that is damaged.
+pub fn read_npz_words(path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
+    let path = path.as_ref();
+    let mut archive = open(path)?;
+    let zip = archive.zip_archive();
+    if !zip.file_names().any(|name| name == WORDS) {
+        return Ok(None);
+    }
+    let mut words = Vec::new();
+    zip.by_name(WORDS)
+        .map_err(anyhow::Error::from)
+        .and_then(|mut member| Ok(member.read_to_end(&mut words)?))
+        .with_context(|| format!("{}: {WORDS} is damaged", path.display()))?;
+    Ok(Some(words))
+}
+
+fn open(path: &Path) -> Result<NpzArchive<BufReader<File>>> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    NpzArchive::new(BufReader::new(file)).with_context(|| {
+        format!("{} is not a .npz file (a zip archive of .npy arrays)", path.display())
+    })
 }
 
 /// Writes variables as `numpy.savez` does: uncompressed, C order, little-endian. The same variables
@@ -57,31 +102,63 @@ pub fn read_npz(path: impl AsRef<Path>) -> Result<Variables> {
 /// # Errors
 /// The file cannot be written; a tensor is of a kind that [`read_npz`] would not read (named).
 pub fn write_npz(path: impl AsRef<Path>, variables: &Variables) -> Result<()> {
+    write_npz_with_words(path, variables, None)
+}
+
+/// [`write_npz`] with a list of words, one a line, as the member `words.txt` of the archive.
+///
+/// # Errors
+/// As [`write_npz`].
+pub fn write_npz_with_words(
+    path: impl AsRef<Path>,
+    variables: &Variables,
+    words: Option<&str>,
+) -> Result<()> {
     write_atomically(path.as_ref(), |file| {
         let mut archive = NpzWriter::new(file);
         for (name, tensor) in variables {
             write_array(&mut archive, name, tensor).with_context(|| format!("array {name:?}"))?;
+        }
+        if let Some(words) = words {
+            let zip = archive.zip_writer();
+            zip.start_file(WORDS, stored(words.len()))?;
+            zip.write_all(words.as_bytes())?;
         }
         archive.zip_writer().finish()?;
         Ok(())
     })
 }
 
+/// How a member of so many bytes is written. The date is fixed, so that the file depends on its
+/// content alone.
+fn stored(bytes: usize) -> FileOptions {
+    FileOptions::default()
+        .compression_method(CompressionMethod::Stored)
+        .last_modified_time(DateTime::default())
+        .large_file(bytes >= u32::MAX as usize)
+}
+
+/// What a `.npy` file holds.
+enum Array {
+    Numbers(Tensor),
+    /// Something else; why it is not read.
+    Skipped(String),
+}
+
 /// One `.npy` file.
-fn read_array(mut file: impl Read) -> Result<Tensor> {
+fn read_array(mut file: impl Read) -> Result<Array> {
     let mut start = Vec::new();
     file.by_ref().take(MAX_HEADER).read_to_end(&mut start)?;
-    check_header(&start)?;
+    if !is_plain(&start)? {
+        return skip(file, "it is not an array of plain numbers".into());
+    }
     let mut file = start.as_slice().chain(file);
     let header = NpyHeader::from_reader(&mut file)?;
 
     let dtype = header.dtype();
     let Some((kind, big_endian)) = kind_of(&dtype) else {
-        bail!(
-            "dtype is {}, expected a float of 2, 4 or 8 bytes \
-             or an integer ('i1', 'u1', 'i2', 'i4', 'i8')",
-            dtype.descr()
-        );
+        let why = format!("its dtype is {}, not a float or integer read here", dtype.descr());
+        return skip(file, why);
     };
     let mut shape =
         header.shape().iter().map(|&d| Ok(i64::try_from(d)?)).collect::<Result<Vec<_>>>()?;
@@ -101,40 +178,47 @@ fn read_array(mut file: impl Read) -> Result<Tensor> {
         bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
     }
     if header.order() == Order::C {
-        return tensor_from_bytes(&bytes, &shape, kind);
+        return Ok(Array::Numbers(tensor_from_bytes(&bytes, &shape, kind)?));
     }
     // Fortran order is the C order of the transpose.
     shape.reverse();
     let axes: Vec<i64> = (0..shape.len() as i64).rev().collect();
-    Ok(tensor_from_bytes(&bytes, &shape, kind)?.f_permute(axes)?.f_contiguous()?)
+    let transposed = tensor_from_bytes(&bytes, &shape, kind)?;
+    Ok(Array::Numbers(transposed.f_permute(axes)?.f_contiguous()?))
+}
+
+/// Passes over the rest of a member, up to its end, where its checksum is compared.
+fn skip(mut rest: impl Read, why: String) -> Result<Array> {
+    io::copy(&mut rest, &mut io::sink())?;
+    Ok(Array::Skipped(why))
 }
 
 /// No header of a plain array is longer (numpy's are 128 bytes).
 const MAX_HEADER: u64 = 1024;
 
-/// Refuses headers that npyz is not safe with: it allocates whatever length the file states,
-/// recurses as deep as the brackets do, and multiplies the shape unchecked. None of these occurs in
-/// an array of numbers.
-fn check_header(start: &[u8]) -> Result<()> {
+/// Whether a header is that of an array of plain numbers, or of something so like it that npyz is
+/// safe with it: npyz allocates whatever length a header states, recurses as deep as its brackets
+/// do, and multiplies the shape unchecked.
+///
+/// # Errors
+/// This is no `.npy` file, or only a part of one.
+fn is_plain(start: &[u8]) -> Result<bool> {
     ensure!(start.len() >= 12 && start.starts_with(b"\x93NUMPY"), "not a .npy array (wrong magic)");
     let (at, length) = match start[6] {
         1 => (10, u64::from(u16::from_le_bytes([start[8], start[9]]))),
         2 | 3 => (12, u64::from(u32::from_le_bytes([start[8], start[9], start[10], start[11]]))),
         v => bail!(".npy format version is {v}, expected 1 to 3"),
     };
-    ensure!(at + length <= MAX_HEADER, "header of {length} bytes: not an array of plain numbers");
+    if at + length > MAX_HEADER {
+        return Ok(false);
+    }
     let text = start
         .get(at as usize..(at + length) as usize)
         .context("the file ends within its header")?;
     let brackets = text.iter().filter(|b| b"([{".contains(b)).count();
     let digits = text.iter().filter(|b| b.is_ascii_digit()).count();
     // One digit is the dtype's; a product of numbers with 18 digits in all is below 2^64.
-    ensure!(
-        brackets <= 2 && digits <= 19,
-        "header {:?}: not an array of plain numbers",
-        String::from_utf8_lossy(text)
-    );
-    Ok(())
+    Ok(brackets <= 2 && digits <= 19)
 }
 
 /// libtorch's kind of a numpy dtype, and whether it is big-endian.
@@ -154,7 +238,7 @@ fn kind_of(dtype: &DType) -> Option<(Kind, bool)> {
     Some((kind, dtype.endianness() == Endianness::Big))
 }
 
-fn write_array<W: Write + std::io::Seek>(
+fn write_array<W: Write + Seek>(
     archive: &mut NpzWriter<W>,
     name: &str,
     tensor: &Tensor,
@@ -178,13 +262,8 @@ fn write_array<W: Write + std::io::Seek>(
     };
     let shape: Vec<u64> = tensor.size().iter().map(|&d| d as u64).collect();
     let bytes = tensor_to_bytes(&tensor)?;
-    // A fixed date, so that the file depends on the variables alone.
-    let options = FileOptions::default()
-        .compression_method(CompressionMethod::Stored)
-        .last_modified_time(DateTime::default())
-        .large_file(bytes.len() >= u32::MAX as usize);
     let zip = archive.zip_writer();
-    zip.start_file(file_name_from_array_name(name), options)?;
+    zip.start_file(file_name_from_array_name(name), stored(bytes.len()))?;
     WriteOptions::new_header_only()
         .dtype(DType::Plain(dtype.parse()?))
         .shape(&shape)

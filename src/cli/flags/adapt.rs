@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::UsageError;
+use super::numbers::{real, whole};
 use crate::adapt::{Adaptation, Dynamic};
 use crate::cache::Cache;
 
@@ -12,23 +13,29 @@ pub struct AdaptFlags {
     /// Dynamic evaluation: keep training on the words that have been scored, with this learning
     /// rate, and 0 is off. The checkpoint stays as it is
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    #[arg(value_parser = real)]
     dynamic: Option<f64>,
     /// Words from one training step to the next [default: 20]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(value_parser = whole::<i64>(..))]
     dynamic_steps: Option<i64>,
     /// Move the weights back towards the trained ones after each step, by this part of the way
     /// [default: 0]
     #[arg(long, value_name = "PART", allow_negative_numbers = true)]
+    #[arg(value_parser = real)]
     dynamic_decay: Option<f64>,
     /// Neural cache: words that came among the last N are likelier, above all after similar words;
     /// 0 is off
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(value_parser = whole::<i64>(..))]
     cache: Option<i64>,
     /// How much similarity counts; 0 is not at all [default: 0.3]
     #[arg(long, value_name = "THETA", allow_negative_numbers = true)]
+    #[arg(value_parser = real)]
     cache_theta: Option<f64>,
     /// Weight of the cache beside the model, from 0 to 1 [default: 0.1]
     #[arg(long, value_name = "LAMBDA", allow_negative_numbers = true)]
+    #[arg(value_parser = real)]
     cache_lambda: Option<f64>,
 }
 

@@ -15,14 +15,15 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Map, Value, json};
 
-use crate::cli::report::notice;
+use crate::cli::report::{notice, without_numbers};
 use crate::kernels::libtorch;
 use crate::reader::RawData;
 
 /// Flags that are no part of what a run computes, since they say where its results go or where its
 /// flags came from; and two that say by another name what the start event has as `precision`,
-/// `device` and `workers`.
-const NOT_REPEATED: [&str; 5] = ["config", "save_path", "metrics", "use_fp16", "num_gpus"];
+/// `device` and `workers`; and the vocabulary's size, which comes from the data.
+const NOT_REPEATED: [&str; 6] =
+    ["config", "save_path", "metrics", "use_fp16", "num_gpus", "vocab_size"];
 
 /// How the flags of `train` were given.
 #[derive(Default)]
@@ -77,6 +78,7 @@ pub fn expand(
     if let Some(path) = glance.get_one::<PathBuf>("config") {
         let (flags, start) = read(path, train).map_err(|error| {
             let message = format!("--config {}: {error:#}\n", path.display());
+            let message = without_numbers(&message);
             clap::Error::raw(ErrorKind::ValueValidation, message)
         })?;
         args.splice(2..2, flags);
@@ -88,13 +90,16 @@ pub fn expand(
 /// The arguments that a file gives, and its `start` event, if it is a run's metrics.
 fn read(path: &Path, train: &Command) -> Result<(Vec<OsString>, Option<Value>)> {
     let file = if path.is_dir() { path.join("metrics.jsonl") } else { path.to_owned() };
-    let text = match fs::read_to_string(&file) {
-        Ok(text) => text,
+    // A process that was killed may have left half a letter.
+    let text = match fs::read(&file) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) => {
             bail!("cannot be read ({error}); it is a JSON file of flags, or a run's metrics")
         }
     };
-    let mut values = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+    // Some editors begin a file with a byte-order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     let first = match values.next() {
         Some(Ok(Value::Object(first))) => first,
         Some(Err(error)) => bail!("it is not JSON: {error}"),
@@ -108,19 +113,24 @@ fn read(path: &Path, train: &Command) -> Result<(Vec<OsString>, Option<Value>)> 
         event == "start",
         "its first line is the event {event}; a run's metrics begin with the event \"start\""
     );
-    // A run that was resumed has a start event for each time; how far it went is in the last. A
-    // line that was cut off ends the metrics.
-    let last = values.map_while(Result::ok).filter(|value| value["event"] == "start").last();
-    let flags = flags_of_start(&first, last.as_ref(), train);
-    Ok((arguments(flags, train)?, Some(Value::Object(first))))
+    // A run that was resumed has a start event for each time; the last one counts. A line that was
+    // cut off is passed over.
+    let starts = text.lines().filter(|line| line.contains("\"start\""));
+    let starts = starts.filter_map(|line| serde_json::from_str::<Map<String, Value>>(line).ok());
+    let last = starts.filter(|value| value.get("event") == Some(&json!("start"))).last();
+    let mut start = last.unwrap_or_else(|| first.clone());
+    // The command that resumes a run may leave out what it started from.
+    if start.get("init_from").is_none_or(Value::is_null)
+        && let Some(init_from) = first.get("init_from")
+    {
+        start.insert("init_from".into(), init_from.clone());
+    }
+    let flags = flags_of_start(&start, train);
+    Ok((arguments(flags, train)?, Some(Value::Object(start))))
 }
 
 /// The flags that repeat the run of a `start` event.
-fn flags_of_start(
-    start: &Map<String, Value>,
-    last: Option<&Value>,
-    train: &Command,
-) -> Map<String, Value> {
+fn flags_of_start(start: &Map<String, Value>, train: &Command) -> Map<String, Value> {
     // What was asked for, and above it what came of it, such as the device that `auto` found.
     // Further figures are not flags.
     let mut flags = start.get("flags").and_then(Value::as_object).cloned().unwrap_or_default();
@@ -134,11 +144,6 @@ fn flags_of_start(
     // command line.
     if flags.get("workers").is_some_and(|workers| workers == 1) {
         flags.remove("workers");
-    }
-    if let Some(last) = last {
-        for key in ["max_steps", "no_eval"] {
-            flags.insert(key.into(), last["flags"][key].clone());
-        }
     }
     flags
 }

@@ -4,16 +4,20 @@ use anyhow::{Result, anyhow};
 use clap::Args;
 use tch::Device;
 
+use super::numbers::whole;
 use crate::device::{self, DeviceArg, GpuError};
+use crate::spin;
 
 #[derive(Args)]
 pub struct DeviceFlags {
-    /// Device: auto, cpu, cuda or cuda:N; auto takes a GPU if there is one
+    /// Device: auto, cpu, cuda or cuda:N
+    ///
+    /// auto takes a GPU if there is one.
     #[arg(long, default_value_t = DeviceArg::Auto, value_name = "DEVICE")]
     #[arg(help_heading = "Running")]
     pub device: DeviceArg,
     /// Number of CPU threads [default: one per core that this process may use]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=4096))]
+    #[arg(long, value_name = "N", value_parser = whole(1i32..=4096))]
     #[arg(help_heading = "Running")]
     threads: Option<i32>,
 }
@@ -26,8 +30,9 @@ impl DeviceFlags {
         Ok(device)
     }
 
-    /// Sets `--threads`. Without it and OMP_NUM_THREADS libtorch takes all cores of the host; a
-    /// container's quota and the affinity mask may allow fewer.
+    /// Sets `--threads`, and how the threads wait for each other. Without the flag and
+    /// OMP_NUM_THREADS libtorch takes all cores of the host; a container's quota and the affinity
+    /// mask may allow fewer.
     pub fn set_threads(&self) {
         let available = std::thread::available_parallelism().map_or(1, |n| n.get() as i32);
         let default = std::env::var_os("OMP_NUM_THREADS").is_none().then_some(available);
@@ -38,6 +43,7 @@ impl DeviceFlags {
             }
             _ => {}
         }
+        spin::watch();
     }
 }
 

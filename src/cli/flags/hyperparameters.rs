@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::numbers::{real, whole};
 use super::{UsageError, rnn_mode};
 use crate::config::{Config, LrSchedule, Model, RnnMode};
 use crate::optimizer::OptimizerType;
@@ -26,15 +27,17 @@ pub struct Hyperparameters {
     overrides: Overrides,
 }
 
-/// Declares the overriding flags, one per hyperparameter, and how they are laid over a preset.
+/// Declares the overriding flags, one per hyperparameter with the parser of its value, and how they
+/// are laid over a preset.
 macro_rules! overrides {
-    ($($(#[doc = $doc:literal])* $field:ident: $type:ty),* $(,)?) => {
+    ($($(#[doc = $doc:literal])* $field:ident: $type:ty = $parser:expr),* $(,)?) => {
         #[derive(Args)]
         #[command(next_help_heading = "Hyperparameters (each overrides the model's)")]
         struct Overrides {
             $(
                 $(#[doc = $doc])*
                 #[arg(long, allow_negative_numbers = true, value_name = "N")]
+                #[arg(value_parser = $parser)]
                 $field: Option<$type>,
             )*
         }
@@ -50,29 +53,29 @@ macro_rules! overrides {
 
 overrides! {
     /// Units per layer: 200, 650, 1500 (small, medium, large)
-    hidden_size: i64,
+    hidden_size: i64 = whole::<i64>(..),
     /// Number of stacked recurrent layers: 2 in all three
-    num_layers: i64,
+    num_layers: i64 = whole::<i64>(..),
     /// Words per step of truncated back-propagation: 20, 35, 35
-    num_steps: i64,
+    num_steps: i64 = whole::<i64>(..),
     /// Rows of text that are read side by side: 20 in all three
-    batch_size: i64,
+    batch_size: i64 = whole::<i64>(..),
     /// Probability that dropout keeps an element: 1, 0.5, 0.35
-    keep_prob: f64,
+    keep_prob: f64 = real,
     /// Learning rate of the first epochs: 1 in all three
-    learning_rate: f64,
+    learning_rate: f64 = real,
     /// Factor of the learning rate for each later epoch: 0.5, 0.8, 1/1.15
-    lr_decay: f64,
+    lr_decay: f64 = real,
     /// Variables start uniformly distributed in [-N, N]: 0.1, 0.05, 0.04
-    init_scale: f64,
+    init_scale: f64 = real,
     /// Gradients whose global norm is larger are scaled down to this norm: 5, 5, 10
-    max_grad_norm: f64,
+    max_grad_norm: f64 = real,
     /// Number of epochs at the full learning rate: 4, 6, 14
-    max_epoch: i64,
+    max_epoch: i64 = whole::<i64>(..),
     /// Constant added to the LSTM's forget gates, not trained: 0 in all three
-    forget_bias: f64,
+    forget_bias: f64 = real,
     /// Total number of epochs: 13, 39, 55
-    max_max_epoch: i64,
+    max_max_epoch: i64 = whole::<i64>(..),
 }
 
 impl Hyperparameters {

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::numbers::whole;
 use crate::reader::Limits;
 
 #[derive(Args)]
@@ -10,12 +11,12 @@ pub struct LimitFlags {
     /// Keep the N most frequent words, including `<unk>` and `<eos>`; all others are read as
     /// `<unk>`
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u64).range(2..))]
+    #[arg(value_parser = whole(2u64..))]
     max_vocab: Option<u64>,
     /// Keep the words that occur at least N times in the training text; all others are read as
     /// `<unk>`
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_parser = whole(1u64..))]
     min_count: Option<u64>,
 }
 

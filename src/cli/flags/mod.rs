@@ -5,6 +5,8 @@ pub mod config_file;
 pub mod device;
 mod hyperparameters;
 mod limits;
+mod markers;
+pub mod numbers;
 mod saved;
 pub mod signals;
 mod workers;
@@ -18,6 +20,7 @@ pub use adapt::AdaptFlags;
 pub use device::DeviceFlags;
 pub use hyperparameters::Hyperparameters;
 pub use limits::LimitFlags;
+pub use markers::MarkersFlag;
 pub use saved::{PrecisionFlag, Saved, SavedFlags, SavedPath, load_checkpoint};
 pub use workers::WorkerFlags;
 

@@ -2,18 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use tch::{Device, Kind};
 
-use super::{DeviceFlags, UsageError, rnn_mode};
+use super::{DeviceFlags, UsageError};
 use crate::average::CommonWords;
 use crate::checkpoint::{Checkpoint, NoCheckpoint};
 use crate::cli::report::notice;
-use crate::config::{Config, Precision, RnnMode};
+use crate::config::{Config, Precision};
 use crate::device;
 use crate::model::{PtbModel, PtbVariables};
 use crate::reader::Vocabulary;
+use crate::saved::{NoWords, SavedModel};
 
 #[derive(Args)]
 pub struct SavedFlags {
@@ -59,15 +60,14 @@ pub fn load_checkpoint(path: &Path) -> Result<Checkpoint> {
 pub struct Saved {
     pub vocabulary: Vocabulary,
     pub device: Device,
-    /// Each model's variables and the fastest mode to run them in.
-    pub models: Vec<(PtbVariables, RnnMode)>,
+    pub models: Vec<PtbVariables>,
 }
 
 impl Saved {
     /// Views of the models, not training, in this precision.
     pub fn views(&self, precision: Precision) -> Vec<PtbModel<'_>> {
-        let models = self.models.iter();
-        models.map(|(v, mode)| PtbModel::new(v, false, *mode).precision(precision)).collect()
+        let view = |v| PtbModel::new(v, false, v.fastest_mode()).precision(precision);
+        self.models.iter().map(view).collect()
     }
 }
 
@@ -88,24 +88,18 @@ impl SavedFlags {
         let mut known = CommonWords::default();
         let mut models = Vec::new();
         for path in self.paths() {
-            let mut checkpoint = path.open()?;
-            let mode = rnn_mode(checkpoint.cell().with_context(|| path.here())?, None)?;
-            let words = checkpoint.vocabulary.take().with_context(|| {
+            let saved = SavedModel::new(path.open()?, device);
+            let SavedModel { variables, vocabulary } = saved.map_err(|error| {
                 let here = path.here();
-                format!(
-                    "{here}: the model's words are not known; `import` it again with --data-path"
-                )
+                match error.is::<NoWords>() {
+                    true => {
+                        anyhow!("{here}: {error}; `import` it again with --data-path or --vocab")
+                    }
+                    false => error.context(here),
+                }
             })?;
-            let config = checkpoint.run.config;
-            ensure!(
-                words.len() as i64 == config.vocab_size,
-                "{}: a model of {} words with a list of {}",
-                path.here(),
-                config.vocab_size,
-                words.len()
-            );
-            known.add(path.here(), words)?;
-            models.push((path.variables(&checkpoint, &config, device)?, mode));
+            known.add(path.here(), vocabulary)?;
+            models.push(variables);
         }
         let (_, vocabulary) = known.into_inner().context("there is no --checkpoint")?;
         Ok(Saved { vocabulary, device, models })

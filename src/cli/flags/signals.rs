@@ -8,6 +8,7 @@ use std::thread;
 use anyhow::Result;
 use nix::sys::signal::{SigSet, Signal};
 
+use crate::cli::report::clear_line;
 use crate::device;
 
 /// What signals have asked for.
@@ -47,7 +48,10 @@ pub fn listen() -> Result<Signals> {
                 // A closed terminal sends SIGHUP more than once, and a logout sends SIGTERM too.
                 // So SIGHUP is never taken for somebody who asks twice.
                 Ok(Signal::SIGHUP) => stop.store(Signal::SIGHUP as usize, Ordering::Relaxed),
-                Ok(signal) if is_second => device::exit_at_once(128 + signal as i32),
+                Ok(signal) if is_second => {
+                    clear_line();
+                    device::exit_at_once(128 + signal as i32)
+                }
                 Ok(signal) => {
                     stop.store(signal as usize, Ordering::Relaxed);
                     is_second = true;

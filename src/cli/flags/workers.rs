@@ -9,6 +9,7 @@ use tch::Device;
 
 use super::UsageError;
 use super::device::select;
+use super::numbers::whole;
 use super::signals::Signals;
 use crate::cli::launch;
 use crate::device::{self, DeviceArg};
@@ -16,21 +17,23 @@ use crate::distributed::{Place, Solo, Team, check_batch_size};
 
 #[derive(Args)]
 pub struct WorkerFlags {
-    /// Train on N GPUs of this machine, with one worker on each; 0 is the CPU. The workers share
-    /// the rows of every batch, so the result is that of one worker
+    /// Train on N GPUs, one worker on each; 0 is the CPU
+    ///
+    /// They are GPUs of this machine. The workers share the rows of every batch, so the result is
+    /// that of one worker.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(i64).range(0..=1024))]
+    #[arg(value_parser = whole(0i64..=1024))]
     #[arg(help_heading = "The original's flags")]
     num_gpus: Option<i64>,
     /// Start N workers on this machine, also on the CPU; 1 trains alone, whatever a launcher's
     /// environment says [default: 1, or as torchrun, mpirun or Slurm says]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(i64).range(1..=1024))]
+    #[arg(value_parser = whole(1i64..=1024))]
     #[arg(help_heading = "Running")]
     workers: Option<i64>,
     /// Seconds that a worker may keep the others waiting before they give up
     #[arg(long, value_name = "SECONDS", default_value_t = 300, allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(value_parser = whole(1u64..=86_400))]
     #[arg(help_heading = "Running")]
     worker_timeout: u64,
 }
@@ -81,10 +84,14 @@ impl WorkerFlags {
         if let (None, Some(count), DeviceArg::Cuda(first)) = (&place, count, device) {
             let gpus = (device::gpu_count() - first as i64).max(0);
             if count > gpus {
-                // The original's words.
+                // The original's words, and what to do.
+                let on_the_cpu = match self.num_gpus {
+                    Some(_) => "leave --num-gpus out, or give --num-gpus 0",
+                    None => "--device cpu",
+                };
                 bail!(
                     "Your machine has only {gpus} gpus which is less than the requested \
-                     --num_gpus={count}. To train on the CPU: --device cpu"
+                     --num_gpus={count}. To train on the CPU: {on_the_cpu}"
                 );
             }
         }
@@ -114,9 +121,14 @@ impl WorkerFlags {
                 "--num-gpus 0 is the CPU, and --device {asked} is not: leave one of them out"
             ))),
             (Some(0), _) => Ok(DeviceArg::Cpu),
+            (Some(1), DeviceArg::Cpu) => Err(UsageError(
+                "--num-gpus 1 asks for a GPU, and --device cpu for none. To train on the CPU, \
+                 leave --num-gpus out"
+                    .into(),
+            )),
             (Some(n), DeviceArg::Cpu) => Err(UsageError(format!(
-                "--num-gpus {n} asks for GPUs, and --device cpu for none; --device cpu --workers \
-                 {n} trains on the CPU"
+                "--num-gpus {n} asks for GPUs, and --device cpu for none. To train on the CPU, \
+                 leave --num-gpus out; --device cpu --workers {n} starts {n} workers there"
             ))),
             (Some(_), DeviceArg::Auto) => Ok(DeviceArg::Cuda(0)),
             _ => Ok(asked),
@@ -189,7 +201,8 @@ mod tests {
     fn more_gpus_than_there_are_is_the_original_s_error() {
         let error = refusal(Some(1000), None, DeviceArg::Auto, 1000);
         assert!(error.starts_with("Your machine has only "), "{error}");
-        let rest = " gpus which is less than the requested --num_gpus=1000.";
+        let rest = " gpus which is less than the requested --num_gpus=1000. To train on the CPU: \
+                    leave --num-gpus out";
         assert!(error.contains(rest), "{error}");
     }
 
@@ -197,6 +210,7 @@ mod tests {
     fn contradictions_are_refused() {
         assert!(refusal(Some(0), None, DeviceArg::Cuda(0), 20).contains("--num-gpus 0 is the CPU"));
         assert!(refusal(Some(2), None, DeviceArg::Cpu, 20).contains("--device cpu --workers 2"));
+        assert!(refusal(Some(1), None, DeviceArg::Cpu, 20).contains("leave --num-gpus out"));
         assert!(refusal(Some(2), Some(4), DeviceArg::Auto, 20).contains("contradict"));
         assert!(refusal(None, Some(3), DeviceArg::Cpu, 20).contains("1, 2, 4, 5, 10, 20"));
         #[cfg(not(feature = "distributed"))]

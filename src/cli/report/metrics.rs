@@ -8,13 +8,14 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::event::{Evaluation, Event};
+use crate::files::make_folder;
 
 /// An event as a line of the metrics file, if it has one.
 pub fn metrics_line(event: &Event) -> Option<Value> {
     let figures = |name: &str, split: &str, r: &Evaluation| {
         json!({
-            "event": name, "split": split, "perplexity": r.perplexity, "tokens": r.tokens,
-            "seconds": r.seconds,
+            "event": name, "split": split, "perplexity": r.perplexity, "cost_per_word": r.cost,
+            "tokens": r.tokens, "seconds": r.seconds,
         })
     };
     match event {
@@ -25,7 +26,7 @@ pub fn metrics_line(event: &Event) -> Option<Value> {
                 "wps": wps,
             }))
         }
-        Event::EpochEnd { epoch, split, result, complete } => {
+        Event::EpochEnd { epoch, split, result, complete, .. } => {
             let mut line = figures("epoch", split, result);
             line["epoch"] = json!(epoch);
             line["complete"] = json!(complete);
@@ -50,7 +51,7 @@ impl Metrics {
     pub fn create(path: &Path, append: bool) -> Result<Self> {
         let cannot = || format!("--metrics {}: cannot be written", path.display());
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).with_context(cannot)?;
+            make_folder(folder).with_context(cannot)?;
         }
         let mut options = File::options();
         let file = if append { options.append(true) } else { options.write(true).truncate(true) }

@@ -17,6 +17,7 @@ pub use metrics::Metrics;
 use metrics::metrics_line;
 use tensorboard::EventFile;
 use terminal::{Bar, tensorflow_line};
+pub use terminal::{clear_line, for_stderr, for_stdout};
 
 /// The first error of [`line()`].
 static LINE_FAILED: OnceLock<io::Error> = OnceLock::new();
@@ -40,9 +41,34 @@ pub fn ensure_written() -> io::Result<()> {
     }
 }
 
-/// Writes a notice on standard error.
+/// A message without the numbers of the system's errors, `(os error 17)`, which stand beside
+/// their words.
+pub fn without_numbers(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        out.push_str(before);
+        rest = after.split_once(')').map_or("", |(_, rest)| rest);
+    }
+    out + rest
+}
+
+/// Writes a notice on standard error: one line, or wrapped to the width of a terminal.
 pub fn notice(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", for_stderr(&without_numbers(text)));
+}
+
+/// A number with its noun: `1 word`, `2 words`.
+pub fn plural(number: impl Into<i128>, noun: &str) -> String {
+    let number = number.into();
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// `16,914`
+pub fn with_commas(number: u64) -> String {
+    let digits = number.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
+    groups.collect::<Vec<_>>().join(",")
 }
 
 /// Shows a run in progress: the original's lines on standard output, a progress bar on standard
@@ -119,9 +145,26 @@ impl Reporter {
         }
     }
 
+    /// Takes the progress bar away.
+    pub fn clear(&self) {
+        self.bar.line.finish_and_clear();
+    }
+
     /// The run is over: takes the progress bar away; if quiet, prints the final perplexities.
     pub fn finish(self) {
-        self.bar.line.finish_and_clear();
+        self.clear();
         self.quiet.into_iter().flatten().flatten().for_each(|text| line(&text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_system_have_no_numbers() {
+        assert_eq!(without_numbers("a: Is a directory (os error 21)"), "a: Is a directory");
+        assert_eq!(without_numbers("a (os error 2); b (os error 17): c"), "a; b: c");
+        assert_eq!(without_numbers("plain (words)"), "plain (words)");
     }
 }

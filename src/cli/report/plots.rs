@@ -132,8 +132,7 @@ fn curves(group: &Group) -> Vec<Curve> {
             }
         }
     }
-    let on_ptb = group.runs.iter().any(|run| run.on_ptb());
-    if let Some(published) = group.published.as_ref().filter(|_| on_ptb) {
+    if let Some(published) = &group.published {
         for (split, perplexity) in [("valid", published.valid), ("train", published.train)] {
             let label = format!("TensorFlow {split} {perplexity:.2}");
             let points = vec![(0, perplexity)];

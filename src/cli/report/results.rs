@@ -1,6 +1,6 @@
 //! Finished runs, read from their metrics, beside the published TensorFlow numbers.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,17 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::with_commas;
+use crate::config::Model;
+
 /// `data/reference.json`: what TensorFlow reached.
 const REFERENCE: &str = include_str!("../../../data/reference.json");
 
 /// By this, a run's data are known to be PTB.
 const PTB_TRAIN_MD5: &str = "f26c4b92c5fdc7b3f8c7cdcb991d8420";
+
+/// Words in PTB's vocabulary.
+const PTB_WORDS: u64 = 10_000;
 
 /// A line of a metrics file with a later epoch than this is taken for damage.
 const MAX_EPOCHS: i64 = 1_000_000;
@@ -64,6 +70,9 @@ pub struct Run {
     pub valid: BTreeMap<i64, f64>,
     /// Test perplexity at the end; none while the run is not over.
     pub test: Option<f64>,
+    /// The last costs per word in nats, of the training, validation and test text. A cost is
+    /// finite where its perplexity is too large for a number.
+    pub costs: [Option<f64>; 3],
     /// The last epoch of `train`, if the run stopped within it: its perplexity is that of a part.
     pub partial: Option<i64>,
     /// Where the run was when its last step was logged: epoch, and perplexity of the epoch so far.
@@ -110,12 +119,15 @@ impl Run {
 
     /// Takes in one line of a metrics file; none if it is damaged.
     fn take(&mut self, line: &[u8]) -> Option<()> {
+        // Some editors begin a file with a byte-order mark.
+        let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
         let value: Value = serde_json::from_slice(line).ok()?;
         // NaN and infinity are null in JSON.
         let perplexity = match &value["perplexity"] {
             Value::Null => f64::NAN,
             number => number.as_f64()?,
         };
+        let cost = value["cost_per_word"].as_f64();
         let epoch = || value["epoch"].as_i64().filter(|epoch| (1..=MAX_EPOCHS).contains(epoch));
         match value["event"].as_str()? {
             "start" => {
@@ -129,12 +141,16 @@ impl Run {
                 "train" => {
                     let epoch = epoch()?;
                     self.train.insert(epoch, perplexity);
+                    self.costs[0] = cost;
                     self.partial = (value["complete"] == false).then_some(epoch);
                 }
-                "valid" => drop(self.valid.insert(epoch()?, perplexity)),
+                "valid" => {
+                    self.valid.insert(epoch()?, perplexity);
+                    self.costs[1] = cost;
+                }
                 _ => {}
             },
-            "final" => self.test = Some(perplexity),
+            "final" => (self.test, self.costs[2]) = (Some(perplexity), cost),
             _ => {}
         }
         Some(())
@@ -152,19 +168,76 @@ impl Run {
         [last(&self.train), last(&self.valid), self.test]
     }
 
+    /// The costs of the last perplexities that are too large for a number: train, valid, test.
+    pub fn overflown(&self) -> [Option<f64>; 3] {
+        let finals = self.finals();
+        [0, 1, 2].map(|i| self.costs[i].filter(|_| finals[i].is_some_and(|p| !p.is_finite())))
+    }
+
     /// True if it was trained on PTB, as the published runs were, or if the file does not say on
     /// what.
     pub fn on_ptb(&self) -> bool {
-        self.start["data"]["train"]["md5"].as_str().is_none_or(|md5| md5 == PTB_TRAIN_MD5)
+        self.training_text().is_none_or(|md5| md5 == PTB_TRAIN_MD5)
+    }
+
+    /// MD5 of its training text.
+    fn training_text(&self) -> Option<&str> {
+        self.start["data"]["train"]["md5"].as_str()
+    }
+
+    /// Number of words in its vocabulary, if the file says it.
+    pub fn vocabulary(&self) -> Option<u64> {
+        self.start["config"]["vocab_size"].as_u64()
+    }
+
+    /// True if its perplexities compare with the published ones: it is on PTB, with PTB's
+    /// vocabulary.
+    pub fn compares(&self) -> bool {
+        self.on_ptb() && self.vocabulary().is_none_or(|words| words == PTB_WORDS)
+    }
+
+    /// Fields in which its configuration differs from the one that its model names.
+    fn differing_fields(&self) -> Vec<String> {
+        let model = serde_json::from_value::<Model>(json!(self.model)).ok();
+        let Some(named) = model.and_then(|m| serde_json::to_value(m.config()).ok()) else {
+            return Vec::new();
+        };
+        let config = &self.start["config"];
+        let mut fields = Vec::new();
+        for (field, named) in named.as_object().into_iter().flatten() {
+            let own = &config[field];
+            let is_same = match (own.as_f64(), named.as_f64()) {
+                (Some(own), Some(named)) => own == named,
+                _ => own == named,
+            };
+            // The vocabulary and the schedule are shown for every run.
+            if !own.is_null() && !is_same && !["vocab_size", "lr_schedule"].contains(&&**field) {
+                fields.push(format!("{field} {own} instead of {named}"));
+            }
+        }
+        let own = |name: &str, usual: &str| {
+            let value = self.start[name].as_str().filter(|value| *value != usual)?;
+            Some(format!("{name} {value} instead of {usual}"))
+        };
+        fields.extend([own("cell", "basic_lstm"), own("optimizer", "sgd")].into_iter().flatten());
+        fields
     }
 
     /// What one has to know to read its numbers.
     pub fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
+        let words = self.vocabulary().map_or(String::new(), |words| {
+            format!(" with a vocabulary of {} words", with_commas(words))
+        });
         if !self.on_ptb() {
             let path = self.start["data"]["path"].as_str().unwrap_or("another text");
             remarks.push(format!(
-                "trained on {path}, not on PTB: the published numbers do not compare"
+                "trained on {path}{words}, not on PTB: the published numbers do not compare"
+            ));
+        } else if !self.compares() {
+            remarks.push(format!(
+                "trained on PTB{words} instead of {}: the published numbers do not compare",
+                with_commas(PTB_WORDS)
             ));
         }
         let epochs = self.start["config"]["max_max_epoch"].as_i64().unwrap_or_default();
@@ -191,6 +264,17 @@ impl Run {
         let perplexities = self.train.values().chain(self.valid.values()).chain(&self.test);
         if perplexities.into_iter().any(|perplexity| !perplexity.is_finite()) {
             remarks.push("has perplexities that are not finite numbers".to_owned());
+            if let Some(cost) = self.overflown().into_iter().flatten().next() {
+                remarks.push(format!(
+                    "{} is a perplexity that is too large for a number, of {cost:.1} nats a word",
+                    power(cost)
+                ));
+            }
+        }
+        let fields = self.differing_fields();
+        if !fields.is_empty() {
+            let fields = fields.join(", ");
+            remarks.push(format!("its configuration differs from {}'s: {fields}", self.model));
         }
         remarks
     }
@@ -233,7 +317,7 @@ pub fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
 pub struct Group {
     /// `small`, `medium`, `large` or `test`.
     pub model: String,
-    /// The original's row, if it has one for this model.
+    /// The original's row, if it has one for this model and some run compares with it.
     pub published: Option<Published>,
     /// In the order in which they were named.
     pub runs: Vec<Run>,
@@ -281,10 +365,11 @@ impl Comparison {
         let mut models: Vec<String> = runs.iter().map(|run| run.model.clone()).collect();
         models.sort_by_key(|model| (order(model), model.clone()));
         models.dedup();
-        let groups = models.into_iter().map(|model| Group {
-            published: reference.published.iter().find(|row| row.model == model).cloned(),
-            runs: runs.extract_if(.., |run| run.model == model).collect(),
-            model,
+        let groups = models.into_iter().map(|model| {
+            let runs: Vec<Run> = runs.extract_if(.., |run| run.model == model).collect();
+            let published = reference.published.iter().find(|row| row.model == model).cloned();
+            let published = published.filter(|_| runs.iter().any(Run::compares));
+            Group { published, runs, model }
         });
         Ok(Comparison { groups: groups.collect() })
     }
@@ -294,13 +379,30 @@ impl Comparison {
         self.groups.iter().flat_map(|group| &group.runs)
     }
 
-    /// What one has to know to read the table: each run's remarks after its name.
+    /// What one has to know to read the table: each run's remarks after its name, and whether the
+    /// runs compare with each other.
     pub fn remarks(&self) -> Vec<String> {
         let remarks = self.runs().map(|run| (&run.name, run.remarks()));
+        let remarks = remarks.filter(|(_, r)| !r.is_empty());
+        let mut remarks: Vec<String> =
+            remarks.map(|(name, r)| format!("{name}: {}", r.join("; "))).collect();
+        let sizes: BTreeSet<u64> = self.runs().filter_map(Run::vocabulary).collect();
+        let texts: BTreeSet<&str> = self.runs().filter_map(Run::training_text).collect();
+        if sizes.len() > 1 {
+            let sizes: Vec<String> = sizes.into_iter().map(with_commas).collect();
+            remarks.push(format!(
+                "The runs have vocabularies of different sizes ({} words): their perplexities do \
+                 not compare with each other",
+                sizes.join(", ")
+            ));
+        } else if texts.len() > 1 {
+            remarks.push(
+                "The runs were trained on different texts: their perplexities do not compare with \
+                 each other"
+                    .to_owned(),
+            );
+        }
         remarks
-            .filter(|(_, r)| !r.is_empty())
-            .map(|(name, r)| format!("{name}: {}", r.join("; ")))
-            .collect()
     }
 
     /// The table for a terminal: one block per model, with differences in percent.
@@ -385,6 +487,9 @@ impl Comparison {
                 "train": train,
                 "valid": valid,
                 "test": test,
+                "cost_per_word": {
+                    "train": run.costs[0], "valid": run.costs[1], "test": run.costs[2],
+                },
                 "difference_percent": {"train": d_train, "valid": d_valid, "test": d_test},
                 "curve": curve.collect::<Vec<_>>(),
                 "remarks": run.remarks(),
@@ -399,7 +504,7 @@ impl Comparison {
 impl Group {
     /// In percent of the published numbers.
     fn differences(&self, run: &Run) -> [Option<f64>; 3] {
-        let published = self.published.as_ref().filter(|_| run.on_ptb());
+        let published = self.published.as_ref().filter(|_| run.compares());
         let published = published.map(|p| [p.train, p.valid, p.test]);
         let finals = run.finals();
         [0, 1, 2].map(|i| Some(100.0 * (finals[i]? / published?[i] - 1.0)))
@@ -414,6 +519,7 @@ impl Group {
         });
         let runs = self.runs.iter().map(|run| {
             let (finals, differences) = (run.finals(), self.differences(run));
+            let overflown = run.overflown();
             Row {
                 name: run.name.clone(),
                 // `3+`: and a part of the next.
@@ -425,12 +531,22 @@ impl Group {
                             ..99.95 => format!("{d:+.1}%"),
                             _ => format!("{d:+.0}%"),
                         });
-                    [finals[i].map_or("-".to_owned(), figure), difference.unwrap_or_default()]
+                    let value = match overflown[i] {
+                        Some(cost) => power(cost),
+                        None => finals[i].map_or("-".to_owned(), figure),
+                    };
+                    [value, difference.unwrap_or_default()]
                 }),
             }
         });
         published.chain(runs).collect()
     }
+}
+
+/// The perplexity of this cost as a power, for one that is too large for a number, in at most 7
+/// characters.
+fn power(cost: f64) -> String {
+    if cost < 999.95 { format!("e^{cost:.1}") } else { format!("e^{cost:.1e}") }
 }
 
 /// A perplexity in at most 8 characters.

@@ -218,7 +218,7 @@ impl EventFile {
             }
             Event::EpochEnd { result, .. } => self.scalars(&[
                 ("Valid/Perplexity", result.perplexity),
-                ("Valid/Validation_Loss", result.perplexity.ln() * self.num_steps as f64),
+                ("Valid/Validation_Loss", result.cost * self.num_steps as f64),
             ]),
             Event::Final(result) => self.scalars(&[("Test/Perplexity", result.perplexity)]),
             _ => Ok(()),
