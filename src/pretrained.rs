@@ -49,7 +49,8 @@ pub struct Pretrained {
 
 impl Pretrained {
     /// Reads a model: the save path of a run or one of its checkpoints, an exported model in
-    /// `.safetensors` or a folder with it as `model.safetensors`, or what [`tf::read`] reads. `notify` hears of damaged checkpoints.
+    /// `.safetensors` or a folder with it as `model.safetensors`, or what [`tf::read`] reads.
+    /// `notify` hears of damaged checkpoints.
     ///
     /// # Errors
     /// No such file, or not a model; a list of words that has another length than the model.

@@ -343,6 +343,11 @@ fn forget_bias_is_kept_with_the_model() {
         let line = format!("{train} --init-from {file} --save-path never --forget-bias 1");
         folder.fails(1, &line, &says);
     }
+    // A checkpoint of this program says it, and brings its words.
+    let line = "import given/model-0.safetensors --save-path copied";
+    folder.says(line, "given/model-0.safetensors: its forget_bias is 0.1");
+    assert_eq!(of("copied"), 0.1);
+    assert_eq!(folder.load("copied").vocabulary, folder.load("given").vocabulary);
     // Another program may have written it as a float32.
     let mut narrow = folder.read("known.npz");
     narrow.insert("Model/forget_bias".into(), Tensor::from(0.1f32));
