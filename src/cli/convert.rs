@@ -21,7 +21,8 @@ use crate::tf::{self, Shapes};
 #[derive(Args)]
 pub struct ImportArgs {
     /// What TensorFlow saved: a checkpoint's prefix (model.ckpt-123), its folder, one of its files,
-    /// or a .npz; or a run of this program: its save path, a checkpoint, or an exported .safetensors
+    /// or a .npz; or a run of this program: its save path, a checkpoint of it, or an exported
+    /// .safetensors
     #[arg(value_name = "FILE")]
     from: PathBuf,
     /// Folder for the new checkpoint

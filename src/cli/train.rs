@@ -355,7 +355,8 @@ impl Training<'_> {
                         "{path}: the model has another vocabulary, of {} words; rows are matched \
                          by word, and {new} of the {} words of the training text are not in it \
                          and begin at random",
-                        model.shapes.vocab_size, session.vocabulary().len()
+                        model.shapes.vocab_size,
+                        session.vocabulary().len()
                     ));
                 }
                 Ok(None)
@@ -499,7 +500,8 @@ impl Training<'_> {
             line(&format!("Saving model to {}.", path.display()));
         }
         // The source writes no <unk> for other words, and no text without them.
-        let is_sample = self.args.data_path == SAMPLE && data.test.replaced + data.test.dropped == 0;
+        let is_sample =
+            self.args.data_path == SAMPLE && data.test.replaced + data.test.dropped == 0;
         if let Some(perplexity) = perplexity.filter(|_| is_sample) {
             let ids = data.test.tokens.iter();
             let words: Vec<&str> = ids.filter_map(|&id| data.vocabulary.word(id)).collect();
