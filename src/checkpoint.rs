@@ -143,6 +143,11 @@ impl fmt::Display for Difference {
 #[error("{}: there is no checkpoint (model-*.safetensors) in this folder", .0.display())]
 pub struct NoCheckpoint(PathBuf);
 
+/// The error of a safetensors file that is no checkpoint.
+#[derive(Debug, Error)]
+#[error("not a checkpoint of this program: its format is {0:?}, expected {FORMAT:?}")]
+pub struct OtherFormat(String);
+
 /// A run at one moment.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -212,10 +217,7 @@ impl Checkpoint {
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let (tensors, metadata) = from_safetensors(bytes)?;
         let format = metadata.get("format").map_or("none", String::as_str);
-        ensure!(
-            format == FORMAT,
-            "not a checkpoint of this program: its format is {format:?}, expected {FORMAT:?}"
-        );
+        ensure!(format == FORMAT, OtherFormat(format.to_owned()));
         ensure!(
             metadata.contains_key("sha256") || cfg!(fuzzing),
             "it has no SHA-256: the file is damaged"

@@ -57,14 +57,13 @@ impl Pretrained {
     pub fn read(path: impl AsRef<Path>, notify: &mut dyn FnMut(&str)) -> Result<Self> {
         let inside = path.as_ref().join(PYTORCH_FILE);
         let path = if inside.is_file() { &inside } else { path.as_ref() };
-        let is = |extension: &str| path.extension().is_some_and(|e| e == extension);
         let read = if path.is_dir() && checkpoint::has_checkpoint(path) {
             Self::of_checkpoint(Checkpoint::load(path, notify)?, path)?
-        } else if is("safetensors") {
+        } else if is_safetensors(path) {
             Self::read_safetensors(path)?
         } else {
             let model = tf::Model::read(path)?;
-            let inside = if is("npz") { tf::read_npz_words(path)? } else { None };
+            let inside = if tf::is_npz(path) { tf::read_npz_words(path)? } else { None };
             let name = || format!("{}: its words", path.display());
             let list = |bytes| Vocabulary::from_list(Box::new(Cursor::new(bytes)), name());
             Pretrained { model, words: inside.map(list).transpose()?, run: None }
@@ -162,6 +161,13 @@ impl fmt::Display for OtherSizes {
         }
         Ok(())
     }
+}
+
+/// Whether a file is a `.safetensors`, by this ending or by its first bytes: the length of a header
+/// of JSON, and its beginning.
+fn is_safetensors(path: &Path) -> bool {
+    let header = |start: &[u8]| start.len() == 9 && start[4..8] == [0; 4] && start[8] == b'{';
+    path.extension().is_some_and(|e| e == "safetensors") || tf::starts_as(path, header)
 }
 
 /// The file with the words of the model in `path`, if there is one beside it.

@@ -24,8 +24,8 @@ use crate::tf::{self, Shapes};
 #[derive(Args)]
 pub struct ImportArgs {
     /// What TensorFlow saved: a checkpoint's prefix (model.ckpt-123), its folder, one of its files,
-    /// or a .npz; a run of this program: its save path, a checkpoint, or an exported .safetensors;
-    /// or a .safetensors of PyTorch's example word_language_model
+    /// or a .npz; a run of this program: its save path, a checkpoint of it, or an exported
+    /// .safetensors; or a .safetensors of PyTorch's example word_language_model
     #[arg(value_name = "FILE")]
     from: PathBuf,
     /// Folder for the new checkpoint

@@ -103,13 +103,18 @@ fn read_with_bar(data_path: &str, limits: Limits, markers: &MarkersFlag) -> Resu
     data
 }
 
-/// Reports which data these are, if that could be mistaken, and how many words are unknown.
-fn report_words(data_path: &str, data: &RawData, markers: &MarkersFlag) {
+/// Reports that the name of the sample corpus does not mean the folder of that name.
+pub fn report_folder_of_that_name(data_path: &str) {
     if data_path == SAMPLE && Path::new(SAMPLE).is_dir() {
         notice(&format!(
             "`{SAMPLE}` is the corpus inside this program; the folder of this name is ./{SAMPLE}"
         ));
     }
+}
+
+/// Reports which data these are, if that could be mistaken, and how many words are unknown.
+fn report_words(data_path: &str, data: &RawData, markers: &MarkersFlag) {
+    report_folder_of_that_name(data_path);
     if let Some(warning) = without_spaces(data) {
         notice(&warning);
     }

@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use tch::{Device, Kind};
 
+use super::data::report_folder_of_that_name;
 use super::report::{for_stdout, line, plural};
 use crate::config::{Config, RnnMode};
 use crate::device;
@@ -318,6 +319,7 @@ fn look_at_data(findings: &mut Findings, asked: Option<String>) {
             data.vocabulary.len()
         )
     };
+    report_folder_of_that_name(&path);
     match RawData::read(&path) {
         Ok(data) => findings.found("data", &format!("{path}\n{}", describe(&data))),
         Err(error) if named.is_some() || Path::new(&path).exists() => {

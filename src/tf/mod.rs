@@ -15,6 +15,8 @@ mod v1;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -41,20 +43,33 @@ pub struct Loaded {
     pub skipped: BTreeMap<String, String>,
 }
 
-/// Reads `.npz` files by that ending; otherwise a checkpoint: its prefix, one of its files, or a
+/// Reads `.npz` files by that ending or their first bytes; otherwise a checkpoint: its prefix, one of its files, or a
 /// folder with the file `checkpoint`, whose newest is taken.
 ///
 /// # Errors
 /// Those of [`read_npz`], [`read_checkpoint`] and [`latest_checkpoint`].
 pub fn read(path: impl AsRef<Path>) -> Result<Loaded> {
     let path = path.as_ref();
-    if path.extension().is_some_and(|e| e == "npz") {
+    if is_npz(path) {
         return npz::load_npz(path);
     }
     if path.is_dir() {
         return read_checkpoint(latest_checkpoint(path)?);
     }
     read_checkpoint(path)
+}
+
+/// Whether a file is a `.npz`, by this ending or by the first bytes of a zip archive.
+pub fn is_npz(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "npz")
+        || starts_as(path, |b| b.starts_with(b"PK\x03\x04"))
+}
+
+/// Whether the first bytes of a file, at most 9, are such.
+pub(crate) fn starts_as(path: &Path, is: impl Fn(&[u8]) -> bool) -> bool {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(9).read_to_end(&mut start));
+    read.is_ok() && is(&start)
 }
 
 /// A language model out of one of TensorFlow's files.

@@ -8,7 +8,7 @@ use tch::{Device, Kind};
 
 use super::{DeviceFlags, UsageError};
 use crate::average::CommonWords;
-use crate::checkpoint::{Checkpoint, NoCheckpoint};
+use crate::checkpoint::{Checkpoint, NoCheckpoint, OtherFormat};
 use crate::cli::report::notice;
 use crate::config::{Config, Precision};
 use crate::device;
@@ -50,9 +50,17 @@ impl PrecisionFlag {
 
 /// Loads the newest good checkpoint of a save path, or the file itself if `path` is one.
 pub fn load_checkpoint(path: &Path) -> Result<Checkpoint> {
-    Checkpoint::load(path, &mut notice).map_err(|error| match error.is::<NoCheckpoint>() {
-        true => anyhow!("{error}; `train --save-path` writes them"),
-        false => error,
+    Checkpoint::load(path, &mut notice).map_err(|error| {
+        if error.is::<NoCheckpoint>() {
+            return anyhow!(
+                "{error}; `train --save-path` writes them, and `import` makes one of a model of \
+                 TensorFlow's"
+            );
+        }
+        if error.is::<OtherFormat>() {
+            return anyhow!("{error:#}; `import` makes a checkpoint of an exported model");
+        }
+        error
     })
 }
 
