@@ -127,7 +127,7 @@ Examples:
     /// Print the likeliest next words after a text, with their probabilities
     #[command(after_help = "\
 Examples:
-  ptb-word-lm predict --checkpoint runs/small --prompt 'the company said' --top 10
+  ptb-word-lm predict --checkpoint runs/small --prompt 'the company said'
   ptb-word-lm predict --checkpoint runs/small --json < prompts.txt
       one prompt per line, an object for each
   ptb-word-lm predict --checkpoint runs/1 --checkpoint runs/2 --top 3 \\
