@@ -162,6 +162,7 @@ fn writing(folder: &Path) -> BTreeMap<&'static str, Vec<Vec<String>>> {
         ),
         ("import", args(&import)),
         ("export", args(&export)),
+        ("prepare", args(&["prepare", text, "--out", &at("three"), "--force"])),
         (
             "compare",
             [&[][..], &["--format", "json"], &["--format", "markdown"]]
@@ -179,7 +180,7 @@ fn writing(folder: &Path) -> BTreeMap<&'static str, Vec<Vec<String>>> {
 fn output_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    fs::write(at("text"), "the company said\nthe company\n").unwrap();
+    fs::write(at("text"), "the company said\nthe company\nthe year\n").unwrap();
     let saved = text(&at("run")).to_owned();
     run(&mut program(&[TINY, &["--max-steps", "2", "--save-path", &saved]].concat()));
     let npz = text(&at("run.npz")).to_owned();

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use ptb_word_lm::checkpoint::{Checkpoint, SaveFolder};
 use serde_json::{Value, json};
 use tiny::TINY;
 
@@ -33,7 +34,6 @@ fn fails(args: &[&str]) -> (i32, String) {
     let output = run(args);
     let error = stderr(&output);
     assert!(!output.status.success() && !error.contains("panicked"), "{args:?}: {error}");
-    println!("REFUSED newcomer {args:?}"); // scripts/torture.sh counts them
     (output.status.code().unwrap(), error)
 }
 
@@ -162,6 +162,25 @@ fn a_run_in_pieces_prints_every_epoch_once() {
         assert_eq!(epochs(&lines, split), epochs(&expected, split), "{lines}");
         assert_eq!(epochs(&lines, split).len(), 2);
     }
+}
+
+/// As after a kill in the evaluation that follows an epoch.
+#[test]
+fn an_epoch_that_was_printed_before_a_stop_is_not_printed_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let base = [TINY, &["--max-max-epoch", "1", "--save-path"]].concat();
+    let seven = [&base[..], &[text(&at("part")), "--max-steps", "7", "--no-eval"]].concat();
+    let (lines, _) = works(&seven);
+    let (_, steps) = lines.split_once("step 7 of ").unwrap();
+    let steps: i64 = steps.split(':').next().unwrap().parse().unwrap();
+    let mut checkpoint = Checkpoint::load(&at("part"), &mut |text| panic!("{text}")).unwrap();
+    (checkpoint.progress.step, checkpoint.progress.global_step) = (steps, steps);
+    SaveFolder::open(&at("run"), 1).unwrap().save(&checkpoint).unwrap();
+    let (lines, _) = works(&[&base[..], &[text(&at("run"))]].concat());
+    assert_eq!((epochs(&lines, "Train").len(), epochs(&lines, "Valid").len()), (0, 1), "{lines}");
+    let metrics = fs::read_to_string(at("run").join("metrics.jsonl")).unwrap();
+    assert!(!metrics.contains("\"split\":\"train\""), "{metrics}");
 }
 
 #[test]

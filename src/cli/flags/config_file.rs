@@ -117,7 +117,7 @@ fn read(path: &Path, train: &Command) -> Result<(Vec<OsString>, Option<Value>)> 
     // cut off is passed over.
     let starts = text.lines().filter(|line| line.contains("\"start\""));
     let starts = starts.filter_map(|line| serde_json::from_str::<Map<String, Value>>(line).ok());
-    let last = starts.filter(|value| value.get("event") == Some(&json!("start"))).last();
+    let last = starts.filter(|value| value.get("event") == Some(&json!("start"))).next_back();
     let mut start = last.unwrap_or_else(|| first.clone());
     // The command that resumes a run may leave out what it started from.
     if start.get("init_from").is_none_or(Value::is_null)
