@@ -43,8 +43,8 @@ pub struct Loaded {
     pub skipped: BTreeMap<String, String>,
 }
 
-/// Reads `.npz` files by that ending or their first bytes; otherwise a checkpoint: its prefix, one of its files, or a
-/// folder with the file `checkpoint`, whose newest is taken.
+/// Reads `.npz` files by that ending or their first bytes; otherwise a checkpoint: its prefix, one
+/// of its files, or a folder with the file `checkpoint`, whose newest is taken.
 ///
 /// # Errors
 /// Those of [`read_npz`], [`read_checkpoint`] and [`latest_checkpoint`].
