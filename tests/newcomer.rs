@@ -170,16 +170,17 @@ fn an_epoch_that_was_printed_before_a_stop_is_not_printed_again() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let base = [TINY, &["--max-max-epoch", "1", "--save-path"]].concat();
-    let seven = [&base[..], &[text(&at("part")), "--max-steps", "7", "--no-eval"]].concat();
-    let (lines, _) = works(&seven);
+    let (part, run) = (at("part"), at("run"));
+    let seven = ["--max-steps", "7", "--no-eval"];
+    let (lines, _) = works(&[&base[..], &[text(&part)], &seven].concat());
     let (_, steps) = lines.split_once("step 7 of ").unwrap();
     let steps: i64 = steps.split(':').next().unwrap().parse().unwrap();
-    let mut checkpoint = Checkpoint::load(&at("part"), &mut |text| panic!("{text}")).unwrap();
+    let mut checkpoint = Checkpoint::load(&part, &mut |text| panic!("{text}")).unwrap();
     (checkpoint.progress.step, checkpoint.progress.global_step) = (steps, steps);
-    SaveFolder::open(&at("run"), 1).unwrap().save(&checkpoint).unwrap();
-    let (lines, _) = works(&[&base[..], &[text(&at("run"))]].concat());
+    SaveFolder::open(&run, 1).unwrap().save(&checkpoint).unwrap();
+    let (lines, _) = works(&[&base[..], &[text(&run)]].concat());
     assert_eq!((epochs(&lines, "Train").len(), epochs(&lines, "Valid").len()), (0, 1), "{lines}");
-    let metrics = fs::read_to_string(at("run").join("metrics.jsonl")).unwrap();
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     assert!(!metrics.contains("\"split\":\"train\""), "{metrics}");
 }
 

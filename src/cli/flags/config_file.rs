@@ -116,8 +116,9 @@ fn read(path: &Path, train: &Command) -> Result<(Vec<OsString>, Option<Value>)> 
     // A run that was resumed has a start event for each time; the last one counts. A line that was
     // cut off is passed over.
     let starts = text.lines().filter(|line| line.contains("\"start\""));
-    let starts = starts.filter_map(|line| serde_json::from_str::<Map<String, Value>>(line).ok());
-    let last = starts.filter(|value| value.get("event") == Some(&json!("start"))).next_back();
+    let mut starts =
+        starts.filter_map(|line| serde_json::from_str::<Map<String, Value>>(line).ok());
+    let last = starts.rfind(|value| value.get("event") == Some(&json!("start")));
     let mut start = last.unwrap_or_else(|| first.clone());
     // The command that resumes a run may leave out what it started from.
     if start.get("init_from").is_none_or(Value::is_null)
