@@ -219,7 +219,7 @@ struct Opened {
 /// The variables that a run starts from.
 enum Start {
     Random,
-    Imported(Pretrained),
+    Imported(Box<Pretrained>),
     Resumed(Box<Checkpoint>),
 }
 
@@ -292,7 +292,7 @@ impl Training<'_> {
         let Some(checkpoint) = checkpoint.flatten() else {
             let Some(imported) = self.imported()? else { return Ok(Start::Random) };
             self.ensure_imported_fits(&imported, run)?;
-            return Ok(Start::Imported(imported));
+            return Ok(Start::Imported(Box::new(imported)));
         };
         ensure_same_run(&checkpoint.run, run).map_err(|error| self.cannot_resume(error))?;
         if let Some(vocabulary) = &checkpoint.vocabulary {
@@ -344,7 +344,8 @@ impl Training<'_> {
         }
         match start {
             Start::Random => Ok(None),
-            Start::Imported(Pretrained { model, words, .. }) => {
+            Start::Imported(imported) => {
+                let Pretrained { model, words, .. } = *imported;
                 let path = shown(&self.args.init_from);
                 for note in model.notes() {
                     self.say(&format!("{path}: not part of the model: {note}"));
