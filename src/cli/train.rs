@@ -243,11 +243,7 @@ struct Opened {
 /// The variables that a run starts from.
 enum Start {
     Random,
-<<<<<<< HEAD
-    Imported(Imported),
-=======
-    Imported(Box<Pretrained>),
->>>>>>> hwords
+    Imported(Box<Imported>),
     Resumed(Box<Checkpoint>),
 }
 
@@ -340,10 +336,11 @@ impl Training<'_> {
     fn start(&self, folder: Option<&SaveFolder>) -> Result<Start> {
         let checkpoint =
             folder.map(|folder| folder.latest(&mut |text| notice(text))).transpose()?;
-<<<<<<< HEAD
         match checkpoint.flatten() {
             Some(checkpoint) => Ok(Start::Resumed(Box::new(checkpoint))),
-            None => Ok(self.imported()?.map_or(Start::Random, Start::Imported)),
+            None => Ok(self
+                .imported()?
+                .map_or(Start::Random, |imported| Start::Imported(Box::new(imported)))),
         }
     }
 
@@ -357,12 +354,6 @@ impl Training<'_> {
                 .forget_bias(given, &|text| self.say(text))
                 .with_context(|| self.init_from())?,
             Start::Resumed(checkpoint) => given.unwrap_or(checkpoint.run.config.forget_bias),
-=======
-        let Some(checkpoint) = checkpoint.flatten() else {
-            let Some(imported) = self.imported()? else { return Ok(Start::Random) };
-            self.ensure_imported_fits(&imported, run)?;
-            return Ok(Start::Imported(Box::new(imported)));
->>>>>>> hwords
         };
         Ok(self.team.broadcast_text("forget_bias", &forget_bias.to_string())?.parse()?)
     }
@@ -429,7 +420,6 @@ impl Training<'_> {
         match start {
             Start::Random => Ok(None),
             Start::Imported(imported) => {
-<<<<<<< HEAD
                 let say = |text: &str| self.say(text);
                 imported.report(&say);
                 let optimizer = self.args.hyperparameters.optimizer;
@@ -437,14 +427,6 @@ impl Training<'_> {
                     imported.variables(optimizer, &say).with_context(|| self.init_from())?;
                 let Pretrained { model, words, .. } = &imported.found;
                 let started = session.start_from(&variables, words.as_ref());
-=======
-                let Pretrained { model, words, .. } = *imported;
-                let path = shown(&self.args.init_from);
-                for note in model.notes() {
-                    self.say(&format!("{path}: not part of the model: {note}"));
-                }
-                let started = session.start_from(&model.variables, words.as_ref());
->>>>>>> hwords
                 if let Some(new) = started.with_context(|| self.init_from())? {
                     self.say(&format!(
                         "{}: the model has another vocabulary, of {} words; rows are matched by \

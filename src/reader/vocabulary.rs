@@ -112,8 +112,9 @@ impl Vocabulary {
     /// The first difference to the words that are at hand, for a message; none if all words have
     /// the same ids.
     pub fn difference(&self, here: &Self) -> Option<String> {
-        let lengths = (self.len() != here.len())
-            .then(|| format!("its vocabulary has {} words, and here are {}", self.len(), here.len()));
+        let (there, len) = (self.len(), here.len());
+        let lengths =
+            (there != len).then(|| format!("its vocabulary has {there} words, and here are {len}"));
         let differ = |(id, (there, here)): (usize, (&str, &str))| {
             (there != here).then(|| format!("word {id} is {there:?} there and {here:?} here"))
         };
