@@ -86,7 +86,7 @@ pub(super) fn to_tensorflow(mut given: Variables, prefix: &str) -> Result<Conver
         ensure!(
             hidden == width,
             "variable {name:?} {:?} has {hidden} units, but {ENCODER:?} is {width} wide: both \
-             have to be the same (--emsize and --nhid)",
+             have to be the same (emsize and nhid in PyTorch's example)",
             w_hh.size()
         );
         let mut biases = Vec::new();
