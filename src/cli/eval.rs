@@ -124,8 +124,8 @@ impl EvalArgs {
         let read = read_data_of(words, path, looked.limits, &self.markers);
         let (data, _) = read.map_err(|error| match error.downcast_ref() {
             Some(Misfit::Vocabulary(difference)) => anyhow!(
-                "{name}: the model's words are not those of --data-path {path}, so this is not \
-                 the data that it was trained on: {difference}. `score` reads any text"
+                "{name}: the model's vocabulary is not that of --data-path {path}, so this is \
+                 not the data that it was trained on: {difference}. `score` reads any text"
             ),
             _ => error,
         })?;
