@@ -74,7 +74,7 @@ impl Vocabulary {
 
 /// Limits on the size of the vocabulary.
 ///
-/// With a limit, a word outside of the vocabulary is read as `<unk>` in all three texts, and `<unk>`
+/// With a limit, a word outside of the vocabulary is read as `<unk>` in all three texts; `<unk>`
 /// and `<eos>` are always in it, even if the training text does not have them. Without one, the
 /// vocabulary has all words of the training text, and words of the other texts that are not in it
 /// are dropped, as in the original.
