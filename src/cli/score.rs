@@ -267,9 +267,11 @@ impl<'a> Report<'a> {
         if self.lines == 1 {
             let log = if self.args.log_base == LogBase::E { "log-prob" } else { "log10-prob" };
             let text = if id.is_some() { "id and text" } else { "text" };
-            let columns = ("line", log, "perplexity", "unknown", text);
-            let (line, log, perplexity, unknown, text) = columns;
-            writeln!(self.out, "{line:>6} {log:>10} {perplexity:>10} {unknown:>7}  {text}")?;
+            writeln!(
+                self.out,
+                "{:>6} {log:>10} {:>10} {:>7}  {text}",
+                "line", "perplexity", "unknown"
+            )?;
         }
         let (lines, log_probability) = (self.lines, self.log(totals.log_probability));
         let (perplexity, unknown) = (figure(totals.perplexity()), totals.unknown);

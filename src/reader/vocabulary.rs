@@ -151,10 +151,10 @@ impl Vocabulary {
 
 /// Limits on the size of the vocabulary.
 ///
-/// With a limit, a word outside of the vocabulary is read as `<unk>` in all three texts, and
-/// `<unk>` and `<eos>` are always in it, even if the training text does not have them. Without one,
-/// the vocabulary has all words of the training text, and words of the other texts that are not in
-/// it are dropped, as in the original.
+/// With a limit, a word outside of the vocabulary is read as `<unk>` in all three texts; `<unk>`
+/// and `<eos>` are always in it, even if the training text does not have them. Without one, the
+/// vocabulary has all words of the training text, and words of the other texts that are not in it
+/// are dropped, as in the original.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Largest number of words, including `<unk>` and `<eos>`. The most frequent words are kept.
