@@ -141,8 +141,8 @@ impl ImportArgs {
             let read = read_data_of(&words, data_path, limits, &MarkersFlag::default());
             let (_, limits) = read.map_err(|error| match error.downcast_ref() {
                 Some(Misfit::Vocabulary(difference)) => anyhow!(
-                    "{}: the model's vocabulary is not that of --data-path {data_path}: {difference}. \
-                     {LIMITS}",
+                    "{}: the model's vocabulary is not that of --data-path {data_path}: \
+                     {difference}. {LIMITS}",
                     here()
                 ),
                 _ => error,
