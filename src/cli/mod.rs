@@ -124,7 +124,7 @@ Examples:
       continue these words
   ptb-word-lm generate --checkpoint runs/small --no-unk")]
     Generate(generate::GenerateArgs),
-    /// Print the likeliest next words after a text, with their probabilities
+    /// Print the likeliest next words after a text
     #[command(after_help = "\
 Examples:
   ptb-word-lm predict --checkpoint runs/small --prompt 'the company said'
