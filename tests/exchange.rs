@@ -512,7 +512,7 @@ fn pytorch_s_names_go_out_and_come_in() {
         let text: String = (0..vocab - 1).map(|k| format!("w{k} ")).collect();
         fs::write(folder.at("other").join(format!("{split}.txt")), text + "\n").unwrap();
     }
-    let says = ["words are not those of --data-path other"];
+    let says = ["vocabulary is not that of --data-path other"];
     folder.fails(1, "import out --save-path no --data-path other", &says);
 
     // The forget gates' constant is in a bias; Adam's slots stay here.

@@ -113,8 +113,7 @@ impl Vocabulary {
     /// the same ids.
     pub fn difference(&self, here: &Self) -> Option<String> {
         let (there, len) = (self.len(), here.len());
-        let lengths =
-            (there != len).then(|| format!("its vocabulary has {there} words, and here are {len}"));
+        let lengths = (there != len).then(|| format!("it has {there} words, and here are {len}"));
         let differ = |(id, (there, here)): (usize, (&str, &str))| {
             (there != here).then(|| format!("word {id} is {there:?} there and {here:?} here"))
         };
