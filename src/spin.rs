@@ -20,7 +20,7 @@ use tch::Tensor;
 const PERIOD: Duration = Duration::from_millis(500);
 
 /// Part of their time that the threads have to wait for a core before the machine counts as busy.
-const BUSY: f64 = 0.05;
+const BUSY: f64 = 0.1;
 
 /// Quiet looks in a row after which it counts as quiet again.
 const QUIET: usize = 10;

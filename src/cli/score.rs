@@ -29,7 +29,7 @@ Examples:
   ptb-word-lm score --checkpoint runs/small my-text/ptb.test.txt
   echo 'the company said' | ptb-word-lm score --checkpoint runs/small --per-word
   ptb-word-lm score --checkpoint runs/small --independent --json sentences.txt
-  ptb-word-lm score --checkpoint runs/small --independent --ids --log-base 10 nbest.txt
+  ptb-word-lm score --checkpoint runs/small --independent --ids nbest.txt
       the hypotheses of a speech recognizer; the first word of each line is its id";
 
 const MEANING: &str = r#"
