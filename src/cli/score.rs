@@ -30,7 +30,7 @@ Examples:
   echo 'the company said' | ptb-word-lm score --checkpoint runs/small --per-word
   ptb-word-lm score --checkpoint runs/small --independent --json sentences.txt
   ptb-word-lm score --checkpoint runs/small --independent --ids nbest.txt
-      the hypotheses of a speech recognizer; the first word of each line is its id";
+      a speech recognizer's hypotheses; the first word of a line is its id";
 
 const MEANING: &str = r#"
 Logarithms are natural, or to the base of --log-base. A word's surprise is
