@@ -549,6 +549,4 @@ fn lines_may_end_with_a_carriage_return() {
         assert_eq!(own.score(flags, input), own.score(flags, &input.replace('\r', "\n")));
     }
     assert_eq!(own.score(&[], input).0.len(), 4);
-    let prompt = |prompt| own.run("generate", &["--words", "9", "--prompt", prompt], "").0;
-    assert_eq!(prompt("the cat\ra"), prompt("the cat\na"));
 }

@@ -307,12 +307,12 @@ impl<'a> Report<'a> {
             "\nLines: {}, words scored: {words}, unknown: {unknown}, line ends: {line_ends}",
             self.lines
         )?;
-        writeln!(self.out, "Log-probability{base}: {log:.3}")?;
-        writeln!(self.out, "Perplexity: {perplexity}")?;
-        Ok(writeln!(
+        writeln!(
             self.out,
             "Without unknown words: log-probability{base} {known:.3}, ppl {ppl}, ppl1 {ppl1}"
-        )?)
+        )?;
+        writeln!(self.out, "Log-probability{base}: {log:.3}")?;
+        Ok(writeln!(self.out, "Perplexity: {perplexity}")?)
     }
 
     fn put(&self, object: &mut Value, sums: &Totals) {

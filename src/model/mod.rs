@@ -325,10 +325,9 @@ impl<'a> PtbModel<'a> {
         // the layers below compute theirs.
         softmax.w = softmax.w.contiguous();
         let travelling = self.team.all_reduce(&softmax.w)?;
-        let trainable = v.trainable();
         let leaves: Vec<&Tensor> = match &half {
             Some(stacks) => stacks.iter().flat_map(HalfStack::leaves).collect(),
-            None => trainable[1..trainable.len() - 2].to_vec(),
+            None => v.weights(),
         };
         let leaves = [vec![&rows], leaves].concat();
         let loss_scale = if self.half_kind() == Some(Kind::Half) { FP16_LOSS_SCALE } else { 1.0 };

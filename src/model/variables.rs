@@ -212,11 +212,15 @@ impl PtbVariables {
 
     /// The trainable variables, in the order of the model's gradients.
     pub fn trainable(&self) -> Vec<&Tensor> {
-        let recurrent: Vec<&Tensor> = match &self.recurrent {
+        [vec![&self.embedding], self.weights(), vec![&self.softmax_w, &self.softmax_b]].concat()
+    }
+
+    /// The recurrent layers' variables.
+    pub(super) fn weights(&self) -> Vec<&Tensor> {
+        match &self.recurrent {
             Recurrent::Lstm(stacks) => lstm::layers(stacks).flat_map(|layer| &layer[..3]).collect(),
             Recurrent::Cells(variables) => variables.values().collect(),
-        };
-        [vec![&self.embedding], recurrent, vec![&self.softmax_w, &self.softmax_b]].concat()
+        }
     }
 
     /// Tensors in the order of [`Self::trainable`] under TensorFlow's names, in TensorFlow's
@@ -228,12 +232,14 @@ impl PtbVariables {
             // A copy: what is handed out must not change as training goes on.
             named.insert(name, tensor.to_device(Device::Cpu).contiguous().copy());
         };
-        let (recurrent, softmax) = tensors[1..].split_at(tensors.len() - 3);
-        put(EMBEDDING.into(), tensors[0], &blocks::EMBEDDING);
+        let [embedding, weights @ .., softmax_w, softmax_b] = tensors else {
+            bail!("{} tensors for the model's variables", tensors.len());
+        };
+        put(EMBEDDING.into(), embedding, &blocks::EMBEDDING);
         match &self.recurrent {
             Recurrent::Lstm(_) => {
-                for (k, weights) in recurrent.chunks_exact(3).enumerate() {
-                    let (kernel, bias) = kernel_from_libtorch(weights[0], weights[1], weights[2])?;
+                for (k, layer) in weights.chunks_exact(3).enumerate() {
+                    let (kernel, bias) = kernel_from_libtorch(layer[0], layer[1], layer[2])?;
                     put(
                         format!("{}/basic_lstm_cell/kernel", cell_scope(k)),
                         &kernel,
@@ -243,13 +249,13 @@ impl PtbVariables {
                 }
             }
             Recurrent::Cells(variables) => {
-                for (name, tensor) in variables.keys().zip(recurrent) {
+                for (name, tensor) in variables.keys().zip(weights) {
                     put(name.clone(), tensor, &[]);
                 }
             }
         }
-        put(SOFTMAX_W.into(), softmax[0], &blocks::SOFTMAX_W);
-        put(SOFTMAX_B.into(), softmax[1], &[]);
+        put(SOFTMAX_W.into(), softmax_w, &blocks::SOFTMAX_W);
+        put(SOFTMAX_B.into(), softmax_b, &[]);
         Ok(named)
     }
 
