@@ -197,10 +197,9 @@ fn an_unknown_word_costs_as_much_as_a_word_drawn_at_random() {
     // For people.
     let (out, _) = own.run("score", &["--independent", "--log-base", "10"], &input);
     assert!(out.starts_with("  line log10-prob perplexity unknown  text\n"), "{out}");
-    let rows =
-        "\nLines: 4, words scored: 33, unknown: 5, line ends: 4\nLog-probability (base 10): ";
-    assert!(out.contains(rows), "{out}");
-    assert!(out.contains("\nWithout unknown words: log-probability (base 10) "), "{out}");
+    let rows = "\nLines: 4, words scored: 33, unknown: 5, line ends: 4\nWithout unknown words: \
+                log-probability (base 10) ";
+    assert!(out.contains(rows) && out.contains("\nLog-probability (base 10): "), "{out}");
     assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
 }
 
