@@ -12,7 +12,7 @@ use super::flags::{LimitFlags, MarkersFlag, UsageError, load_checkpoint};
 use super::imported::Imported;
 use super::open_save_path;
 use super::pytorch;
-use super::report::{line, notice};
+use super::report::{line, notice, plural};
 use crate::checkpoint::{Checkpoint, Misfit, Progress, Provenance, RunConfig, to_safetensors};
 use crate::config::{Config, Model};
 use crate::files::{make_folder_of, write_atomically};
@@ -107,11 +107,11 @@ impl ImportArgs {
         }
         let path = folder.save(&checkpoint)?;
         line(&format!(
-            "{}: {} words, {} layers of {} units",
+            "{}: {}, {} of {}",
             path.display(),
-            shapes.vocab_size,
-            shapes.num_layers,
-            shapes.hidden_size
+            plural(shapes.vocab_size, "word"),
+            plural(shapes.num_layers, "layer"),
+            plural(shapes.hidden_size, "unit")
         ));
         Ok(())
     }
