@@ -216,6 +216,14 @@ impl Checkpoint {
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let (tensors, metadata) = from_safetensors(bytes)?;
+        Self::from_tensors(tensors, &metadata)
+    }
+
+    /// The checkpoint in what [`from_safetensors`] read.
+    pub(crate) fn from_tensors(
+        tensors: tf::Variables,
+        metadata: &HashMap<String, String>,
+    ) -> Result<Self> {
         let format = metadata.get("format").map_or("none", String::as_str);
         ensure!(format == FORMAT, OtherFormat(format.to_owned()));
         ensure!(

@@ -91,7 +91,7 @@ impl Pretrained {
         let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", here()))?;
         let (variables, metadata) = checkpoint::from_safetensors(&bytes).with_context(here)?;
         if checkpoint::is_checkpoint(&metadata) {
-            let checkpoint = Checkpoint::from_bytes(&bytes).with_context(here)?;
+            let checkpoint = Checkpoint::from_tensors(variables, &metadata).with_context(here)?;
             return Self::of_checkpoint(checkpoint, path);
         }
         let words = metadata.get(VOCABULARY).map(|words| {

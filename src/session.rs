@@ -226,9 +226,9 @@ impl<'a> Session<'a> {
     }
 
     /// Starts from these variables instead of random ones, and from the optimizer's slots if there
-    /// are any among them. If the `words` of their rows are known
-    /// and are not the data's, the rows are matched by word, and words that are new begin at
-    /// random. Returns how many these are; none if the words are the data's.
+    /// are any among them. If the `words` of their rows are known and are not the data's, the rows
+    /// are matched by word, and words that are new begin at random. Returns how many these are;
+    /// none if the words are the data's.
     ///
     /// # Errors
     /// Variables or slots that are missing or do not fit.

@@ -18,9 +18,8 @@ pub fn read_with(
     markers: &MarkersFlag,
     listen: &mut dyn FnMut(Progress),
 ) -> Result<RawData> {
-    RawData::read_marked(data_path, limits, markers.markers(), listen).map_err(|error| match error
-        .downcast::<NoTexts>(
-    ) {
+    let read = RawData::read_marked(data_path, limits, markers.markers(), listen);
+    read.map_err(|error| match error.downcast::<NoTexts>() {
         Ok(error) => {
             let advice = match Path::new(data_path).is_file() {
                 true => ". `ptb-word-lm prepare FILE --out DIR` makes three texts of one",

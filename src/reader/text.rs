@@ -152,8 +152,12 @@ impl TextReader {
             }
             Err(error) => {
                 let at = error.valid_up_to();
-                if let Some(format) = binary_format(&self.buffer).filter(|_| self.bytes == 0) {
-                    bail!("{}: not UTF-8 text: {format}", self.name);
+                if self.bytes == 0 && is_utf16(&self.buffer) {
+                    bail!(
+                        "{}: not UTF-8 text: the file is UTF-16. iconv -f UTF-16 -t UTF-8 converts \
+                         it",
+                        self.name
+                    );
                 }
                 bail!(
                     "{}: not UTF-8 text: line {}, byte {} of the file (0x{:02x}). Convert the file \
@@ -203,13 +207,9 @@ impl TextReader {
     }
 }
 
-/// What a file is by its first bytes, and what makes UTF-8 text of it.
-fn binary_format(start: &[u8]) -> Option<&'static str> {
-    let formats: [(&[u8], &str); 2] = [
-        (b"\xff\xfe", "the file is UTF-16. iconv -f UTF-16 -t UTF-8 converts it"),
-        (b"\xfe\xff", "the file is UTF-16. iconv -f UTF-16 -t UTF-8 converts it"),
-    ];
-    formats.iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, what)| *what)
+/// Whether a file is UTF-16, by its byte-order mark.
+fn is_utf16(start: &[u8]) -> bool {
+    start.starts_with(b"\xff\xfe") || start.starts_with(b"\xfe\xff")
 }
 
 #[cfg(test)]
