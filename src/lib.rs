@@ -56,6 +56,7 @@ pub mod score;
 pub mod session;
 mod spin;
 pub mod team;
+mod text;
 pub mod tf;
 mod train_step;
 pub mod tune;

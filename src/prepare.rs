@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use thiserror::Error;
 
 use crate::files::{make_folder, write_atomically};
-use crate::reader::{NAMINGS, TextReader, words};
+use crate::text::{NAMINGS, open, words};
 
 /// The files that are written.
 pub(crate) const FILES: [&str; 3] = ["train.txt", "valid.txt", "test.txt"];
@@ -84,13 +84,6 @@ fn part_of(line: u64, total: u64) -> usize {
     let test = total - share(SHARES[2]);
     let valid = test - share(SHARES[1]);
     usize::from(line >= valid) + usize::from(line >= test)
-}
-
-fn open(path: &Path) -> Result<TextReader> {
-    let name = path.display().to_string();
-    let file = File::open(path).with_context(|| format!("{name}: cannot be read"))?;
-    ensure!(file.metadata()?.is_file(), "{name}: is not a file");
-    Ok(TextReader::new(Box::new(file), name))
 }
 
 /// Lines that have a word.

@@ -685,7 +685,7 @@ mod tests {
     use std::collections::{HashMap, HashSet};
 
     use super::*;
-    use crate::reader::{EOS, words};
+    use crate::text::{EOS, words};
 
     /// The tokens as the reader makes them.
     fn tokens(text: &str) -> Vec<&str> {

@@ -7,7 +7,8 @@ use anyhow::{Context, Error, Result};
 
 use crate::config::ConfigError;
 use crate::predictor::Predictor;
-use crate::reader::{EOS, MarkerCounts, MarkerFilter, Markers, TextReader, UNK, Vocabulary, words};
+use crate::reader::{EOS, MarkerCounts, Markers, UNK, Vocabulary};
+use crate::text::{MarkerFilter, TextReader, words};
 
 /// Words that are scored together, so that the memory does not grow with the text.
 const WINDOW: usize = 1 << 17;
@@ -150,7 +151,9 @@ impl Scorer<'_> {
     ) -> Result<(Totals, MarkerCounts)> {
         self.options.validate()?;
         let mut text = TextReader::new(Box::new(text), name.to_owned());
-        let mut filter = MarkerFilter::new(self.options.markers, Some(self.vocabulary));
+        let vocabulary = self.vocabulary;
+        let is_known = |word: &str| vocabulary.id(word).is_some();
+        let mut filter = MarkerFilter::new(self.options.markers, &is_known);
         let mut scoring = Scoring::new(self, listen)?;
         loop {
             let piece = match text.next_piece() {

@@ -11,14 +11,14 @@ use super::report::{notice, plural};
 use crate::checkpoint::ensure_same_vocabulary;
 use crate::reader::{EOS, Limits, NoTexts, Progress, RawData, SAMPLE, UNK, Vocabulary};
 
-/// [`RawData::read_marked`]; an error about the folder names the flag.
+/// [`RawData::read_with`]; an error about the folder names the flag.
 pub fn read_with(
     data_path: &str,
     limits: Limits,
     markers: &MarkersFlag,
     listen: &mut dyn FnMut(Progress),
 ) -> Result<RawData> {
-    let read = RawData::read_marked(data_path, limits, markers.markers(), listen);
+    let read = RawData::read_with(data_path, limits, markers.markers(), listen);
     read.map_err(|error| match error.downcast::<NoTexts>() {
         Ok(error) => {
             let advice = match Path::new(data_path).is_file() {

@@ -11,7 +11,8 @@ use super::flags::{SavedFlags, UsageError};
 use super::report::notice;
 use crate::config::Precision;
 use crate::generate::{Generator, NextWord, Sampling};
-use crate::reader::{EOS, UNK, Vocabulary, words};
+use crate::reader::{EOS, UNK, Vocabulary};
+use crate::text::words;
 
 #[derive(Args)]
 pub struct GenerateArgs {

@@ -12,7 +12,7 @@ use super::generate::Prompt;
 use crate::config::Precision;
 use crate::generate::{NextWord, Sampling};
 use crate::model::PtbModel;
-use crate::reader::{TextReader, words};
+use crate::text::{TextReader, words};
 
 #[derive(Args)]
 pub struct PredictArgs {

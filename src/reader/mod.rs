@@ -4,44 +4,19 @@
 //! A text is read once, line by line, and kept as token ids. Memory is 4 bytes a token and the
 //! vocabulary, whatever the size of the files.
 
-mod markers;
 mod producer;
-mod text;
 mod vocabulary;
+mod word_list;
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use thiserror::Error;
 
-use crate::sample;
-
-pub(crate) use markers::MarkerFilter;
-pub use markers::{MarkerCounts, Markers};
+pub use crate::text::{EOS, MarkerCounts, Markers, NAMINGS, NoTexts, Progress, SAMPLE, UNK};
+use crate::text::{TextReader, open_texts};
 pub use producer::Producer;
-pub(crate) use text::{TextReader, words};
 use vocabulary::{Counts, Ranked};
 pub use vocabulary::{Limits, Vocabulary};
-
-/// The token for the end of a line.
-pub const EOS: &str = "<eos>";
-
-/// The token for a word outside of the vocabulary.
-pub const UNK: &str = "<unk>";
-
-/// A data path that means the sample corpus inside this program instead of a folder.
-pub const SAMPLE: &str = "sample";
-
-/// The usual names of the three texts: PTB's, plain ones, WikiText's, and those of WikiText's raw
-/// form. `*` stands for `train`, `valid` and `test`.
-pub const NAMINGS: [&str; 4] = ["ptb.*.txt", "*.txt", "wiki.*.tokens", "wiki.*.raw"];
-
-/// A data path that does not lead to three texts. The message begins with the path.
-#[derive(Debug, Error)]
-#[error("{0}")]
-pub struct NoTexts(String);
 
 /// One of the three texts, as token ids.
 #[derive(Clone, Debug, Default)]
@@ -58,17 +33,6 @@ pub struct Split {
     pub markers: MarkerCounts,
     /// MD5 of the file's bytes, in hexadecimal.
     pub md5: String,
-}
-
-/// How much of a text has been read.
-#[derive(Clone, Copy, Debug)]
-pub struct Progress<'a> {
-    /// Name of the text.
-    pub name: &'a str,
-    /// Bytes that have been read.
-    pub done: u64,
-    /// Bytes in the text.
-    pub total: u64,
 }
 
 /// The original's `ptb_raw_data`: three texts, and the vocabulary of the training text.
@@ -92,44 +56,52 @@ impl RawData {
     /// [`NoTexts`] for a folder that is missing, incomplete or ambiguous; an empty file; text that
     /// is not UTF-8 (with line and byte); a vocabulary of one word.
     pub fn read(data_path: &str) -> Result<Self> {
-        Self::read_with(data_path, Limits::default(), &mut |_| {})
+        Self::read_with(data_path, Limits::default(), Markers::Keep, &mut |_| {})
     }
 
     /// Reads as [`Self::read`] does, with limits on the vocabulary, and reports the progress to
-    /// `listen`.
+    /// `listen`. `markers` says what becomes of other toolkits' marks.
     ///
     /// # Errors
     /// As [`Self::read`].
     pub fn read_with(
         data_path: &str,
         limits: Limits,
-        listen: &mut dyn FnMut(Progress),
-    ) -> Result<Self> {
-        Self::read_marked(data_path, limits, Markers::Keep, listen)
-    }
-
-    /// Reads as [`Self::read_with`] does; `markers` says what becomes of other toolkits' marks.
-    ///
-    /// # Errors
-    /// As [`Self::read`].
-    pub fn read_marked(
-        data_path: &str,
-        limits: Limits,
         markers: Markers,
         listen: &mut dyn FnMut(Progress),
     ) -> Result<Self> {
-        let [train, valid, test] = if data_path == SAMPLE {
-            [("train", sample::TRAIN), ("valid", sample::VALID), ("test", sample::TEST)]
-                .map(embedded)
-        } else {
-            // All three are opened first, so that a test file that cannot be read is reported at
-            // the start and not after minutes of reading a large training text.
-            let [train, valid, test] = find(data_path)?;
-            [open(&train)?, open(&valid)?, open(&test)?]
-        };
-        let (train, vocabulary) = read_training(train, limits, markers, listen)?;
+        let [train, valid, test] = open_texts(data_path)?;
+        // The training text's words are first numbered in the order in which they occur. When all
+        // are counted, ids replace the numbers.
+        let mut counts = Counts::default();
+        let mut number = |word: &str| counts.add(word).map(Some);
+        let mut train = Split::read(train, markers, &|_| false, listen, &mut number)?;
+        let Ranked { vocabulary, ids, left_out } = counts.rank(limits);
+        ensure!(
+            vocabulary.len() > 1,
+            "{}: the vocabulary has only {} word; a language model needs at least 2, separated by \
+             spaces",
+            train.name,
+            vocabulary.len()
+        );
+        train.renumber(&ids);
+        train.replaced = left_out;
         let unknown = if limits.is_none() { None } else { vocabulary.id(UNK) };
-        let mut read = |text| read_other(text, &vocabulary, unknown, markers, listen);
+        let mut read = |text| {
+            let (is_known, mut others) = (|word: &str| vocabulary.id(word).is_some(), 0);
+            let split = Split::read(text, markers, &is_known, listen, &mut |word| {
+                let id = vocabulary.id(word);
+                others += u64::from(id.is_none());
+                Ok(id.or(unknown))
+            })?;
+            ensure!(
+                !split.tokens.is_empty(),
+                "{}: none of its words is in the training text's vocabulary",
+                split.name
+            );
+            let (dropped, replaced) = if unknown.is_some() { (0, others) } else { (others, 0) };
+            Ok(Split { dropped, replaced, ..split })
+        };
         let (valid, test) = (read(valid)?, read(test)?);
         Ok(RawData { train, valid, test, vocabulary })
     }
@@ -148,182 +120,42 @@ impl RawData {
         };
         let ids = self.vocabulary.words().map(id).collect::<Result<Vec<i32>>>()?;
         for split in [&mut self.train, &mut self.valid, &mut self.test] {
-            split.tokens = Arc::new(split.tokens.iter().map(|&t| ids[t as usize]).collect());
+            split.renumber(&ids);
         }
         self.vocabulary = vocabulary.clone();
         Ok(())
     }
 }
 
-/// Finds the three texts in a folder.
-fn find(data_path: &str) -> Result<[PathBuf; 3], NoTexts> {
-    let folder = Path::new(data_path);
-    let expected = format!(
-        "It is the folder that holds a training, a validation and a test text, named in one of \
-         these ways, * being train, valid and test: {}. (`make data` looks for PTB; the word \
-         `{SAMPLE}` stands for the sample corpus inside this program)",
-        NAMINGS.join(", ")
-    );
-    let error = |what: String| Err(NoTexts(format!("{data_path}: {what}")));
-    if !folder.is_dir() {
-        let what = if folder.exists() { "it is a file, not a folder" } else { "no such folder" };
-        return error(format!("{what}. {expected}"));
+impl Split {
+    /// Reads a text. `id` gives each word its id; a word without one is left out.
+    fn read(
+        mut text: TextReader,
+        markers: Markers,
+        is_known: &dyn Fn(&str) -> bool,
+        listen: &mut dyn FnMut(Progress),
+        id: &mut dyn FnMut(&str) -> Result<Option<i32>>,
+    ) -> Result<Self> {
+        let mut tokens = Vec::new();
+        // A vector that grows is copied, and is then in memory twice. So this one gets room for
+        // words of 4 bytes on average. Pages that are never written take no memory. If the system
+        // refuses that much, the vector grows as needed.
+        let _ = tokens.try_reserve_exact((text.total() / 4) as usize);
+        let markers = text.for_each_word(markers, is_known, listen, &mut |word| {
+            tokens.extend(id(word)?);
+            Ok(())
+        })?;
+        tokens.shrink_to_fit();
+        let (name, md5) = text.finish()?;
+        Ok(Split { name, tokens: tokens.into(), markers, md5, ..Split::default() })
     }
-    let names =
-        NAMINGS.map(|naming| ["train", "valid", "test"].map(|split| naming.replace('*', split)));
-    let is_there = |name: &String| folder.join(name).exists();
-    let (complete, partial): (Vec<_>, Vec<_>) = names
-        .iter()
-        .filter(|set| set.iter().any(is_there))
-        .partition(|set| set.iter().all(is_there));
-    let list = |sets: &[&[String; 3]], there: bool| {
-        let names = sets.iter().copied().flatten().filter(|name| is_there(name) == there);
-        names.map(String::as_str).collect::<Vec<_>>().join(", ")
-    };
-    match (&complete[..], &partial[..]) {
-        ([names], _) => Ok(names.each_ref().map(|name| folder.join(name))),
-        ([], []) => {
-            error(format!("there is no text of a known name in it{}. {expected}", others(folder)))
-        }
-        ([], partial) => error(format!(
-            "the texts in it are not complete: there is {}, but no {}{}. {expected}",
-            list(partial, true),
-            list(partial, false),
-            others(folder)
-        )),
-        (several, _) => error(format!(
-            "there is more than one set of texts in it: {}. Leave one of them there, or give each \
-             its own folder",
-            list(several, true)
-        )),
-    }
-}
 
-/// What is in a folder instead of the texts, for messages: files that only need another name or to
-/// be unpacked, or else all of them.
-fn others(folder: &Path) -> String {
-    const SHOWN: usize = 8;
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| !name.starts_with('.'))
-        .collect();
-    names.sort();
-    if names.is_empty() {
-        return "; it is empty".to_owned();
-    }
-    let packed = names.iter().any(|name| {
-        [".gz", ".bz2", ".xz", ".zip", ".zst", ".tgz", ".tar"].iter().any(|e| name.ends_with(e))
-    });
-    let more = names.len().saturating_sub(SHOWN);
-    names.truncate(SHOWN);
-    let mut text = format!(". In it: {}", names.join(", "));
-    if more > 0 {
-        text += &format!(" and {more} more");
-    }
-    text += match packed {
-        true => ". Unpack what is compressed, and rename what has another name",
-        false => ". Rename what has another name (val, dev, capitals)",
-    };
-    text
-}
-
-fn open(path: &Path) -> Result<TextReader> {
-    let name = path.display().to_string();
-    let cannot = || format!("{name}: cannot be read");
-    let file = File::open(path).with_context(cannot)?;
-    let metadata = file.metadata().with_context(cannot)?;
-    ensure!(metadata.is_file(), "{name}: is not a file");
-    Ok(TextReader::new(Box::new(file), name).with_total(metadata.len()))
-}
-
-/// A text inside this program.
-fn embedded((split, text): (&str, &'static str)) -> TextReader {
-    let name = format!("{SAMPLE}/ptb.{split}.txt");
-    TextReader::new(Box::new(text.as_bytes()), name).with_total(text.len() as u64)
-}
-
-/// Reads the training text and counts its words. Words are first numbered in the order in which
-/// they occur. When all are counted, ids replace the numbers.
-fn read_training(
-    mut text: TextReader,
-    limits: Limits,
-    markers: Markers,
-    listen: &mut dyn FnMut(Progress),
-) -> Result<(Split, Vocabulary)> {
-    let mut counts = Counts::default();
-    let mut tokens = text.token_buffer();
-    let filter = MarkerFilter::new(markers, None);
-    let markers = for_each_word(&mut text, filter, listen, &mut |word| {
-        tokens.push(counts.add(word)?);
-        Ok(())
-    })?;
-    let Ranked { vocabulary, ids, left_out } = counts.rank(limits);
-    for token in &mut tokens {
-        *token = ids[*token as usize];
-    }
-    let split = text.into_split(tokens)?;
-    ensure!(
-        vocabulary.len() > 1,
-        "{}: the vocabulary has only {} word; a language model needs at least 2, separated by \
-         spaces",
-        split.name,
-        vocabulary.len()
-    );
-    Ok((Split { replaced: left_out, markers, ..split }, vocabulary))
-}
-
-/// Reads another text. Words outside of `vocabulary` become `unknown`, or are dropped if that is
-/// `None`.
-fn read_other(
-    mut text: TextReader,
-    vocabulary: &Vocabulary,
-    unknown: Option<i32>,
-    markers: Markers,
-    listen: &mut dyn FnMut(Progress),
-) -> Result<Split> {
-    let mut tokens = text.token_buffer();
-    let (mut dropped, mut replaced) = (0, 0);
-    let filter = MarkerFilter::new(markers, Some(vocabulary));
-    let markers = for_each_word(&mut text, filter, listen, &mut |word| {
-        match (vocabulary.id(word), unknown) {
-            (Some(id), _) => tokens.push(id),
-            (None, Some(unknown)) => {
-                tokens.push(unknown);
-                replaced += 1;
-            }
-            (None, None) => dropped += 1,
-        }
-        Ok(())
-    })?;
-    let split = text.into_split(tokens)?;
-    ensure!(
-        !split.tokens.is_empty(),
-        "{}: none of its words is in the training text's vocabulary",
-        split.name
-    );
-    Ok(Split { dropped, replaced, markers, ..split })
-}
-
-/// Calls `each` for every word of a text, and `listen` after every megabyte and at the end. Returns
-/// the marks that `filter` found.
-fn for_each_word(
-    text: &mut TextReader,
-    mut filter: MarkerFilter,
-    listen: &mut dyn FnMut(Progress),
-    each: &mut dyn FnMut(&str) -> Result<()>,
-) -> Result<MarkerCounts> {
-    let mut each = |word: Option<&str>| each(word.unwrap_or(EOS));
-    let mut due = 1 << 20;
-    while let Some(piece) = text.next_piece()? {
-        words(piece).try_for_each(|word| filter.put(word, &mut each))?;
-        let progress = text.progress();
-        if progress.done >= due || progress.done == progress.total {
-            listen(progress);
-            due = progress.done + (1 << 20);
+    /// Replaces each token by its entry in `ids`.
+    fn renumber(&mut self, ids: &[i32]) {
+        for token in Arc::make_mut(&mut self.tokens) {
+            *token = ids[*token as usize];
         }
     }
-    filter.finish(&mut each)
 }
 
 #[cfg(test)]
@@ -376,6 +208,7 @@ mod tests {
             RawData::read_with(
                 folder.path().to_str().unwrap(),
                 Limits { max_vocab, min_count },
+                Markers::Keep,
                 &mut |_| {},
             )
             .unwrap()
@@ -409,7 +242,7 @@ mod tests {
             let folder = self::folder([text, b"a\nz\n", b"a"]);
             let path = folder.path().to_str().unwrap();
             let limits = Limits { max_vocab: Some(50), ..Limits::default() };
-            let data = RawData::read_with(path, limits, &mut |_| {}).unwrap();
+            let data = RawData::read_with(path, limits, Markers::Keep, &mut |_| {}).unwrap();
             let vocabulary = words(&data);
             assert_eq!(
                 (vocabulary.len(), &vocabulary[2..]),
@@ -427,6 +260,7 @@ mod tests {
         let data = RawData::read_with(
             self::folder([b"a b a\n", b"z\n", b"a\n"]).path().to_str().unwrap(),
             Limits { min_count: Some(1), ..Limits::default() },
+            Markers::Keep,
             &mut |_| {},
         )
         .unwrap();
@@ -511,8 +345,9 @@ mod tests {
     #[test]
     fn progress_goes_from_nothing_to_all() {
         let folder = folder([&b"a b\n".repeat(200_000), b"a\n", b"b\n"]);
+        let path = folder.path().to_str().unwrap();
         let mut last: Vec<(String, u64, u64)> = Vec::new();
-        RawData::read_with(folder.path().to_str().unwrap(), Limits::default(), &mut |p| {
+        RawData::read_with(path, Limits::default(), Markers::Keep, &mut |p| {
             let file = p.name.rsplit('/').next().unwrap().to_owned();
             match last.last_mut() {
                 Some((name, done, _)) if *name == file => {
@@ -560,7 +395,7 @@ mod tests {
         let folder = folder(texts);
         let read = |markers| {
             let path = folder.path().to_str().unwrap();
-            RawData::read_marked(path, Limits::default(), markers, &mut |_| {}).unwrap()
+            RawData::read_with(path, Limits::default(), markers, &mut |_| {}).unwrap()
         };
         let counts = |data: &RawData| {
             [&data.train, &data.valid, &data.test].map(|split| {

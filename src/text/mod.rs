@@ -1,11 +1,34 @@
-//! Lines of UTF-8, and the words in them.
+//! Texts: the files that they are in, their lines of UTF-8, the words in them.
+
+mod folder;
+mod markers;
 
 use std::io::{BufRead, BufReader, Read};
 
 use anyhow::{Context, Result, bail, ensure};
 use md5::{Digest, Md5};
 
-use super::{Progress, Split};
+pub use folder::{NAMINGS, NoTexts, SAMPLE};
+pub(crate) use folder::{open, open_texts};
+pub(crate) use markers::MarkerFilter;
+pub use markers::{MarkerCounts, Markers};
+
+/// The token for the end of a line.
+pub const EOS: &str = "<eos>";
+
+/// The token for a word outside of the vocabulary.
+pub const UNK: &str = "<unk>";
+
+/// How much of a text has been read.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// Name of the text.
+    pub name: &'a str,
+    /// Bytes that have been read.
+    pub done: u64,
+    /// Bytes in the text.
+    pub total: u64,
+}
 
 /// Bytes that are read from a file at a time.
 const BUFFER: usize = 1 << 18;
@@ -104,8 +127,8 @@ impl TextReader {
         }
     }
 
-    /// Sets the size in bytes, for [`Progress`] and for the size of the token buffer.
-    pub(super) fn with_total(self, total: u64) -> Self {
+    /// Sets the size in bytes.
+    pub(crate) fn with_total(self, total: u64) -> Self {
         TextReader { total, ..self }
     }
 
@@ -183,27 +206,46 @@ impl TextReader {
         Ok(Some(without_mark.unwrap_or(text)))
     }
 
-    /// A buffer for the text's tokens.
+    /// Size of the text in bytes, or 0 if unknown.
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Calls `each` for every word and every line's end ([`EOS`]) of the text, and `listen` after
+    /// every megabyte and at the end. Marks of other toolkits become what `markers` says; those
+    /// that `is_known` are words of the model. Returns which marks there were.
     ///
-    /// A vector that grows is copied, and is then in memory twice. So this one gets room for words
-    /// of 4 bytes on average. Pages that are never written take no memory.
-    pub(super) fn token_buffer(&self) -> Vec<i32> {
-        let mut tokens = Vec::new();
-        // If the system refuses that much, the vector grows as needed.
-        let _ = tokens.try_reserve_exact((self.total / 4) as usize);
-        tokens
+    /// # Errors
+    /// As [`Self::next_piece`]; what `each` returns.
+    pub(crate) fn for_each_word(
+        &mut self,
+        markers: Markers,
+        is_known: &dyn Fn(&str) -> bool,
+        listen: &mut dyn FnMut(Progress),
+        each: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<MarkerCounts> {
+        let mut filter = MarkerFilter::new(markers, is_known);
+        let mut each = |word: Option<&str>| each(word.unwrap_or(EOS));
+        let mut due = 1 << 20;
+        while let Some(piece) = self.next_piece()? {
+            words(piece).try_for_each(|word| filter.put(word, &mut each))?;
+            let done = self.bytes + self.piece as u64;
+            if done >= due || done == self.total {
+                listen(Progress { name: &self.name, done, total: self.total });
+                due = done + (1 << 20);
+            }
+        }
+        filter.finish(&mut each)
     }
 
-    pub(super) fn progress(&self) -> Progress<'_> {
-        Progress { name: &self.name, done: self.bytes + self.piece as u64, total: self.total }
-    }
-
-    /// Builds a [`Split`] from the text's tokens after the last piece was read.
-    pub(super) fn into_split(self, mut tokens: Vec<i32>) -> Result<Split> {
+    /// Name and MD5 of the text, in hexadecimal, after the last piece was read.
+    ///
+    /// # Errors
+    /// An empty text.
+    pub(crate) fn finish(self) -> Result<(String, String)> {
         ensure!(self.bytes > 0, "{}: the file is empty", self.name);
-        tokens.shrink_to_fit();
         let md5 = self.md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Split { name: self.name, tokens: tokens.into(), md5, ..Split::default() })
+        Ok((self.name, md5))
     }
 }
 
@@ -214,7 +256,6 @@ fn is_utf16(start: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::EOS;
     use super::*;
 
     /// A reader that gives its bytes a few at a time.

@@ -5,7 +5,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-use super::{EOS, UNK, Vocabulary};
+use super::{EOS, UNK};
 
 /// What becomes of such marks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -44,8 +44,8 @@ fn is_one_of(marks: &[&str], word: &str) -> bool {
 /// Finds the marks in a text.
 pub(crate) struct MarkerFilter<'a> {
     markers: Markers,
-    /// Words that are no marks if they are kept.
-    known: Option<&'a Vocabulary>,
+    /// Says which marks are words of the model: if they are kept, they do not count.
+    is_known: &'a dyn Fn(&str) -> bool,
     counts: MarkerCounts,
     within_line: bool,
     /// A mark of a line's end, until the word after it is known.
@@ -53,9 +53,9 @@ pub(crate) struct MarkerFilter<'a> {
 }
 
 impl<'a> MarkerFilter<'a> {
-    pub(crate) fn new(markers: Markers, known: Option<&'a Vocabulary>) -> Self {
+    pub(crate) fn new(markers: Markers, is_known: &'a dyn Fn(&str) -> bool) -> Self {
         let counts = MarkerCounts::default();
-        MarkerFilter { markers, known, counts, within_line: false, held: None }
+        MarkerFilter { markers, is_known, counts, within_line: false, held: None }
     }
 
     /// Takes the next word, or `None` for a line's end. Passes on to `each` what is to be read.
@@ -114,8 +114,7 @@ impl<'a> MarkerFilter<'a> {
 
     /// 1 for a mark that counts, 0 for one that is a word.
     fn one(&self, mark: &str) -> u64 {
-        let is_known = |words: &Vocabulary| words.id(mark).is_some();
-        u64::from(self.markers == Markers::Map || !self.known.is_some_and(is_known))
+        u64::from(self.markers == Markers::Map || !(self.is_known)(mark))
     }
 }
 
@@ -126,8 +125,8 @@ mod tests {
 
     /// What is read of a text, `|` for a line's end, and what was found in it.
     fn read(text: &str, markers: Markers, known: &[&str]) -> (String, [u64; 4]) {
-        let known = Vocabulary::from_words(known);
-        let mut filter = MarkerFilter::new(markers, Some(&known));
+        let is_known = |word: &str| known.contains(&word);
+        let mut filter = MarkerFilter::new(markers, &is_known);
         let mut found = Vec::new();
         let mut each = |word: Option<&str>| {
             found.push(word.unwrap_or("|").to_owned());

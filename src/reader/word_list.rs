@@ -1,0 +1,86 @@
+//! Vocabularies as lists of words, and how two vocabularies differ.
+
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Result, bail, ensure};
+use indexmap::IndexSet;
+use smol_str::SmolStr;
+
+use super::Vocabulary;
+use crate::text::{self, TextReader, words};
+
+impl Vocabulary {
+    /// Reads a list of words from a file: one word a line, whose id is the number of the line,
+    /// counted from 0.
+    ///
+    /// # Errors
+    /// As [`Self::from_list`]; a file that cannot be read.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        Self::from_lines(text::open(path)?, &path.display().to_string())
+    }
+
+    /// Reads a list of words, as [`Self::to_list`] writes it. Messages call it `name`.
+    ///
+    /// # Errors
+    /// Text that is not UTF-8; a line of no word or of several, unless it is blank and at the end;
+    /// a word that is there twice; fewer than two words.
+    pub fn from_list(list: Box<dyn Read>, name: String) -> Result<Self> {
+        Self::from_lines(TextReader::new(list, name.clone()), &name)
+    }
+
+    fn from_lines(mut text: TextReader, name: &str) -> Result<Self> {
+        let mut found: IndexSet<SmolStr> = IndexSet::new();
+        let (mut line, mut blank) = (1, None);
+        while let Some(piece) = text.next_piece()? {
+            let on_line: Vec<&str> = words(piece).flatten().collect();
+            match (&on_line[..], blank) {
+                ([], _) => blank = blank.or(Some(line)),
+                ([_], Some(blank)) => {
+                    bail!("{name}: line {blank} is blank; a list of words has one word a line")
+                }
+                ([word], None) => {
+                    let (id, is_new) = found.insert_full((*word).into());
+                    ensure!(
+                        is_new,
+                        "{name}: line {line} has the word {word:?} of line {} again",
+                        id + 1
+                    );
+                }
+                (several, _) => bail!(
+                    "{name}: line {line} has {} words, {:?} and so on; a list of words has one \
+                     word a line",
+                    several.len(),
+                    several[..2].join(" ")
+                ),
+            }
+            line += 1;
+        }
+        ensure!(found.len() > 1, "{name}: a list of {} words; expected at least 2", found.len());
+        Ok(Vocabulary { words: found.into() })
+    }
+
+    /// The words as text, one a line, in the order of their ids.
+    pub fn to_list(&self) -> String {
+        self.words().flat_map(|word| [word, "\n"]).collect()
+    }
+
+    /// True if both have the same words, whatever their ids.
+    pub fn has_words_of(&self, other: &Self) -> bool {
+        self.len() == other.len() && other.words().all(|word| self.id(word).is_some())
+    }
+
+    /// The first difference to the words that are at hand, for a message; none if all words have
+    /// the same ids.
+    pub fn difference(&self, here: &Self) -> Option<String> {
+        let (there, len) = (self.len(), here.len());
+        let lengths = (there != len).then(|| format!("it has {there} words, and here are {len}"));
+        let differ = |(id, (there, here)): (usize, (&str, &str))| {
+            (there != here).then(|| format!("word {id} is {there:?} there and {here:?} here"))
+        };
+        let word = self.words().zip(here.words()).enumerate().find_map(differ);
+        let all: Vec<String> = lengths.into_iter().chain(word).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+}
