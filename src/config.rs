@@ -136,49 +136,45 @@ impl Config {
     /// # Errors
     /// Names the first unusable field, its value and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let sizes = [
+        let at_most = format!("it must be at most {}", i32::MAX);
+        for (field, value) in [
             ("num_layers", self.num_layers),
             ("num_steps", self.num_steps),
             ("hidden_size", self.hidden_size),
             ("max_max_epoch", self.max_max_epoch),
             ("batch_size", self.batch_size),
-        ];
-        for (field, value) in sizes {
-            if value < 1 {
-                return Err(ConfigError::new(field, value, "it must be 1 or more"));
-            }
-            if value > i64::from(i32::MAX) {
-                let allowed = format!("it must be at most {}", i32::MAX);
-                return Err(ConfigError::new(field, value, &allowed));
-            }
+        ] {
+            check(value >= 1, field, value, "it must be 1 or more")?;
+            check(value <= i64::from(i32::MAX), field, value, &at_most)?;
         }
-        if self.max_epoch < 0 {
-            return Err(ConfigError::new("max_epoch", self.max_epoch, "it must be 0 or more"));
-        }
-        if !(self.keep_prob > 0.0 && self.keep_prob <= 1.0) {
-            let allowed = "it is the probability of keeping an element, above 0 and at most 1";
-            return Err(ConfigError::new("keep_prob", self.keep_prob, allowed));
-        }
-        let positive = [
+        check(self.max_epoch >= 0, "max_epoch", self.max_epoch, "it must be 0 or more")?;
+        let allowed = "it is the probability of keeping an element, above 0 and at most 1";
+        let is_probability = self.keep_prob > 0.0 && self.keep_prob <= 1.0;
+        check(is_probability, "keep_prob", self.keep_prob, allowed)?;
+        for (field, value) in [
             ("learning_rate", self.learning_rate),
             ("lr_decay", self.lr_decay),
             ("max_grad_norm", self.max_grad_norm),
             ("init_scale", self.init_scale),
-        ];
-        for (field, value) in positive {
-            if !(value.is_finite() && value > 0.0) {
-                return Err(ConfigError::new(field, value, "it must be a number above 0"));
-            }
+        ] {
+            let is_positive = value.is_finite() && value > 0.0;
+            check(is_positive, field, value, "it must be a number above 0")?;
         }
-        if !self.forget_bias.is_finite() {
-            return Err(ConfigError::new("forget_bias", self.forget_bias, "it must be a number"));
-        }
-        if self.vocab_size < 2 {
-            let allowed = "a language model needs a vocabulary of at least 2 words";
-            return Err(ConfigError::new("vocab_size", self.vocab_size, allowed));
-        }
-        Ok(())
+        let is_number = self.forget_bias.is_finite();
+        check(is_number, "forget_bias", self.forget_bias, "it must be a number")?;
+        let allowed = "a language model needs a vocabulary of at least 2 words";
+        check(self.vocab_size >= 2, "vocab_size", self.vocab_size, allowed)
     }
+}
+
+/// Errors unless `field`, whose value is `value`, is what it must be, which `allowed` says.
+fn check(
+    is_allowed: bool,
+    field: &'static str,
+    value: impl fmt::Display,
+    allowed: &str,
+) -> Result<(), ConfigError> {
+    if is_allowed { Ok(()) } else { Err(ConfigError::new(field, value, allowed)) }
 }
 
 /// When the learning rate begins to fall.

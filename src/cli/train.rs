@@ -29,8 +29,8 @@ use crate::device;
 use crate::distributed::Team;
 use crate::model::{PtbVariables, TooLarge};
 use crate::optimizer::OptimizerType;
-use crate::pretrained::{OtherSizes, Pretrained};
-use crate::reader::{RawData, SAMPLE, Split};
+use crate::pretrained::{OtherSizes, Pretrained, match_rows};
+use crate::reader::{RawData, SAMPLE, Split, Vocabulary};
 use crate::sample;
 use crate::session::{CheckpointEvery, Diverged, Event, Input, Options, Session};
 use crate::tf;
@@ -279,7 +279,7 @@ impl Training<'_> {
             options,
             folder.as_ref(),
         );
-        let resumed_at = self.prepare(&mut session, start)?;
+        let resumed_at = self.prepare(&mut session, start, &variables, &data.vocabulary)?;
         session.join(self.team)?;
         let reporter = self.record(&data, &run, resumed_at)?;
         let perplexity = self.train(&mut session, reporter)?;
@@ -413,7 +413,13 @@ impl Training<'_> {
     }
 
     /// Gives the session its variables. Returns the global step of a run that is resumed.
-    fn prepare(&self, session: &mut Session, start: Start) -> Result<Option<i64>> {
+    fn prepare(
+        &self,
+        session: &mut Session,
+        start: Start,
+        random: &PtbVariables,
+        vocabulary: &Vocabulary,
+    ) -> Result<Option<i64>> {
         if self.args.save_path.is_none() {
             self.say("without --save-path this run cannot be resumed, and its model is not kept");
         }
@@ -425,18 +431,11 @@ impl Training<'_> {
                 let optimizer = self.args.hyperparameters.optimizer;
                 let variables =
                     imported.variables(optimizer, &say).with_context(|| self.init_from())?;
-                let Pretrained { model, words, .. } = &imported.found;
-                let started = session.start_from(&variables, words.as_ref());
-                if let Some(new) = started.with_context(|| self.init_from())? {
-                    self.say(&format!(
-                        "{}: the model has another vocabulary, of {} words; rows are matched by \
-                         word, and {new} of the {} words of the training text are not in it and \
-                         begin at random",
-                        shown(&self.args.init_from),
-                        model.shapes.vocab_size,
-                        session.vocabulary().len()
-                    ));
-                }
+                let origin = digest_of(&variables)?;
+                let fitting = self.match_words(&imported.found, variables, random, vocabulary);
+                session
+                    .start_from(&fitting.with_context(|| self.init_from())?, origin)
+                    .with_context(|| self.init_from())?;
                 Ok(None)
             }
             Start::Resumed(checkpoint) => {
@@ -472,6 +471,29 @@ impl Training<'_> {
                 Ok(Some(global_step))
             }
         }
+    }
+
+    /// The variables of a model with their rows in the order of `vocabulary`, if the model's words
+    /// are known and are others. Words that it does not have begin with their `random` rows.
+    fn match_words(
+        &self,
+        found: &Pretrained,
+        variables: tf::Variables,
+        random: &PtbVariables,
+        vocabulary: &Vocabulary,
+    ) -> Result<tf::Variables> {
+        let Some(words) = found.words.as_ref().filter(|words| *words != vocabulary) else {
+            return Ok(variables);
+        };
+        let (matched, new) = match_rows(&variables, words, vocabulary, &random.to_tensorflow()?)?;
+        self.say(&format!(
+            "{}: the model has another vocabulary, of {} words; rows are matched by word, and \
+             {new} of the {} words of the training text are not in it and begin at random",
+            shown(&self.args.init_from),
+            found.model.shapes.vocab_size,
+            vocabulary.len()
+        ));
+        Ok(matched)
     }
 
     fn options(&self) -> Options {

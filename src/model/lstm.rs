@@ -3,8 +3,9 @@
 
 use anyhow::{Context, Result};
 use tch::nn::RNN;
-use tch::{Kind, Tensor, nn};
+use tch::{Device, Kind, Tensor, nn};
 
+use super::half::HalfStack;
 use crate::config::Config;
 use crate::rnn::State;
 
@@ -20,9 +21,9 @@ pub(super) type LstmWeights = [Tensor; 4];
 pub(super) struct LstmStack {
     lstm: nn::LSTM,
     /// The variables of `lstm`.
-    layers: Vec<LstmWeights>,
+    pub(super) layers: Vec<LstmWeights>,
     /// On a GPU, the buffer that the variables are views of: cuDNN needs them in one block.
-    flat: Option<Tensor>,
+    pub(super) flat: Option<Tensor>,
 }
 
 /// The layers of all stacks.
@@ -81,100 +82,77 @@ impl LstmStack {
         Ok(LstmStack { lstm, layers, flat })
     }
 
-    pub(super) fn num_layers(&self) -> usize {
-        self.layers.len()
+    /// [`StackInStep::seq_init`] with the variables themselves.
+    fn seq_init(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
+        // For a single word on the CPU, as when a text is generated, the fused call would bring all
+        // weights into its own layout first, which takes longer than the arithmetic.
+        if x.device() == Device::Cpu && x.size()[..2] == [1, 1] {
+            let (output, last) = self.step(&x.squeeze_dim(1), state)?;
+            return Ok((output.unsqueeze(1), last));
+        }
+        let state = nn::LSTMState((of_all_layers(state, 1), of_all_layers(state, 0)));
+        let (output, nn::LSTMState((h, c))) = self.lstm.seq_init(x, &state);
+        Ok((output, by_layer(&c, &h)))
     }
 
-    /// Runs the layers over `x [batch, steps, hidden]`, from `state`: c and h of each layer,
-    /// `[batch, hidden]`. Returns the top layer's outputs and the final state.
-    pub(super) fn seq_init(&self, x: &Tensor, state: &[Tensor]) -> (Tensor, State) {
-        let (output, nn::LSTMState((h, c))) = self
-            .lstm
-            .seq_init(x, &nn::LSTMState((of_all_layers(state, 1), of_all_layers(state, 0))));
-        (output, by_layer(&c, &h))
-    }
-
-    /// One step of the layers, layer by layer: `x [batch, hidden]` from the next states of `state`,
-    /// c and h for each layer. As [`Self::seq_init`] for a sequence of one step.
-    pub(super) fn step<'a>(
-        &self,
-        x: &Tensor,
-        state: &mut impl Iterator<Item = &'a [Tensor]>,
-    ) -> Result<(Tensor, State)> {
+    /// One step of the layers, layer by layer: `x [batch, hidden]`.
+    fn step(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
         let (mut x, mut last) = (x.shallow_clone(), State::new());
-        for (weights, state) in self.layers.iter().zip(state) {
-            let [w_ih, w_hh, b_ih, b_hh] = weights;
-            let (h, c) =
-                x.f_lstm_cell(&[&state[1], &state[0]], w_ih, w_hh, Some(b_ih), Some(b_hh))?;
+        for ([w_ih, w_hh, b_ih, b_hh], state) in self.layers.iter().zip(state.chunks_exact(2)) {
+            let (c, h) = (&state[0], &state[1]);
+            let (h, c) = x.f_lstm_cell(&[h, c], w_ih, w_hh, Some(b_ih), Some(b_hh))?;
             x = h.shallow_clone();
             last.extend([c, h]);
         }
         Ok((x, last))
     }
+}
 
-    /// Copies of the weights in half precision, in one block like these, as leaves to
-    /// differentiate.
-    pub(super) fn half(&self, kind: Kind) -> HalfStack {
-        tch::no_grad(|| {
-            let flat = self.flat.as_ref().map(|flat| flat.to_kind(kind));
-            let half = |t: &Tensor| match (&self.flat, &flat) {
-                (Some(wide), Some(half)) => {
-                    let offset =
-                        (t.data_ptr() as usize - wide.data_ptr() as usize) / size_of::<f32>();
-                    half.narrow(0, offset as i64, t.numel() as i64).view(t.size().as_slice())
-                }
-                _ => t.to_kind(kind),
-            };
-            let leaf = |t: &Tensor| half(t).detach().set_requires_grad(t.requires_grad());
-            HalfStack {
-                layers: self.layers.iter().map(|layer| layer.each_ref().map(leaf)).collect(),
-                kind,
-            }
-        })
+/// An [`LstmStack`] as one step runs it.
+pub(super) enum StackInStep<'a> {
+    Full(&'a LstmStack),
+    Half(HalfStack),
+}
+
+impl<'a> StackInStep<'a> {
+    /// `stack` with its own variables, or with copies of them of the type `half`.
+    pub(super) fn new(stack: &'a LstmStack, half: Option<Kind>) -> Self {
+        half.map_or(Self::Full(stack), |kind| Self::Half(stack.half(kind)))
     }
-}
 
-/// The layers of an [`LstmStack`] in half precision. `nn::LSTM` owns float32 weights, and these
-/// copies are made in every step, so libtorch's function is called directly.
-pub(super) struct HalfStack {
-    layers: Vec<LstmWeights>,
-    kind: Kind,
-}
+    fn layers(&self) -> &[LstmWeights] {
+        match self {
+            Self::Full(stack) => &stack.layers,
+            Self::Half(stack) => &stack.layers,
+        }
+    }
 
-impl HalfStack {
-    /// The weights and biases that are differentiated, in the order of the variables.
+    pub(super) fn num_layers(&self) -> usize {
+        self.layers().len()
+    }
+
+    /// What is differentiated: weights and bias of each layer, in the order of the variables.
     pub(super) fn leaves(&self) -> impl Iterator<Item = &Tensor> {
-        self.layers.iter().flat_map(|layer| &layer[..3])
+        self.layers().iter().flat_map(|layer| &layer[..3])
     }
 
-    /// As [`LstmStack::seq_init`]. The outputs are in half precision, the state is in the type of
-    /// `state`.
+    /// Runs the layers over `x [batch, steps, hidden]`, from `state`: c and h of each layer,
+    /// `[batch, hidden]`. Returns the top layer's outputs and the final state.
     pub(super) fn seq_init(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
-        let half = |which| of_all_layers(state, which).to_kind(self.kind);
-        let (c, h) = (half(0), half(1));
-        let params: Vec<&Tensor> = self.layers.iter().flatten().collect();
-        let (output, h, c) = x.to_kind(self.kind).f_lstm(
-            &[&h, &c],
-            &params,
-            true, /* biases */
-            self.layers.len() as i64,
-            0.0,   /* no dropout of its own */
-            true,  /* keep what the backward pass needs */
-            false, /* one direction */
-            true,  /* batch first */
-        )?;
-        let as_given = |t: Tensor| t.to_kind(state[0].kind());
-        Ok((output, by_layer(&c, &h).into_iter().map(as_given).collect()))
+        match self {
+            Self::Full(stack) => stack.seq_init(x, state),
+            Self::Half(stack) => stack.seq_init(x, state),
+        }
     }
 }
 
 /// c (0) or h (1) of all layers, `[layers, batch, hidden]`; a view if there is one layer.
-fn of_all_layers(state: &[Tensor], which: usize) -> Tensor {
+pub(super) fn of_all_layers(state: &[Tensor], which: usize) -> Tensor {
     let each: Vec<&Tensor> = state.iter().skip(which).step_by(2).collect();
     if let [one] = each[..] { one.unsqueeze(0) } else { Tensor::stack(&each, 0) }
 }
 
 /// The inverse of [`of_all_layers`]: c and h of each layer.
-fn by_layer(c: &Tensor, h: &Tensor) -> State {
+pub(super) fn by_layer(c: &Tensor, h: &Tensor) -> State {
     (0..c.size()[0]).flat_map(|k| [c.get(k), h.get(k)]).collect()
 }

@@ -4,7 +4,10 @@
 //! ([`PtbModel`]): one for training, with dropout and gradients, and one for validation and test,
 //! without them.
 
+mod half;
 mod lstm;
+mod names;
+mod padding;
 mod softmax;
 mod variables;
 
@@ -17,20 +20,10 @@ use crate::rnn::{
     DropoutWrapper, MultiRNNCell, RnnCell, State, dropout_mask, dynamic_rnn, masks_in_order,
 };
 use crate::team::{Solo, Team};
-use lstm::HalfStack;
+use lstm::StackInStep;
 pub use softmax::{SoftmaxGradients, SoftmaxLayer};
 use variables::Recurrent;
 pub use variables::{PtbVariables, TooLarge};
-
-/// Factor that keeps the LSTM's small float16 gradients above the type's smallest number (6e-8).
-/// They are divided by it again in float32.
-///
-/// The gradient with respect to an output is about `softmax_w / batch_size`, 2e-3 in the published
-/// models, and shrinks on its way back through time; float16's normal numbers begin at 6e-5. Large
-/// values still fit: a bias's gradient is a sum over 700 rows (medium's and large's batches) of
-/// such numbers, far below float16's 65,504 / 256. A constant factor has no state to save, so a
-/// resumed run equals an uninterrupted one.
-const FP16_LOSS_SCALE: f64 = 256.0;
 
 /// A view of the variables: the graph that the original builds once per split.
 pub struct PtbModel<'a> {
@@ -119,37 +112,23 @@ impl<'a> PtbModel<'a> {
         state: &[Tensor],
         masks: &[Tensor],
     ) -> Result<(Tensor, State)> {
-        self.outputs_of(self.half_stacks().as_deref(), inputs, state, masks)
+        self.outputs_of(self.stacks().as_deref(), inputs, state, masks)
     }
 
-    /// Half-precision type that cuDNN runs the recurrent layers in, or `None` if they run in the
-    /// variables' type.
-    fn half_kind(&self) -> Option<Kind> {
-        let kind = match self.precision {
-            Precision::Bf16 => Kind::BFloat16,
-            Precision::Fp16 => Kind::Half,
-            Precision::Fp32 | Precision::Tf32Cudnn | Precision::Tf32 => return None,
-        };
-        let v = self.variables;
-        // float16 also runs on the CPU: it is slow there, but lets tests check the numbers. The
-        // command line does not offer it.
-        let here = v.device.is_cuda() || kind == Kind::Half;
-        (here && v.kind == Kind::Float && self.rnn_mode == RnnMode::Cudnn).then_some(kind)
-    }
-
-    /// Copies of the LSTM's weights in [`Self::half_kind`], made again in every step, since
-    /// training updates the float32 weights.
-    fn half_stacks(&self) -> Option<Vec<HalfStack>> {
-        let (Recurrent::Lstm(stacks), Some(kind)) = (&self.variables.recurrent, self.half_kind())
-        else {
-            return None;
-        };
-        Some(stacks.iter().map(|stack| stack.half(kind)).collect())
+    /// The LSTM's stacks as this step runs them; `None` if the cells are unrolled over time.
+    fn stacks(&self) -> Option<Vec<StackInStep<'a>>> {
+        match &self.variables.recurrent {
+            Recurrent::Lstm(stacks) if self.rnn_mode == RnnMode::Cudnn => {
+                let half = self.half_kind();
+                Some(stacks.iter().map(|stack| StackInStep::new(stack, half)).collect())
+            }
+            _ => None,
+        }
     }
 
     fn outputs_of(
         &self,
-        half: Option<&[HalfStack]>,
+        stacks: Option<&[StackInStep]>,
         inputs: &Tensor,
         state: &[Tensor],
         masks: &[Tensor],
@@ -161,65 +140,34 @@ impl<'a> PtbModel<'a> {
         };
         let mut x = drop(inputs.shallow_clone(), 0);
         let mut final_state = State::with_capacity(state.len());
-        match (&v.recurrent, self.rnn_mode) {
-            (Recurrent::Lstm(stacks), RnnMode::Cudnn)
-                if half.is_none() && masks.is_empty() && self.is_single_step(&x) =>
-            {
-                let mut x = x.squeeze_dim(1);
-                let mut before = state.chunks_exact(2);
-                for stack in stacks {
-                    let last;
-                    (x, last) = stack.step(&x, &mut before)?;
-                    final_state.extend(last);
-                }
-                return Ok((x, final_state));
+        if let Some(stacks) = stacks {
+            ensure!(
+                masks.is_empty() || stacks.len() as i64 == v.config.num_layers,
+                "a model that was created with keep_prob 1 cannot apply dropout between its layers"
+            );
+            let mut done = 0;
+            for stack in stacks {
+                let layers = done..done + stack.num_layers();
+                let (output, last) =
+                    stack.seq_init(&x, &state[2 * layers.start..2 * layers.end])?;
+                final_state.extend(last);
+                done = layers.end;
+                x = drop(output, done);
             }
-            (Recurrent::Lstm(stacks), RnnMode::Cudnn) => {
-                ensure!(
-                    masks.is_empty() || stacks.len() as i64 == v.config.num_layers,
-                    "a model that was created with keep_prob 1 cannot apply dropout between its \
-                     layers"
-                );
-                let mut done = 0;
-                for (k, stack) in stacks.iter().enumerate() {
-                    let layers = done..done + stack.num_layers();
-                    let own = &state[2 * layers.start..2 * layers.end];
-                    let last;
-                    (x, last) = match half {
-                        Some(half) => half[k].seq_init(&x, own)?,
-                        None => stack.seq_init(&x, own),
-                    };
-                    final_state.extend(last);
-                    done = layers.end;
-                    x = drop(x, done);
-                }
-                x = x.to_kind(v.kind);
-            }
-            _ => {
-                // As in the original's graph: wrap every cell in its dropout, stack the cells,
-                // unroll the stack over time.
-                let cells = v.cells(self.rnn_mode)?.into_iter().enumerate().map(|(k, cell)| {
-                    match masks.get(k + 1) {
-                        Some(mask) => {
-                            let per_step = masks_in_order(mask.unbind(1));
-                            Box::new(DropoutWrapper::with_masks(cell, None, Some(per_step)))
-                                as Box<dyn RnnCell>
-                        }
-                        None => cell,
-                    }
-                });
-                let stack = MultiRNNCell::new(cells.collect(), true)?;
-                (x, final_state) = dynamic_rnn(&stack, &x, None, Some(state), false)?;
-            }
+            x = x.to_kind(v.kind);
+        } else {
+            // As in the original's graph: wrap every cell in its dropout, stack the cells, unroll
+            // the stack over time.
+            let cells = v.cells(self.rnn_mode)?.into_iter().enumerate();
+            let wrapped = cells.map(|(k, cell)| -> Box<dyn RnnCell> {
+                let Some(mask) = masks.get(k + 1) else { return cell };
+                let per_step = masks_in_order(mask.unbind(1));
+                Box::new(DropoutWrapper::with_masks(cell, None, Some(per_step)))
+            });
+            let stack = MultiRNNCell::new(wrapped.collect(), true)?;
+            (x, final_state) = dynamic_rnn(&stack, &x, None, Some(state), false)?;
         }
         Ok((x.reshape([-1, v.width]), final_state))
-    }
-
-    /// Whether `x [batch, steps, hidden]` is a single word on the CPU, as when a text is generated.
-    /// The fused call would bring all weights into its own layout first, which then takes longer
-    /// than the arithmetic.
-    fn is_single_step(&self, x: &Tensor) -> bool {
-        !self.is_training && self.variables.device == Device::Cpu && x.size()[..2] == [1, 1]
     }
 
     /// `tf.nn.embedding_lookup`: ids `[batch, steps]` -> rows `[batch, steps, hidden]`.
@@ -272,18 +220,6 @@ impl<'a> PtbModel<'a> {
         self.softmax().costs(output, targets)
     }
 
-    /// Largest difference of two states, relative to 1 + |value|, that counts as rounding when both
-    /// have read the same words for long enough. In a trained `small`, at 15 places of PTB's test
-    /// text, the difference is at most 2e-6 in float32, 8e-3 in bfloat16 and 3e-3 in float16.
-    pub(crate) fn state_rounding(&self) -> f64 {
-        match (self.half_kind(), self.precision) {
-            (Some(Kind::BFloat16), _) => 3e-2,
-            // TF32's products read as many bits as float16's.
-            (Some(_), _) | (None, Precision::Tf32 | Precision::Tf32Cudnn) => 1e-2,
-            (None, _) => 1e-5,
-        }
-    }
-
     /// The logits of the word after each of the words `x`, ids `[batch, steps]`, int64: `[batch *
     /// steps, vocab]` in batch-major order, and the final state; without dropout and gradients.
     pub fn logits(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
@@ -314,8 +250,8 @@ impl<'a> PtbModel<'a> {
         ensure!(masks.len() == expected, "{} dropout masks for {expected} places", masks.len());
         let masks: Vec<Tensor> = masks.iter().map(|mask| self.team.rows(mask)).collect();
         let rows = tch::no_grad(|| self.lookup(&self.team.rows(x))).set_requires_grad(true);
-        let half = self.half_stacks();
-        let (output, state) = self.outputs_of(half.as_deref(), &rows, state, &masks)?;
+        let stacks = self.stacks();
+        let (output, state) = self.outputs_of(stacks.as_deref(), &rows, state, &masks)?;
         let mut softmax = self.softmax().cost_and_gradients(
             &output,
             &self.team.rows(y).flatten(0, -1),
@@ -325,23 +261,12 @@ impl<'a> PtbModel<'a> {
         // the layers below compute theirs.
         softmax.w = softmax.w.contiguous();
         let travelling = self.team.all_reduce(&softmax.w)?;
-        let leaves: Vec<&Tensor> = match &half {
-            Some(stacks) => stacks.iter().flat_map(HalfStack::leaves).collect(),
+        let leaves = match &stacks {
+            Some(stacks) => stacks.iter().flat_map(StackInStep::leaves).collect(),
             None => v.weights(),
         };
         let leaves = [vec![&rows], leaves].concat();
-        let loss_scale = if self.half_kind() == Some(Kind::Half) { FP16_LOSS_SCALE } else { 1.0 };
-        let above = if loss_scale == 1.0 { softmax.output } else { softmax.output * loss_scale };
-        // tch starts a backward pass from a scalar. The gradient of this one with respect to
-        // `output` is what the softmax layer computed.
-        let mut below =
-            Tensor::f_run_backward(&[(output * above).sum(v.kind)], &leaves, false, false)?;
-        for gradient in &mut below {
-            *gradient = gradient.to_kind(v.kind);
-            if loss_scale != 1.0 {
-                let _ = gradient.g_mul_scalar_(1.0 / loss_scale);
-            }
-        }
+        let mut below = self.backward(&output, softmax.output, &leaves)?;
         let mut recurrent = below.split_off(1);
         let values = below.remove(0).reshape([-1, v.width]);
         let rest = recurrent.iter_mut().chain([&mut softmax.b, &mut softmax.cost]).collect();
@@ -362,12 +287,8 @@ impl<'a> PtbModel<'a> {
         learning_rate: f64,
     ) -> Result<Step> {
         let v = self.variables;
-        self.train_op(
-            x,
-            y,
-            state,
-            &Tensor::from(learning_rate).f_to_kind(v.kind)?.f_to_device(v.device)?,
-        )
+        let learning_rate = Tensor::from(learning_rate).f_to_kind(v.kind)?.f_to_device(v.device)?;
+        self.train_op(x, y, state, &learning_rate)
     }
 
     /// [`Self::train_step`] with the learning rate as a scalar tensor on the model's device, as in

@@ -4,19 +4,21 @@
 //! A text is read once, line by line, and kept as token ids. Memory is 4 bytes a token and the
 //! vocabulary, whatever the size of the files.
 
+mod limits;
 mod producer;
 mod vocabulary;
 mod word_list;
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 pub use crate::text::{EOS, MarkerCounts, Markers, NAMINGS, NoTexts, Progress, SAMPLE, UNK};
 use crate::text::{TextReader, open_texts};
+pub use limits::Limits;
 pub use producer::Producer;
+pub use vocabulary::Vocabulary;
 use vocabulary::{Counts, Ranked};
-pub use vocabulary::{Limits, Vocabulary};
 
 /// One of the three texts, as token ids.
 #[derive(Clone, Debug, Default)]
@@ -104,26 +106,6 @@ impl RawData {
         };
         let (valid, test) = (read(valid)?, read(test)?);
         Ok(RawData { train, valid, test, vocabulary })
-    }
-
-    /// Gives the words the ids that they have in `vocabulary`.
-    ///
-    /// # Errors
-    /// A word that `vocabulary` does not have.
-    pub fn renumber(&mut self, vocabulary: &Vocabulary) -> Result<()> {
-        if self.vocabulary == *vocabulary {
-            return Ok(());
-        }
-        let id = |word| {
-            let id = vocabulary.id(word);
-            id.with_context(|| format!("the word {word:?} is not in the vocabulary"))
-        };
-        let ids = self.vocabulary.words().map(id).collect::<Result<Vec<i32>>>()?;
-        for split in [&mut self.train, &mut self.valid, &mut self.test] {
-            split.renumber(&ids);
-        }
-        self.vocabulary = vocabulary.clone();
-        Ok(())
     }
 }
 

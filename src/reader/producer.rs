@@ -84,23 +84,15 @@ impl Producer {
 
     /// Inputs and targets of step `i`, each `[batch_size, num_steps]`, int64.
     pub fn batch(&self, i: i64) -> (Tensor, Tensor) {
-        self.slice(i * self.num_steps, self.num_steps)
+        let columns = self.columns(i).to_kind(Kind::Int64);
+        let ids = |start| columns.narrow(1, start, self.num_steps).contiguous();
+        (ids(0), ids(1))
     }
 
     /// Words of step `i`, `[batch_size, num_steps + 1]`, int32. The inputs are all columns but the
     /// last, the targets all but the first.
     pub(crate) fn columns(&self, i: i64) -> Tensor {
-        self.cut(i * self.num_steps, self.num_steps + 1)
-    }
-
-    fn slice(&self, start: i64, len: i64) -> (Tensor, Tensor) {
-        let columns = self.cut(start, len + 1);
-        let ids = |start| columns.narrow(1, start, len).to_kind(Kind::Int64);
-        (ids(0), ids(1))
-    }
-
-    /// Columns `start..start + len` of the rows, int32.
-    fn cut(&self, start: i64, len: i64) -> Tensor {
+        let (start, len) = (i * self.num_steps, self.num_steps + 1);
         match &self.rows {
             Rows::Shared(tokens) => {
                 let row =

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use indexmap::{IndexMap, IndexSet};
-use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
+use super::limits::{Limits, limit};
 use crate::text::{EOS, UNK};
 
 /// Words and their ids. An id is a word's rank in the training text, by count in descending order
@@ -72,29 +72,6 @@ impl Vocabulary {
     }
 }
 
-/// Limits on the size of the vocabulary.
-///
-/// With a limit, a word outside of the vocabulary is read as `<unk>` in all three texts; `<unk>`
-/// and `<eos>` are always in it, even if the training text does not have them. Without one, the
-/// vocabulary has all words of the training text, and words of the other texts that are not in it
-/// are dropped, as in the original.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Largest number of words, including `<unk>` and `<eos>`. The most frequent words are kept.
-    #[serde(default)]
-    pub max_vocab: Option<u64>,
-    /// Smallest number of occurrences of a word in the training text.
-    #[serde(default)]
-    pub min_count: Option<u64>,
-}
-
-impl Limits {
-    /// True if no limit is set, as for PTB.
-    pub fn is_none(&self) -> bool {
-        *self == Limits::default()
-    }
-}
-
 /// Words of the training text and their counts, numbered in the order of their first occurrence.
 #[derive(Default)]
 pub(super) struct Counts(IndexMap<SmolStr, u64>);
@@ -149,41 +126,15 @@ impl Counts {
 }
 
 /// A counted word.
-struct Word {
+pub(super) struct Word {
     /// Its number in [`Counts`].
     number: usize,
-    word: SmolStr,
-    count: u64,
+    pub word: SmolStr,
+    pub count: u64,
 }
 
 impl Word {
-    fn by_rank(a: &Word, b: &Word) -> std::cmp::Ordering {
+    pub fn by_rank(a: &Word, b: &Word) -> std::cmp::Ordering {
         b.count.cmp(&a.count).then_with(|| a.word.cmp(&b.word))
     }
-}
-
-/// Removes the words outside of the limits, counts them as `<unk>`, and returns how many
-/// occurrences they had. `words` is sorted, before and afterwards.
-fn limit(words: &mut Vec<Word>, limits: Limits) -> u64 {
-    let is_special = |word: &Word| matches!(word.word.as_str(), UNK | EOS);
-    let special = words.iter().filter(|word| is_special(word)).count() as u64;
-    let mut room = limits.max_vocab.unwrap_or(u64::MAX).saturating_sub(special);
-    let mut left_out = 0;
-    words.retain(|word| {
-        if is_special(word) {
-            return true;
-        }
-        let is_kept = room > 0 && word.count >= limits.min_count.unwrap_or(0);
-        if is_kept {
-            room -= 1;
-        } else {
-            left_out += word.count;
-        }
-        is_kept
-    });
-    if let Some(unknown) = words.iter_mut().find(|word| word.word == UNK) {
-        unknown.count += left_out;
-    }
-    words.sort_unstable_by(Word::by_rank);
-    left_out
 }

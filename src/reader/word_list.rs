@@ -1,13 +1,13 @@
-//! Vocabularies as lists of words, and how two vocabularies differ.
+//! Vocabularies as lists of words, how two vocabularies differ, and data with another's ids.
 
 use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use indexmap::IndexSet;
 use smol_str::SmolStr;
 
-use super::Vocabulary;
+use super::{RawData, Vocabulary};
 use crate::text::{self, TextReader, words};
 
 impl Vocabulary {
@@ -82,5 +82,27 @@ impl Vocabulary {
         let word = self.words().zip(here.words()).enumerate().find_map(differ);
         let all: Vec<String> = lengths.into_iter().chain(word).collect();
         (!all.is_empty()).then(|| all.join("; "))
+    }
+}
+
+impl RawData {
+    /// Gives the words the ids that they have in `vocabulary`.
+    ///
+    /// # Errors
+    /// A word that `vocabulary` does not have.
+    pub fn renumber(&mut self, vocabulary: &Vocabulary) -> Result<()> {
+        if self.vocabulary == *vocabulary {
+            return Ok(());
+        }
+        let id = |word| {
+            let id = vocabulary.id(word);
+            id.with_context(|| format!("the word {word:?} is not in the vocabulary"))
+        };
+        let ids = self.vocabulary.words().map(id).collect::<Result<Vec<i32>>>()?;
+        for split in [&mut self.train, &mut self.valid, &mut self.test] {
+            split.renumber(&ids);
+        }
+        self.vocabulary = vocabulary.clone();
+        Ok(())
     }
 }

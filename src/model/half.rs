@@ -1,0 +1,116 @@
+//! The recurrent layers in half precision.
+
+use anyhow::Result;
+use tch::{Kind, Tensor};
+
+use super::PtbModel;
+use super::lstm::{LstmStack, LstmWeights, by_layer, of_all_layers};
+use crate::config::{Precision, RnnMode};
+use crate::rnn::State;
+
+/// Factor that keeps the LSTM's small float16 gradients above the type's smallest number (6e-8).
+/// They are divided by it again in float32.
+///
+/// The gradient with respect to an output is about `softmax_w / batch_size`, 2e-3 in the published
+/// models, and shrinks on its way back through time; float16's normal numbers begin at 6e-5. Large
+/// values still fit: a bias's gradient is a sum over 700 rows (medium's and large's batches) of
+/// such numbers, far below float16's 65,504 / 256. A constant factor has no state to save, so a
+/// resumed run equals an uninterrupted one.
+const FP16_LOSS_SCALE: f64 = 256.0;
+
+/// The layers of an [`LstmStack`] in half precision. `nn::LSTM` owns float32 weights, and these
+/// copies are made in every step, since training updates the float32 weights. So libtorch's
+/// function is called directly.
+pub(super) struct HalfStack {
+    pub(super) layers: Vec<LstmWeights>,
+    kind: Kind,
+}
+
+impl HalfStack {
+    /// [`StackInStep::seq_init`] with these copies. The outputs are in half precision, the state is
+    /// in the type of `state`.
+    pub(super) fn seq_init(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
+        let half = |which| of_all_layers(state, which).to_kind(self.kind);
+        let (c, h) = (half(0), half(1));
+        let params: Vec<&Tensor> = self.layers.iter().flatten().collect();
+        let (output, h, c) = x.to_kind(self.kind).f_lstm(
+            &[&h, &c],
+            &params,
+            true, /* biases */
+            self.layers.len() as i64,
+            0.0,   /* no dropout of its own */
+            true,  /* keep what the backward pass needs */
+            false, /* one direction */
+            true,  /* batch first */
+        )?;
+        let as_given = |t: Tensor| t.to_kind(state[0].kind());
+        Ok((output, by_layer(&c, &h).into_iter().map(as_given).collect()))
+    }
+}
+
+impl LstmStack {
+    /// Copies of the weights in half precision, in one block like these, as leaves to
+    /// differentiate.
+    pub(super) fn half(&self, kind: Kind) -> HalfStack {
+        tch::no_grad(|| {
+            let flat = self.flat.as_ref().map(|flat| flat.to_kind(kind));
+            let half = |t: &Tensor| match (&self.flat, &flat) {
+                (Some(wide), Some(half)) => {
+                    let offset =
+                        (t.data_ptr() as usize - wide.data_ptr() as usize) / size_of::<f32>();
+                    half.narrow(0, offset as i64, t.numel() as i64).view(t.size().as_slice())
+                }
+                _ => t.to_kind(kind),
+            };
+            let leaf = |t: &Tensor| half(t).detach().set_requires_grad(t.requires_grad());
+            HalfStack {
+                layers: self.layers.iter().map(|layer| layer.each_ref().map(leaf)).collect(),
+                kind,
+            }
+        })
+    }
+}
+
+impl PtbModel<'_> {
+    /// Precision that the recurrent layers are run in. Half precision needs cuDNN.
+    pub(crate) fn layers_precision(&self) -> Precision {
+        let v = self.variables;
+        let one_call = v.kind == Kind::Float && self.rnn_mode == RnnMode::Cudnn;
+        match self.precision {
+            Precision::Bf16 if one_call && v.device.is_cuda() => Precision::Bf16,
+            // float16 also runs on the CPU: it is slow there, but lets tests check the numbers. The
+            // command line does not offer it.
+            Precision::Fp16 if one_call => Precision::Fp16,
+            Precision::Bf16 | Precision::Fp16 => Precision::Fp32,
+            wide => wide,
+        }
+    }
+
+    /// Half-precision type that the recurrent layers are run in, or `None` if they run in the
+    /// variables' type.
+    pub(super) fn half_kind(&self) -> Option<Kind> {
+        match self.layers_precision() {
+            Precision::Bf16 => Some(Kind::BFloat16),
+            Precision::Fp16 => Some(Kind::Half),
+            Precision::Fp32 | Precision::Tf32Cudnn | Precision::Tf32 => None,
+        }
+    }
+
+    /// Gradients of `leaves`, given the one of the `output` that was computed from them.
+    pub(super) fn backward(
+        &self,
+        output: &Tensor,
+        gradient: Tensor,
+        leaves: &[&Tensor],
+    ) -> Result<Vec<Tensor>> {
+        let kind = self.variables.kind;
+        let scale = if self.half_kind() == Some(Kind::Half) { FP16_LOSS_SCALE } else { 1.0 };
+        let gradient = if scale == 1.0 { gradient } else { gradient * scale };
+        // tch starts a backward pass from a scalar. The gradient of this one with respect to
+        // `output` is `gradient`.
+        let scalar = (output * gradient).sum(kind);
+        let below = Tensor::f_run_backward(&[scalar], leaves, false, false)?;
+        let unscaled = |g: Tensor| if scale == 1.0 { g } else { g / scale };
+        Ok(below.into_iter().map(|g| unscaled(g.to_kind(kind))).collect())
+    }
+}

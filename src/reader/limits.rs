@@ -1,0 +1,55 @@
+//! A vocabulary that is smaller than the training text's.
+
+use serde::{Deserialize, Serialize};
+
+use super::vocabulary::Word;
+use crate::text::{EOS, UNK};
+
+/// Limits on the size of the vocabulary.
+///
+/// With a limit, a word outside of the vocabulary is read as `<unk>` in all three texts; `<unk>`
+/// and `<eos>` are always in it, even if the training text does not have them. Without one, the
+/// vocabulary has all words of the training text, and words of the other texts that are not in it
+/// are dropped, as in the original.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Largest number of words, including `<unk>` and `<eos>`. The most frequent words are kept.
+    #[serde(default)]
+    pub max_vocab: Option<u64>,
+    /// Smallest number of occurrences of a word in the training text.
+    #[serde(default)]
+    pub min_count: Option<u64>,
+}
+
+impl Limits {
+    /// True if no limit is set, as for PTB.
+    pub fn is_none(&self) -> bool {
+        *self == Limits::default()
+    }
+}
+
+/// Removes the words outside of the limits, counts them as `<unk>`, and returns how many
+/// occurrences they had. `words` is sorted, before and afterwards.
+pub(super) fn limit(words: &mut Vec<Word>, limits: Limits) -> u64 {
+    let is_special = |word: &Word| matches!(word.word.as_str(), UNK | EOS);
+    let special = words.iter().filter(|word| is_special(word)).count() as u64;
+    let mut room = limits.max_vocab.unwrap_or(u64::MAX).saturating_sub(special);
+    let mut left_out = 0;
+    words.retain(|word| {
+        if is_special(word) {
+            return true;
+        }
+        let is_kept = room > 0 && word.count >= limits.min_count.unwrap_or(0);
+        if is_kept {
+            room -= 1;
+        } else {
+            left_out += word.count;
+        }
+        is_kept
+    });
+    if let Some(unknown) = words.iter_mut().find(|word| word.word == UNK) {
+        unknown.count += left_out;
+    }
+    words.sort_unstable_by(Word::by_rank);
+    left_out
+}

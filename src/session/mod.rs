@@ -1,0 +1,310 @@
+//! The original's `main()` and `run_epoch()`: the epochs, the learning-rate schedule, the state
+//! that is fed back at every step.
+//!
+//! A session does not print and does not write metrics. It reports what happens as [`Event`]s to
+//! the `listen` callback.
+
+mod options;
+mod supervisor;
+
+use std::time::Instant;
+
+use anyhow::Result;
+use tch::Device;
+
+use crate::checkpoint::{Progress, RunConfig, SaveFolder};
+pub use crate::evaluate::evaluate;
+use crate::evaluate::evaluate_until;
+pub use crate::event::{Evaluation, Event};
+use crate::model::{PtbModel, PtbVariables};
+use crate::reader::{Producer, RawData, Vocabulary};
+use crate::rnn::State;
+use crate::team::{Solo, Team};
+use crate::train_step::TrainStep;
+pub use options::{CheckpointEvery, Options};
+pub use supervisor::Diverged;
+use supervisor::Supervisor;
+
+/// The three texts, laid out as batches on the model's device.
+pub struct Input {
+    /// Batches of the training text.
+    pub train: Producer,
+    /// The validation text, in the same layout.
+    pub valid: Producer,
+    /// The test text, read word by word (`batch_size` and `num_steps` 1), as the original reads it.
+    pub test: Producer,
+    /// MD5 of the three texts.
+    pub md5: [String; 3],
+}
+
+impl Input {
+    /// Lays the texts out for a model.
+    ///
+    /// # Errors
+    /// A text that is too short for the configuration.
+    pub fn new(data: &RawData, variables: &PtbVariables) -> Result<Self> {
+        let config = variables.config();
+        let device = variables.device();
+        Ok(Input {
+            train: Producer::new(&data.train, config.batch_size, config.num_steps, device)?,
+            valid: Producer::new(&data.valid, config.batch_size, config.num_steps, device)?,
+            test: Producer::new(&data.test, 1, 1, device)?,
+            md5: [&data.train, &data.valid, &data.test].map(|split| split.md5.clone()),
+        })
+    }
+}
+
+/// A training run.
+pub struct Session<'a> {
+    variables: &'a PtbVariables,
+    input: &'a Input,
+    vocabulary: &'a Vocabulary,
+    run: RunConfig,
+    options: Options,
+    folder: Option<&'a SaveFolder>,
+    team: &'a dyn Team,
+    progress: Progress,
+    /// [`Provenance::init_from`]
+    init_from: Option<String>,
+    /// State of this worker's rows to resume from within an epoch; otherwise empty.
+    resumed_state: State,
+    supervisor: Supervisor,
+}
+
+impl<'a> Session<'a> {
+    /// Creates a run that starts from the beginning.
+    pub fn new(
+        variables: &'a PtbVariables,
+        input: &'a Input,
+        vocabulary: &'a Vocabulary,
+        run: RunConfig,
+        options: Options,
+        folder: Option<&'a SaveFolder>,
+    ) -> Self {
+        Session {
+            variables,
+            input,
+            vocabulary,
+            run,
+            options,
+            folder,
+            team: &Solo,
+            progress: Progress::default(),
+            init_from: None,
+            resumed_state: State::new(),
+            supervisor: Supervisor::default(),
+        }
+    }
+
+    /// Position in the run.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Trains to the end, to `max_steps` or until [`Options::stop`], and evaluates: the original's
+    /// `main()`.
+    ///
+    /// # Errors
+    /// A cost that is not finite ([`Diverged`]); the last checkpoint could not be written.
+    pub fn train(&mut self, listen: &mut dyn FnMut(Event)) -> Result<()> {
+        let epochs = self.run.config.max_max_epoch;
+        let mut step = self.train_step()?;
+        let mut validated = false;
+        while self.progress.epoch < epochs && !self.at_limit() {
+            let complete = self.run_epoch(&mut step, listen)?;
+            // Saved before the evaluation, which may take long. On a GPU it takes less time than
+            // saving, so a complete epoch is saved only once, after it.
+            if !(complete && self.variables.device().is_cuda()) {
+                self.save(step.state(), listen)?;
+            }
+            if self.evaluates() {
+                self.validate(listen)?;
+                validated = true;
+            }
+            if !complete || self.stopped() {
+                break;
+            }
+            self.progress =
+                Progress { epoch: self.progress.epoch + 1, step: 0, costs: 0.0, ..self.progress };
+            self.save(&[], listen)?;
+        }
+        if self.evaluates() {
+            if !validated && self.progress.epoch < epochs {
+                self.validate(listen)?;
+            }
+            self.test(listen)?;
+        }
+        self.ensure_saved()
+    }
+
+    /// The original's `run_epoch(session, m, eval_op=m.train_op, verbose=True)`. Returns whether
+    /// the epoch was finished.
+    fn run_epoch(
+        &mut self,
+        train_step: &mut TrainStep,
+        listen: &mut dyn FnMut(Event),
+    ) -> Result<bool> {
+        let producer = &self.input.train;
+        let epoch_size = producer.epoch_size();
+        let epoch = EpochClock { done: self.progress.step, start: Instant::now() };
+        let learning_rate = self.run.config.learning_rate_at(self.progress.epoch);
+        train_step.assign_lr(learning_rate)?;
+        if epoch.done == 0 {
+            let (_, rows) = self.team.share(producer.batch_size());
+            train_step.assign_state(&self.model(true).zero_state(rows))?;
+        }
+        let number = self.progress.epoch + 1;
+        listen(Event::Epoch { epoch: number, learning_rate, done: epoch.done, epoch_size });
+        while self.progress.step < epoch_size && !self.at_limit() && !self.stopped() {
+            let agreement = self.agree()?;
+            // The state is fed back within `TrainStep`: each step starts from the final state of
+            // the step before.
+            let notice = train_step.run(&producer.columns(self.progress.step), self.mask_seed())?;
+            notice.into_iter().for_each(|text| listen(Event::Notice { text }));
+            self.progress.step += 1;
+            self.progress.global_step += 1;
+            self.report(train_step, &epoch, listen)?;
+            let save_is_due = self.conclude(agreement)?;
+            if save_is_due && self.progress.step < epoch_size {
+                self.add_costs(train_step)?;
+                self.save(train_step.state(), listen)?;
+            }
+        }
+        self.add_costs(train_step)?;
+        let complete = self.progress.step == epoch_size;
+        // A process that was stopped after an epoch's last step has reported the epoch.
+        if epoch.done == epoch_size {
+            return Ok(complete);
+        }
+        let iters = self.progress.step * producer.num_steps();
+        let result =
+            Evaluation::new(self.progress.costs, iters, producer.batch_size(), epoch.start);
+        let steps = (self.progress.step, epoch_size);
+        listen(Event::EpochEnd { epoch: number, split: "train", result, complete, steps });
+        Ok(complete)
+    }
+
+    /// Reports the step that was just done: the original's progress line and the logged step, if
+    /// they are due.
+    fn report(
+        &mut self,
+        train_step: &mut TrainStep,
+        epoch: &EpochClock,
+        listen: &mut dyn FnMut(Event),
+    ) -> Result<()> {
+        let producer = &self.input.train;
+        let (epoch_size, done) = (producer.epoch_size(), self.progress.step);
+        // Steps are counted from 0, as in the original.
+        let (step, global_step) = (done - 1, self.progress.global_step - 1);
+        let line = step % (epoch_size / 10).max(1) == 10;
+        let log = self.options.log_every > 0 && global_step % self.options.log_every == 0;
+        // On a GPU this would wait for the step, so it is done only when the costs are needed.
+        if line || log || self.variables.device() == Device::Cpu {
+            self.add_costs(train_step)?;
+        }
+        if line || log {
+            let iters = done * producer.num_steps();
+            let perplexity = (self.progress.costs / iters as f64).exp();
+            let words = (done - epoch.done) * producer.num_steps() * producer.batch_size();
+            let wps = words as f64 / epoch.start.elapsed().as_secs_f64();
+            if log {
+                let [cost, global_norm] = train_step.last()?;
+                let epoch = self.progress.epoch + 1;
+                let lr = self.run.config.learning_rate_at(self.progress.epoch);
+                listen(Event::Step {
+                    epoch,
+                    step,
+                    global_step,
+                    cost,
+                    global_norm,
+                    lr,
+                    perplexity,
+                    wps,
+                });
+            }
+            if line {
+                let fraction = step as f64 / epoch_size as f64;
+                listen(Event::Progress { fraction, perplexity, wps });
+            }
+        }
+        listen(Event::Tick { done });
+        Ok(())
+    }
+
+    fn validate(&self, listen: &mut dyn FnMut(Event)) -> Result<()> {
+        listen(Event::Evaluating { split: "valid" });
+        if let Some(result) =
+            evaluate_until(&self.model(false), &self.input.valid, &|| !self.evaluates())?
+        {
+            let epoch = self.progress.epoch + 1;
+            let steps = (self.progress.step, self.input.train.epoch_size());
+            listen(Event::EpochEnd { epoch, split: "valid", result, complete: true, steps });
+        }
+        Ok(())
+    }
+
+    /// The test text is a single row, so worker 0 evaluates it alone.
+    fn test(&self, listen: &mut dyn FnMut(Event)) -> Result<()> {
+        if self.team.rank() == 0 {
+            listen(Event::Evaluating { split: "test" });
+            let model = self.model(false).with_team(&Solo);
+            if let Some(result) = evaluate_until(&model, &self.input.test, &|| !self.evaluates())? {
+                listen(Event::Final(result));
+            }
+        }
+        Ok(())
+    }
+
+    fn model(&self, is_training: bool) -> PtbModel<'a> {
+        PtbModel::new(self.variables, is_training, self.options.rnn_mode)
+            .precision(self.options.precision)
+            .with_team(self.team)
+    }
+
+    /// Creates the training step, with the state to resume from.
+    fn train_step(&self) -> Result<TrainStep<'a>> {
+        let batch_size = self.run.config.batch_size;
+        let (_, rows) = self.team.share(batch_size);
+        // Communication between workers cannot be recorded.
+        let record = self.options.cuda_graph && self.team.size() == 1;
+        let mut step = TrainStep::new(self.model(true), batch_size, rows, record)?;
+        step.assign_state(&self.resumed_state)?;
+        Ok(step)
+    }
+
+    /// Seed of the next step's dropout masks. It depends on the run's seed and the step alone, so
+    /// that a resumed run draws the same masks as an uninterrupted one.
+    fn mask_seed(&self) -> Option<i64> {
+        let dropout = self.run.config.keep_prob < 1.0;
+        dropout.then(|| step_seed(self.run.seed, self.progress.global_step))
+    }
+
+    fn at_limit(&self) -> bool {
+        self.options.max_steps.is_some_and(|max| self.progress.global_step >= max)
+    }
+
+    /// Adds the costs of the steps since the last call to the epoch's.
+    fn add_costs(&mut self, train_step: &mut TrainStep) -> Result<()> {
+        let [cost, global_norm] = train_step.take_sums()?;
+        if !(cost.is_finite() && global_norm.is_finite()) {
+            return Err(self.diverged("the cost or the gradient's norm"));
+        }
+        self.progress.costs += cost;
+        Ok(())
+    }
+}
+
+/// The step and the time at which this process started the epoch.
+struct EpochClock {
+    done: i64,
+    start: Instant,
+}
+
+/// SplitMix64's finalizer over seed and step: neighbouring steps get unrelated seeds.
+fn step_seed(seed: i64, global_step: i64) -> i64 {
+    let mut z =
+        (seed as u64).wrapping_add((global_step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (z ^ (z >> 31)) as i64
+}
