@@ -55,7 +55,7 @@ It took $(((SECONDS - began + 59) / 60)) minutes on $(env -u OMP_NUM_THREADS npr
   run on the same host takes over; on another host, remove the file.
 - What else a file system lacks (flushing a folder, renaming) is done without; errors of the disk are errors
   (src/files.rs, tests/filesystems.rs).
-- The dropout masks are a function of seed and step, so the generator's position is the step (src/session.rs).
+- The dropout masks are a function of seed and step, so the generator's position is the step (src/session/mod.rs).
 - What a checkpoint was made from is compared on resuming: another configuration, vocabulary or text is refused; other threads, another
   device or mode is said, since the run then goes on equal to rounding only.
 - Fuzz targets: fuzz/src/targets.rs. Each file may make its reader allocate a bounded multiple of its size, enforced by the allocator;

@@ -169,7 +169,7 @@ impl<'a> Adaptive<'a> {
             let (x, y) = self.inputs_and_targets(words)?;
             let before = std::mem::take(&mut self.state);
             let targets = y.flatten(0, -1);
-            let (output, state) = self.model().read(&x, &before)?;
+            let (output, state) = self.model().forward(&x, &before)?;
             let model = -self.model().costs(&output, &targets)?;
             let cache = match self.adaptation.cache {
                 Some(cache) => self.pairs.predict(&output, &targets, &model, cache.size, thetas)?,

@@ -1,4 +1,4 @@
-//! Checkpoints: everything a run needs to go on as if it had never stopped, in one file.
+//! Checkpoints: all that is needed to resume a run with the same result, in one file.
 //!
 //! A checkpoint is a safetensors file, `model-<global_step>.safetensors`: the variables under
 //! TensorFlow's names and in TensorFlow's layout, the LSTM's state, and as metadata the
@@ -30,7 +30,7 @@ use crate::tf;
 
 const FORMAT: &str = "ptb-word-lm 1";
 
-/// Where a run stands.
+/// Position in a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// The epoch being trained, counted from 0.
@@ -43,7 +43,7 @@ pub struct Progress {
     pub costs: f64,
 }
 
-/// What tells one run from another; a checkpoint is only continued by the same.
+/// Configuration that identifies a run. A checkpoint can be resumed only with the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunConfig {
     /// Hyperparameters.
@@ -56,13 +56,13 @@ pub struct RunConfig {
     pub optimizer: OptimizerType,
     /// Random seed for the initial variables and the dropout masks.
     pub seed: i64,
-    /// What kept the vocabulary small: data read with the same has the same ids.
+    /// Limits on the vocabulary: data read with the same has the same ids.
     #[serde(flatten)]
     pub limits: Limits,
 }
 
-/// What else a run's numbers depend on. A difference is reported when a run is resumed, or refused
-/// where it would make another run of it.
+/// Data and machine that a run's numbers depend on. A difference is reported when a run is resumed,
+/// or refused where it would make another run of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Provenance {
@@ -71,8 +71,7 @@ pub struct Provenance {
     /// [`digest_of`] the variables that the run started from, unless they were random.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init_from: Option<String>,
-    /// The machine's part: device, threads, how the layers are run, precision. Another one gives
-    /// the same numbers to rounding only.
+    /// Device, threads, rnn mode, precision. With others the numbers agree to rounding only.
     pub with: BTreeMap<String, String>,
 }
 
@@ -151,11 +150,11 @@ pub struct OtherFormat(String);
 /// A run at one moment.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// What the run is.
+    /// The run's configuration.
     pub run: RunConfig,
-    /// From which data, and with what.
+    /// Data and machine of the run.
     pub made: Provenance,
-    /// Where it stands.
+    /// Position in the run.
     pub progress: Progress,
     /// The variables under TensorFlow's names.
     pub variables: tf::Variables,
@@ -182,8 +181,7 @@ impl Checkpoint {
         Ok(self.run.cell.parse()?)
     }
 
-    /// Whether this is an imported model that was not trained since: the run begins with whoever
-    /// continues it.
+    /// True if the model was imported and has not been trained since: resuming it starts a run.
     pub fn is_imported(&self) -> bool {
         self.progress == Progress::default() && self.made == Provenance::default()
     }
@@ -234,12 +232,12 @@ impl Checkpoint {
         let Meta { run, made, progress, .. } =
             serde_json::from_str(meta).context("its metadata cannot be read")?;
         // What another program may have written: it has the right checksum all the same.
-        run.config.validate().context("its configuration cannot be")?;
+        run.config.validate().context("its configuration is invalid")?;
         run.cell.parse::<CellType>().context("its cell")?;
         let Progress { epoch, step, global_step, costs } = progress;
         ensure!(
             epoch >= 0 && step >= 0 && global_step >= step && costs.is_finite(),
-            "its place in the run cannot be: {progress:?}"
+            "its position in the run is invalid: {progress:?}"
         );
         let vocabulary = match metadata.get("vocabulary") {
             Some(words) => {
@@ -285,7 +283,7 @@ impl Checkpoint {
     }
 
     /// The newest good checkpoint of a folder, or the file itself if `path` is one. Damaged ones
-    /// are passed over with a word to `notice`.
+    /// are passed over and reported to `notice`.
     ///
     /// # Errors
     /// No good checkpoint there; or one that cannot be read at all.
@@ -531,7 +529,7 @@ impl SaveFolder {
     }
 
     /// The newest good checkpoint, if there is any. Damaged ones that are newer get `.damaged` to
-    /// their names, with a word to `notice`.
+    /// their names and are reported to `notice`.
     ///
     /// # Errors
     /// Checkpoints are there, but none is whole.

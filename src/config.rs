@@ -57,7 +57,7 @@ pub struct Config {
     pub lr_decay: f64,
     /// Number of rows that the text is cut into. All rows are read in parallel.
     pub batch_size: i64,
-    /// Words in the vocabulary. It comes from the data: [`crate::reader::RawData`] sets it.
+    /// Words in the vocabulary: those of the training text, [`crate::reader::RawData::vocabulary`].
     pub vocab_size: i64,
     /// Which of the original's two learning-rate schedules.
     pub lr_schedule: LrSchedule,
@@ -211,7 +211,7 @@ pub enum Model {
     Medium,
     /// 2 layers of 1500 units, keep_prob 0.35, 55 epochs
     Large,
-    /// 1 layer of 2 units, 1 epoch: to try the machinery
+    /// 1 layer of 2 units, 1 epoch, for testing
     Test,
 }
 

@@ -16,7 +16,8 @@
 //!
 //! Whether the warm-up was long enough is checked at every seam: a piece must begin in the state in
 //! which the piece before it ended. A piece that does not is read again from that state. So the
-//! result is exact for every model, and fast for a model that forgets.
+//! result is that of a plain reading up to rounding, for every model; it is fast for one that
+//! forgets.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -168,7 +169,7 @@ fn batch_costs(model: &PtbModel, lines: &[&[i32]]) -> Result<Vec<f64>> {
     let on_device = |ids: Tensor| ids.f_to_device(model.device());
     let inputs = Tensor::f_from_slice(&inputs)?.f_view([lines.len() as i64, steps as i64])?;
     let inputs = on_device(inputs.to_kind(Kind::Int64))?;
-    let (output, _) = model.read(&inputs, &model.zero_state(lines.len() as i64))?;
+    let (output, _) = model.forward(&inputs, &model.zero_state(lines.len() as i64))?;
     let output = output.f_index_select(0, &on_device(Tensor::f_from_slice(&places)?)?)?;
     let targets = on_device(Tensor::f_from_slice(&targets)?.to_kind(Kind::Int64))?;
     Ok(Vec::try_from(model.costs(&output, &targets)?)?)
@@ -323,7 +324,7 @@ impl<'a> RowReader<'a> {
                 places.iter().map(|&(row, column)| (row, column + start)).collect();
             let words = self.text.words_at(&places, len + 1)?;
             let output;
-            (output, state) = self.model.read(&words.narrow(1, 0, len), &state)?;
+            (output, state) = self.model.forward(&words.narrow(1, 0, len), &state)?;
             if score {
                 let targets = words.narrow(1, 1, len).f_flatten(0, -1)?;
                 costs.push(self.model.costs(&output, &targets)?.f_view([-1, len])?);
@@ -391,7 +392,7 @@ mod tests {
                 Tensor::from_slice(ids).to_kind(Kind::Int64).unsqueeze(0)
             };
             let output;
-            (output, state) = model.read(&ids(0), &state).unwrap();
+            (output, state) = model.forward(&ids(0), &state).unwrap();
             let found = model.costs(&output, &ids(1).flatten(0, -1)).unwrap();
             costs.extend(Vec::<f64>::try_from(found).unwrap());
         }

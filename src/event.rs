@@ -11,7 +11,7 @@ pub enum Event {
     Epoch {
         /// Counted from 1.
         epoch: i64,
-        /// Of this epoch.
+        /// Learning rate of this epoch.
         learning_rate: f64,
         /// Steps of the epoch that an earlier process did.
         done: i64,
@@ -27,7 +27,7 @@ pub enum Event {
     Progress {
         /// Part of the epoch that is done, as the original counts it: `step / epoch_size`.
         fraction: f64,
-        /// Of the epoch so far.
+        /// Perplexity of the epoch so far.
         perplexity: f64,
         /// Words per second of the epoch so far, in this process.
         wps: f64,
@@ -46,7 +46,7 @@ pub enum Event {
         global_norm: f64,
         /// Learning rate.
         lr: f64,
-        /// Of the epoch so far.
+        /// Perplexity of the epoch so far.
         perplexity: f64,
         /// Words per second of the epoch so far, in this process.
         wps: f64,
@@ -74,7 +74,7 @@ pub enum Event {
     Final(Evaluation),
     /// A checkpoint is written.
     Saved {
-        /// Where.
+        /// Path of the file.
         path: PathBuf,
     },
     /// A message for the user; training continues.

@@ -18,11 +18,17 @@
 //! | `AutoParallel` (`--num_gpus`) | [`team`], [`distributed`] |
 //! | `tf.train.Supervisor`'s checkpoints | [`checkpoint`] |
 //! | `tf.train.Saver`'s files, `numpy.savez` | [`tf`], [`pretrained`] |
-//! | (not in the original) | [`saved`], [`generate`], [`score`], [`predictor`], [`average`], [`sample`] |
-//! | (beyond the original) | [`adapt`], [`cache`], [`tune`] |
+//! | (not in the original) | [`saved`], [`generate`], [`score`], [`predictor`], [`average`], [`adapt`], [`cache`], [`tune`], [`sample`] |
 //!
-//! All C++ and its bindings are in `kernels`; what reads and writes files safely is in `files` and
-//! `lock`. The program's flags and what it prints are in `cli`, which is not for other programs.
+//! To read the original's part in one sitting: `config`; `reader` (`mod`, `vocabulary`,
+//! `producer`); `model` (`mod`, `variables`, `lstm`, `softmax`); `loss`; `optimizer`; `session`.
+//! Their other files are what stands behind: limits and lists of words, TensorFlow's names,
+//! padding, half precision, Adam, saving and stopping.
+//!
+//! All C++ and its bindings are in `kernels`; what finds and reads texts is in `text` and
+//! `prepare`; what reads and writes files safely is in `files` and `lock`; `spin` sets how
+//! libtorch's threads wait. The program's flags and what it prints are in `cli`, which is not for
+//! other programs.
 
 #![deny(missing_docs)]
 
@@ -71,7 +77,7 @@ struct PortDoc;
 #[cfg(test)]
 fn random_numbers(seed: i64) -> std::sync::MutexGuard<'static, ()> {
     static GENERATOR: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    // A test that failed leaves nothing behind that matters.
+    // The generator is seeded again, so a poisoned lock is harmless.
     let guard = GENERATOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     tch::manual_seed(seed);
     guard

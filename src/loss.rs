@@ -1,5 +1,6 @@
 //! The loss with TensorFlow's meaning: `sequence_loss_by_example`, `sequence_loss`, and the cross
-//! entropy under them.
+//! entropy under them. The model calls `cross_entropy` alone: with the original's weights of 1 the
+//! others are its sum.
 
 use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};

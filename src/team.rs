@@ -160,7 +160,7 @@ impl Pending {
 }
 
 /// Sums over the bits of each variable, `[variables, 2]`, int64: one plain, one weighted by column,
-/// so that a changed value and a moved value both show. Sums of integers do not depend on the order
+/// so that changed and moved values are both detected. Sums of integers do not depend on the order
 /// of addition, so they are the same on every device.
 fn digest(variables: &[&Tensor]) -> Tensor {
     let of = |variable: &&Tensor| {

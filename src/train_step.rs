@@ -10,16 +10,17 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
-use crate::kernels::cuda_graph::{CudaGraph, own_stream};
+use crate::kernels::cuda_graph::{CudaGraph, use_own_stream};
 use crate::model::PtbModel;
+use crate::reader::inputs_and_targets;
 use crate::rnn::State;
 
 /// Steps that run kernel by kernel before the recording. cuDNN and cuBLAS initialize themselves in
 /// them, which cannot be recorded.
-const WARM_UP: u32 = 3;
+const STEPS_BEFORE_RECORDING: u32 = 3;
 
 /// The training step of a model, with its inputs and outputs always in the same buffers.
 pub(crate) struct TrainStep<'a> {
@@ -37,7 +38,7 @@ pub(crate) struct TrainStep<'a> {
     recording: Recording,
     /// Makes the recording fail, by reading a number within it.
     #[cfg(test)]
-    spoilt: bool,
+    fail_recording: bool,
 }
 
 enum Recording {
@@ -63,25 +64,24 @@ impl<'a> TrainStep<'a> {
     ) -> Result<Self> {
         let device = model.device();
         let state = model.zero_state(state_rows);
-        let kind = state.first().map_or(Kind::Float, Tensor::kind);
         let recording = match device {
             Device::Cuda(index) if record => {
-                own_stream(index)?;
-                Recording::After(WARM_UP)
+                use_own_stream(index)?;
+                Recording::After(STEPS_BEFORE_RECORDING)
             }
             _ => Recording::Off,
         };
         let zeros = |size: &[i64], kind| Tensor::f_zeros(size, (kind, device));
         Ok(TrainStep {
             words: zeros(&[batch_size, model.config().num_steps + 1], Kind::Int64)?,
-            learning_rate: zeros(&[], kind)?,
+            learning_rate: zeros(&[], model.kind())?,
             last: zeros(&[2], Kind::Double)?,
             sums: zeros(&[2], Kind::Double)?,
             model,
             state,
             recording,
             #[cfg(test)]
-            spoilt: false,
+            fail_recording: false,
         })
     }
 
@@ -98,9 +98,11 @@ impl<'a> TrainStep<'a> {
     /// # Errors
     /// A state of another shape.
     pub(crate) fn assign_state(&mut self, state: &[Tensor]) -> Result<()> {
+        let tensors = self.state.len();
+        ensure!(state.len() == tensors, "a state of {} tensors; expected {tensors}", state.len());
         tch::no_grad(|| {
-            for (own, given) in self.state.iter_mut().zip(state) {
-                own.f_copy_(given)?;
+            for (buffer, value) in self.state.iter_mut().zip(state) {
+                buffer.f_copy_(value)?;
             }
             Ok(())
         })
@@ -116,7 +118,7 @@ impl<'a> TrainStep<'a> {
     /// # Errors
     /// Errors of libtorch.
     pub(crate) fn last(&self) -> Result<[f64; 2]> {
-        read(&self.last)
+        to_host(&self.last)
     }
 
     /// The sums of the steps' costs and global norms since this was last called. Waits for the
@@ -125,7 +127,7 @@ impl<'a> TrainStep<'a> {
     /// # Errors
     /// Errors of libtorch.
     pub(crate) fn take_sums(&mut self) -> Result<[f64; 2]> {
-        let sums = read(&self.sums)?;
+        let sums = to_host(&self.sums)?;
         let _ = self.sums.f_zero_()?;
         Ok(sums)
     }
@@ -138,38 +140,40 @@ impl<'a> TrainStep<'a> {
     /// Errors of libtorch.
     pub(crate) fn run(&mut self, words: &Tensor, seed: Option<i64>) -> Result<Option<String>> {
         tch::no_grad(|| self.words.f_copy_(words))?;
-        let mut notice = None;
-        match self.recording {
-            Recording::After(0) => {
-                self.recording = self.record().map_or_else(
-                    |error| {
-                        notice = Some(format!(
-                            "the step cannot be recorded as a CUDA graph, so its kernels are \
-                             launched one by one ({error:#})"
-                        ));
-                        Recording::Off
-                    },
-                    Recording::On,
-                );
-            }
-            Recording::After(steps) => self.recording = Recording::After(steps - 1),
-            _ => {}
-        }
+        let notice = self.record_if_due();
         if let Some(seed) = seed {
             tch::manual_seed(seed);
         }
         match &self.recording {
             Recording::On(graph) => graph.replay()?,
-            _ => self.step()?,
+            _ => self.run_eagerly()?,
         }
         Ok(notice)
     }
 
+    /// Records the step if enough steps have run before. Returns a notice if that failed.
+    fn record_if_due(&mut self) -> Option<String> {
+        match self.recording {
+            Recording::After(0) => match self.record() {
+                Ok(graph) => self.recording = Recording::On(graph),
+                Err(error) => {
+                    self.recording = Recording::Off;
+                    return Some(format!(
+                        "the step cannot be recorded as a CUDA graph, so its kernels are launched \
+                         one by one ({error:#})"
+                    ));
+                }
+            },
+            Recording::After(steps) => self.recording = Recording::After(steps - 1),
+            Recording::Off | Recording::On(_) => {}
+        }
+        None
+    }
+
     /// The step itself, from buffers to buffers.
-    fn step(&mut self) -> Result<()> {
-        let num_steps = self.words.size()[1] - 1;
-        let at = |start| self.words.narrow(1, start, num_steps).contiguous();
-        let step = self.model.train_op(&at(0), &at(1), &self.state, &self.learning_rate)?;
+    fn run_eagerly(&mut self) -> Result<()> {
+        let (x, y) = inputs_and_targets(&self.words);
+        let step = self.model.train_op(&x, &y, &self.state, &self.learning_rate)?;
         self.assign_state(&step.state)?;
         tch::no_grad(|| {
             self.last.f_copy_(&Tensor::f_stack(&[step.cost, step.global_norm], 0)?)?;
@@ -180,27 +184,27 @@ impl<'a> TrainStep<'a> {
 
     fn record(&mut self) -> Result<CudaGraph> {
         let graph = CudaGraph::begin()?;
-        let recorded = caught(|| {
+        let recorded = catch_panic(|| {
             #[cfg(test)]
-            if self.spoilt {
+            if self.fail_recording {
                 self.last()?;
             }
-            self.step()
+            self.run_eagerly()
         });
         let ended = graph.end();
         recorded.and(ended)
     }
 }
 
-fn read(figures: &Tensor) -> Result<[f64; 2]> {
-    let figures = Vec::try_from(figures)?;
-    Ok([figures[0], figures[1]])
+fn to_host(numbers: &Tensor) -> Result<[f64; 2]> {
+    let numbers = Vec::try_from(numbers)?;
+    Ok([numbers[0], numbers[1]])
 }
 
 /// Runs `work`. If it panics, as tch's operators do on an error of libtorch, the panic's text
 /// becomes the error, nothing is printed, and the thread's gradient mode is restored
 /// (`tch::no_grad` does not restore it when it is unwound).
-fn caught(work: impl FnOnce() -> Result<()>) -> Result<()> {
+fn catch_panic(work: impl FnOnce() -> Result<()>) -> Result<()> {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     // The guard's `Drop` restores the mode. `with_grad` turns gradients on for the work itself.
@@ -459,17 +463,17 @@ mod tests {
         let fail = unsafe { stub.get::<extern "C" fn(i32)>(b"stub_fail_at") }.unwrap();
         for (stage, name) in [(1, "the constructor"), (2, "capture_begin"), (3, "capture_end")] {
             fail(stage);
-            let (ours, notices) = costs(Recording::After(WARM_UP));
+            let (ours, notices) = costs(Recording::After(STEPS_BEFORE_RECORDING));
             // (The stub lets a CPU compute what is to be recorded only: its steps after that are
             // one ahead.)
-            let same = if stage == 3 { WARM_UP as usize } else { ours.len() };
+            let same = if stage == 3 { STEPS_BEFORE_RECORDING as usize } else { ours.len() };
             assert_eq!(ours[..same], expected[..same], "{name}");
             assert!(ours.iter().flatten().all(|cost| cost.is_finite()), "{ours:?}");
             assert!(notices.len() == 1 && notices[0].contains(name), "{notices:?}");
         }
         // A panic within the recording, of a step in the middle of `no_grad`.
         fail(0);
-        let panicked = caught(|| tch::no_grad(|| panic!("libtorch says no")));
+        let panicked = catch_panic(|| tch::no_grad(|| panic!("libtorch says no")));
         assert!(format!("{:#}", panicked.unwrap_err()).contains("libtorch says no"));
         let x = Tensor::from(1.0).set_requires_grad(true);
         assert!((&x * 2.0).requires_grad(), "gradients are on again");
@@ -486,10 +490,10 @@ mod tests {
         let device = gpu();
         let _random = crate::random_numbers(0);
         let text = text(&DROPOUT, device);
-        let run = |spoilt| {
+        let run = |fail_recording| {
             let v = variables(&DROPOUT, device, Kind::Float);
             let mut step = train_step(&v, RnnMode::Cudnn, true);
-            step.spoilt = spoilt;
+            step.fail_recording = fail_recording;
             on_buffers(&mut step, &text, &DROPOUT)
         };
         let ((expected, none), (ours, notices)) = (run(false), run(true));

@@ -358,6 +358,20 @@ fn what_the_text_names_is_there() {
                 );
             }
         }
+        // Paths of this repository that are named in the text.
+        for word in outside.split(|c: char| c.is_whitespace() || "`()[]|,;:\"'".contains(c)) {
+            let folder = word.split_once('/').map_or("", |(folder, _)| folder);
+            let path = word.trim_end_matches('.');
+            let is_path =
+                ["src", "tests", "docs", "scripts", "bench", "benches", "examples", "fuzz"]
+                    .contains(&folder)
+                    && !path.contains(['*', '{', '$', '<']);
+            assert!(
+                !is_path || Path::new(ROOT).join(path).exists(),
+                "{}: {path}: there is no such file",
+                document.name
+            );
+        }
         // Links to files and to their headings.
         for link in outside.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let (path, anchor) = link.split_once('#').unwrap_or((link, ""));

@@ -558,10 +558,10 @@ fn what_a_run_left_is_taken_up_in_words() {
     let good = || Checkpoint::load(&save, &mut |n| panic!("{n}")).unwrap();
     type Wrong = fn(&mut Checkpoint);
     let wrongs: [(Wrong, &str); 6] = [
-        (|c| c.run.config.batch_size = 0, "its configuration cannot be: batch_size is 0"),
-        (|c| c.run.config.num_layers = 1 << 40, "its configuration cannot be: num_layers"),
+        (|c| c.run.config.batch_size = 0, "its configuration is invalid: batch_size is 0"),
+        (|c| c.run.config.num_layers = 1 << 40, "its configuration is invalid: num_layers"),
         (|c| c.run.cell = "transformer".into(), "its cell"),
-        (|c| c.progress.step = -1, "its place in the run cannot be"),
+        (|c| c.progress.step = -1, "its position in the run is invalid"),
         (|c| c.run.config.vocab_size += 1, "words, expected"),
         (|c| c.state.truncate(1), "the state has shapes"),
     ];

@@ -9,14 +9,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::flags::MarkersFlag;
 use super::report::{notice, plural};
 use crate::checkpoint::ensure_same_vocabulary;
-use crate::reader::{EOS, Limits, NoTexts, Progress, RawData, SAMPLE, UNK, Vocabulary};
+use crate::reader::{EOS, Limits, NoTexts, RawData, ReadProgress, SAMPLE, UNK, Vocabulary};
 
 /// [`RawData::read_with`]; an error about the folder names the flag.
 pub fn read_with(
     data_path: &str,
     limits: Limits,
     markers: &MarkersFlag,
-    listen: &mut dyn FnMut(Progress),
+    listen: &mut dyn FnMut(ReadProgress),
 ) -> Result<RawData> {
     let read = RawData::read_with(data_path, limits, markers.markers(), listen);
     read.map_err(|error| match error.downcast::<NoTexts>() {
@@ -80,7 +80,7 @@ fn read_with_bar(data_path: &str, limits: Limits, markers: &MarkersFlag) -> Resu
     let start = Instant::now();
     let mut bar = ProgressBar::hidden();
     let mut of = String::new();
-    let data = read_with(data_path, limits, markers, &mut |Progress { name, done, total }| {
+    let data = read_with(data_path, limits, markers, &mut |ReadProgress { name, done, total }| {
         if start.elapsed() < Duration::from_secs(1) {
             return;
         }

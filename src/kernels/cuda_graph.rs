@@ -52,7 +52,7 @@ impl Drop for CudaGraph {
 
 /// Gives the calling thread a stream of its own on this GPU: nothing can be recorded on the default
 /// one.
-pub(crate) fn own_stream(index: usize) -> Result<()> {
+pub(crate) fn use_own_stream(index: usize) -> Result<()> {
     // SAFETY: as above.
     check(|error, size| unsafe { ptb_cuda_own_stream(index as c_int, error, size) })
         .with_context(|| format!("a stream on cuda:{index}"))

@@ -1,7 +1,8 @@
 // Operators of libtorch's over many tensors at once, which tch does not bind: PyTorch's optimizers
 // are made of them.
 //
-// No exception leaves these functions; they say whether they worked. Called from src/optimizer.rs.
+// No exception leaves these functions; they say whether they worked. Called from
+// src/optimizer/mod.rs.
 
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_sgd.h>

@@ -4,7 +4,7 @@ use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use super::PtbModel;
-use super::lstm::{LstmStack, LstmWeights, by_layer, of_all_layers};
+use super::lstm::{LstmStack, LstmWeights, state_of, tensors_of};
 use crate::config::{Precision, RnnMode};
 use crate::rnn::State;
 
@@ -18,20 +18,18 @@ use crate::rnn::State;
 /// resumed run equals an uninterrupted one.
 const FP16_LOSS_SCALE: f64 = 256.0;
 
-/// The layers of an [`LstmStack`] in half precision. `nn::LSTM` owns float32 weights, and these
-/// copies are made in every step, since training updates the float32 weights. So libtorch's
-/// function is called directly.
+/// Half-precision copies of an [`LstmStack`]'s weights, made in every step, since training updates
+/// the float32 weights. `nn::LSTM` owns its weights, so libtorch's function is called directly.
 pub(super) struct HalfStack {
     pub(super) layers: Vec<LstmWeights>,
     kind: Kind,
 }
 
 impl HalfStack {
-    /// [`StackInStep::seq_init`] with these copies. The outputs are in half precision, the state is
-    /// in the type of `state`.
+    /// [`StepStack::seq_init`](super::lstm::StepStack::seq_init) with these copies. The outputs are
+    /// in half precision, the state is in the type of `state`.
     pub(super) fn seq_init(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
-        let half = |which| of_all_layers(state, which).to_kind(self.kind);
-        let (c, h) = (half(0), half(1));
+        let [c, h] = tensors_of(state).map(|t| t.to_kind(self.kind));
         let params: Vec<&Tensor> = self.layers.iter().flatten().collect();
         let (output, h, c) = x.to_kind(self.kind).f_lstm(
             &[&h, &c],
@@ -43,8 +41,8 @@ impl HalfStack {
             false, /* one direction */
             true,  /* batch first */
         )?;
-        let as_given = |t: Tensor| t.to_kind(state[0].kind());
-        Ok((output, by_layer(&c, &h).into_iter().map(as_given).collect()))
+        let to_state_kind = |t: Tensor| t.to_kind(state[0].kind());
+        Ok((output, state_of(&c, &h).into_iter().map(to_state_kind).collect()))
     }
 }
 
@@ -96,21 +94,8 @@ impl PtbModel<'_> {
         }
     }
 
-    /// Gradients of `leaves`, given the one of the `output` that was computed from them.
-    pub(super) fn backward(
-        &self,
-        output: &Tensor,
-        gradient: Tensor,
-        leaves: &[&Tensor],
-    ) -> Result<Vec<Tensor>> {
-        let kind = self.variables.kind;
-        let scale = if self.half_kind() == Some(Kind::Half) { FP16_LOSS_SCALE } else { 1.0 };
-        let gradient = if scale == 1.0 { gradient } else { gradient * scale };
-        // tch starts a backward pass from a scalar. The gradient of this one with respect to
-        // `output` is `gradient`.
-        let scalar = (output * gradient).sum(kind);
-        let below = Tensor::f_run_backward(&[scalar], leaves, false, false)?;
-        let unscaled = |g: Tensor| if scale == 1.0 { g } else { g / scale };
-        Ok(below.into_iter().map(|g| unscaled(g.to_kind(kind))).collect())
+    /// [`FP16_LOSS_SCALE`] if the recurrent layers are run in float16, otherwise 1.
+    pub(super) fn loss_scale(&self) -> f64 {
+        if self.half_kind() == Some(Kind::Half) { FP16_LOSS_SCALE } else { 1.0 }
     }
 }

@@ -5,7 +5,9 @@ use anyhow::{Context, Result};
 use tch::nn::RNN;
 use tch::{Device, Kind, Tensor, nn};
 
+use super::dropout;
 use super::half::HalfStack;
+use super::variables::uniform;
 use crate::config::Config;
 use crate::rnn::State;
 
@@ -40,21 +42,14 @@ impl LstmStack {
         num_layers: i64,
         hidden: i64,
     ) -> Result<Self> {
-        let uniform = nn::Init::Uniform { lo: -config.init_scale, up: config.init_scale };
-        let options = nn::RNNConfig {
-            w_ih_init: uniform,
-            w_hh_init: uniform,
-            num_layers,
-            ..Default::default()
-        };
+        let (w_ih_init, w_hh_init) = (uniform(config), uniform(config));
+        let options = nn::RNNConfig { w_ih_init, w_hh_init, num_layers, ..Default::default() };
         let lstm = nn::lstm(&path, hidden, hidden, options);
         let variables = store.variables();
         let get = |name: &str, k: i64| {
-            let full = path.path(&format!("{name}_l{k}"));
-            variables
-                .get(&full)
-                .map(Tensor::shallow_clone)
-                .with_context(|| format!("nn::lstm made no variable {full}"))
+            let name = path.path(&format!("{name}_l{k}"));
+            let variable = variables.get(&name).map(Tensor::shallow_clone);
+            variable.with_context(|| format!("nn::lstm made no variable {name}"))
         };
         let layer = |k| -> Result<LstmWeights> {
             let second_bias = get("bias_hh", k)?.set_requires_grad(false);
@@ -63,26 +58,12 @@ impl LstmStack {
             Ok([get("weight_ih", k)?, get("weight_hh", k)?, get("bias_ih", k)?, second_bias])
         };
         let layers = (0..num_layers).map(layer).collect::<Result<Vec<_>>>()?;
-        // nn::lstm has already put the variables into one block for cuDNN. This does it again to
-        // obtain the buffer. They stay in it: new values are copied in.
-        let flat = (path.device().is_cuda() && tch::Cuda::cudnn_is_available())
-            .then(|| {
-                let all: Vec<&Tensor> = layers.iter().flatten().collect();
-                tch::no_grad(|| {
-                    Tensor::f_internal_cudnn_rnn_flatten_weight(
-                        &all, 4, /* tensors a layer */
-                        hidden, 2, /* LSTM */
-                        hidden, 0, /* no projection */
-                        num_layers, true,  /* batch first */
-                        false, /* one direction */
-                    )
-                })
-            })
-            .transpose()?;
+        let cudnn = path.device().is_cuda() && tch::Cuda::cudnn_is_available();
+        let flat = cudnn.then(|| flatten(&layers, hidden)).transpose()?;
         Ok(LstmStack { lstm, layers, flat })
     }
 
-    /// [`StackInStep::seq_init`] with the variables themselves.
+    /// [`StepStack::seq_init`] with the stack's own variables.
     fn seq_init(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
         // For a single word on the CPU, as when a text is generated, the fused call would bring all
         // weights into its own layout first, which takes longer than the arithmetic.
@@ -90,9 +71,9 @@ impl LstmStack {
             let (output, last) = self.step(&x.squeeze_dim(1), state)?;
             return Ok((output.unsqueeze(1), last));
         }
-        let state = nn::LSTMState((of_all_layers(state, 1), of_all_layers(state, 0)));
-        let (output, nn::LSTMState((h, c))) = self.lstm.seq_init(x, &state);
-        Ok((output, by_layer(&c, &h)))
+        let [c, h] = tensors_of(state);
+        let (output, nn::LSTMState((h, c))) = self.lstm.seq_init(x, &nn::LSTMState((h, c)));
+        Ok((output, state_of(&c, &h)))
     }
 
     /// One step of the layers, layer by layer: `x [batch, hidden]`.
@@ -108,13 +89,37 @@ impl LstmStack {
     }
 }
 
-/// An [`LstmStack`] as one step runs it.
-pub(super) enum StackInStep<'a> {
+/// Moves the weights of layers of `hidden` units into one block, as cuDNN needs them, and returns
+/// it. `nn::lstm` has done this already; doing it again is the way to obtain the block. The weights
+/// stay in it, since new values are copied in.
+fn flatten(layers: &[LstmWeights], hidden: i64) -> Result<Tensor> {
+    let weights: Vec<&Tensor> = layers.iter().flatten().collect();
+    let (input_size, num_layers) = (hidden, layers.len() as i64);
+    let (weights_per_layer, mode_lstm, no_projection) = (4, 2, 0);
+    let (batch_first, bidirectional) = (true, false);
+    Ok(tch::no_grad(|| {
+        Tensor::f_internal_cudnn_rnn_flatten_weight(
+            &weights,
+            weights_per_layer,
+            input_size,
+            mode_lstm,
+            hidden,
+            no_projection,
+            num_layers,
+            batch_first,
+            bidirectional,
+        )
+    })?)
+}
+
+/// The layers of an [`LstmStack`] with the weights that one step uses: its own, or half-precision
+/// copies.
+pub(super) enum StepStack<'a> {
     Full(&'a LstmStack),
     Half(HalfStack),
 }
 
-impl<'a> StackInStep<'a> {
+impl<'a> StepStack<'a> {
     /// `stack` with its own variables, or with copies of them of the type `half`.
     pub(super) fn new(stack: &'a LstmStack, half: Option<Kind>) -> Self {
         half.map_or(Self::Full(stack), |kind| Self::Half(stack.half(kind)))
@@ -127,17 +132,13 @@ impl<'a> StackInStep<'a> {
         }
     }
 
-    pub(super) fn num_layers(&self) -> usize {
-        self.layers().len()
-    }
-
     /// What is differentiated: weights and bias of each layer, in the order of the variables.
     pub(super) fn leaves(&self) -> impl Iterator<Item = &Tensor> {
         self.layers().iter().flat_map(|layer| &layer[..3])
     }
 
-    /// Runs the layers over `x [batch, steps, hidden]`, from `state`: c and h of each layer,
-    /// `[batch, hidden]`. Returns the top layer's outputs and the final state.
+    /// tch's `seq_init`: runs the layers over `x [batch, steps, hidden]`, from c and h of each
+    /// layer, `[batch, hidden]`. Returns the top layer's outputs and the final state.
     pub(super) fn seq_init(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
         match self {
             Self::Full(stack) => stack.seq_init(x, state),
@@ -146,13 +147,36 @@ impl<'a> StackInStep<'a> {
     }
 }
 
-/// c (0) or h (1) of all layers, `[layers, batch, hidden]`; a view if there is one layer.
-pub(super) fn of_all_layers(state: &[Tensor], which: usize) -> Tensor {
-    let each: Vec<&Tensor> = state.iter().skip(which).step_by(2).collect();
-    if let [one] = each[..] { one.unsqueeze(0) } else { Tensor::stack(&each, 0) }
+/// Runs the stacks over `x [batch, steps, hidden]`, one after the other, with dropout after each if
+/// there are `masks`. Returns the last one's outputs and the final state.
+pub(super) fn fused_outputs(
+    stacks: &[StepStack],
+    mut x: Tensor,
+    mut state: &[Tensor],
+    masks: &[Tensor],
+) -> Result<(Tensor, State)> {
+    let (mut final_state, mut layers) = (State::with_capacity(state.len()), 0);
+    for stack in stacks {
+        let (own, others) = state.split_at(2 * stack.layers().len());
+        let (output, last) = stack.seq_init(&x, own)?;
+        final_state.extend(last);
+        state = others;
+        layers += stack.layers().len();
+        x = dropout(output, masks.get(layers));
+    }
+    Ok((x, final_state))
 }
 
-/// The inverse of [`of_all_layers`]: c and h of each layer.
-pub(super) fn by_layer(c: &Tensor, h: &Tensor) -> State {
+/// c and h of all layers, `[layers, batch, hidden]` each, from c and h of each layer; views if
+/// there is one layer.
+pub(super) fn tensors_of(state: &[Tensor]) -> [Tensor; 2] {
+    [0, 1].map(|which| {
+        let each: Vec<&Tensor> = state.iter().skip(which).step_by(2).collect();
+        if let [one] = each[..] { one.unsqueeze(0) } else { Tensor::stack(&each, 0) }
+    })
+}
+
+/// The inverse of [`tensors_of`].
+pub(super) fn state_of(c: &Tensor, h: &Tensor) -> State {
     (0..c.size()[0]).flat_map(|k| [c.get(k), h.get(k)]).collect()
 }

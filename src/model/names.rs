@@ -24,7 +24,7 @@ impl PtbVariables {
     /// layout, on the CPU: the variables themselves or their gradients.
     fn named(&self, tensors: &[&Tensor]) -> Result<tf::Variables> {
         let mut named = tf::Variables::new();
-        let mut put = |name: String, tensor: &Tensor, blocks: &[i64]| {
+        let mut insert = |name: String, tensor: &Tensor, blocks: &[i64]| {
             let tensor = resize(&tensor.detach(), blocks, self.width, self.config.hidden_size);
             // A copy: what is handed out must not change as training goes on.
             named.insert(name, tensor.to_device(Device::Cpu).contiguous().copy());
@@ -32,27 +32,23 @@ impl PtbVariables {
         let [embedding, weights @ .., softmax_w, softmax_b] = tensors else {
             bail!("{} tensors for the model's variables", tensors.len());
         };
-        put(EMBEDDING.into(), embedding, &blocks::EMBEDDING);
+        insert(EMBEDDING.into(), embedding, &blocks::EMBEDDING);
         match &self.recurrent {
             Recurrent::Lstm(_) => {
                 for (k, layer) in weights.chunks_exact(3).enumerate() {
                     let (kernel, bias) = kernel_from_libtorch(layer[0], layer[1], layer[2])?;
-                    put(
-                        format!("{}/basic_lstm_cell/kernel", cell_scope(k)),
-                        &kernel,
-                        &blocks::KERNEL,
-                    );
-                    put(format!("{}/basic_lstm_cell/bias", cell_scope(k)), &bias, &blocks::BIAS);
+                    insert(lstm_name(k, "kernel"), &kernel, &blocks::KERNEL);
+                    insert(lstm_name(k, "bias"), &bias, &blocks::BIAS);
                 }
             }
             Recurrent::Cells(variables) => {
                 for (name, tensor) in variables.keys().zip(weights) {
-                    put(name.clone(), tensor, &[]);
+                    insert(name.clone(), tensor, &[]);
                 }
             }
         }
-        put(SOFTMAX_W.into(), softmax_w, &blocks::SOFTMAX_W);
-        put(SOFTMAX_B.into(), softmax_b, &[]);
+        insert(SOFTMAX_W.into(), softmax_w, &blocks::SOFTMAX_W);
+        insert(SOFTMAX_B.into(), softmax_b, &[]);
         Ok(named)
     }
 
@@ -82,26 +78,28 @@ impl PtbVariables {
         Ok(named)
     }
 
-    /// Sets the optimizer's slots from ones under TensorFlow's names. Returns false, and changes
-    /// nothing, if there are none among `given`.
+    /// Sets the optimizer's slots from ones under TensorFlow's names. Returns false if the
+    /// optimizer has slots and `variables` has none; nothing is changed then. Returns true for
+    /// plain gradient descent, which has no slots.
     ///
     /// # Errors
     /// Some of them are missing, or have a wrong shape.
-    pub fn assign_slots(&self, given: &tf::Variables) -> Result<bool> {
+    pub fn assign_slots(&self, variables: &tf::Variables) -> Result<bool> {
         let Optimizer::Adam(Adam { m, v, powers }) = &self.optimizer else { return Ok(true) };
-        if !given.keys().any(|name| tf::is_slot_name(name)) {
+        if !variables.keys().any(|name| tf::is_slot_name(name)) {
             return Ok(false);
         }
         let slots_of = |suffix: &str| -> tf::Variables {
             let slot = |(name, slot): (&String, &Tensor)| {
                 Some((name.strip_suffix(suffix)?.to_owned(), slot.shallow_clone()))
             };
-            given.iter().filter_map(slot).collect()
+            variables.iter().filter_map(slot).collect()
         };
         self.assign_to(&m.iter().collect::<Vec<_>>(), &slots_of(ADAM_M)).context("Adam's m")?;
         self.assign_to(&v.iter().collect::<Vec<_>>(), &slots_of(ADAM_V)).context("Adam's v")?;
         for (power, name) in powers.iter().zip(ADAM_POWERS) {
-            let value = given.get(name).with_context(|| format!("variable {name} is missing"))?;
+            let value =
+                variables.get(name).with_context(|| format!("variable {name} is missing"))?;
             ensure!(
                 value.numel() == 1,
                 "variable {name} has shape {:?}; it is a scalar",
@@ -112,72 +110,85 @@ impl PtbVariables {
         Ok(true)
     }
 
-    /// Sets all variables from ones under TensorFlow's names; others in `given` are ignored.
+    /// Sets all variables from ones under TensorFlow's names; others in `variables` are ignored.
     ///
     /// # Errors
     /// A missing variable, a wrong shape (named, with both shapes), values that are NaN or
     /// infinite. Nothing is changed then.
-    pub fn assign(&self, given: &tf::Variables) -> Result<()> {
-        self.assign_to(&self.trainable(), given)
+    pub fn assign(&self, variables: &tf::Variables) -> Result<()> {
+        self.assign_to(&self.trainable(), variables)
     }
 
     /// Copies tensors under TensorFlow's names to `targets`, which are in the order of
     /// [`Self::trainable`].
-    fn assign_to(&self, targets: &[&Tensor], given: &tf::Variables) -> Result<()> {
+    fn assign_to(&self, targets: &[&Tensor], variables: &tf::Variables) -> Result<()> {
         tch::no_grad(|| {
-            let mut checked = tf::Variables::new();
-            for (name, own) in self.named(targets)? {
-                // A plain LSTMCell's variables have the same names as block mode's, which are read
-                // as BasicLSTMCell's.
-                let also = name.replace("/lstm_cell/", "/basic_lstm_cell/");
-                let Some(tensor) = given.get(&name).or_else(|| given.get(&also)) else {
-                    bail!(
-                        "variable {name} (shape {:?}) is missing; there are: {}",
-                        own.size(),
-                        names(given)
-                    );
-                };
-                ensure!(
-                    tensor.size() == own.size(),
-                    "variable {name} has shape {:?}, but this model needs {:?}",
-                    tensor.size(),
-                    own.size()
-                );
-                let tensor = tensor.to_kind(self.kind);
-                tf::ensure_finite(&name, &tensor)?;
-                checked.insert(name, tensor);
-            }
-            let widened = |name: &str, blocks: &[i64]| {
-                resize(&checked[name], blocks, self.config.hidden_size, self.width)
-            };
-            let mut values = vec![widened(EMBEDDING, &blocks::EMBEDDING)];
-            match &self.recurrent {
-                Recurrent::Lstm(_) => {
-                    for k in 0..self.config.num_layers as usize {
-                        let name = |part| format!("{}/basic_lstm_cell/{part}", cell_scope(k));
-                        let kernel = widened(&name("kernel"), &blocks::KERNEL);
-                        let bias = widened(&name("bias"), &blocks::BIAS);
-                        let (w_ih, w_hh, bias) = kernel_to_libtorch(&kernel, &bias, self.width)?;
-                        values.extend([w_ih, w_hh, bias]);
-                    }
-                }
-                Recurrent::Cells(variables) => {
-                    values.extend(variables.keys().map(|name| checked[name].shallow_clone()));
-                }
-            }
-            values.extend([
-                widened(SOFTMAX_W, &blocks::SOFTMAX_W),
-                checked[SOFTMAX_B].shallow_clone(),
-            ]);
+            let values = self.in_order(&self.checked(targets, variables)?)?;
             for (target, value) in targets.iter().zip(values) {
                 target.shallow_clone().copy_(&value);
             }
             Ok(())
         })
     }
+
+    /// The tensors for `targets`, in the variables' type.
+    fn checked(&self, targets: &[&Tensor], variables: &tf::Variables) -> Result<tf::Variables> {
+        let mut checked = tf::Variables::new();
+        for (name, target) in self.named(targets)? {
+            // A plain LSTMCell's variables have the same names as block mode's, which are read as
+            // BasicLSTMCell's.
+            let block_name = name.replace("/lstm_cell/", "/basic_lstm_cell/");
+            let Some(tensor) = variables.get(&name).or_else(|| variables.get(&block_name)) else {
+                bail!(
+                    "variable {name} (shape {:?}) is missing; there are: {}",
+                    target.size(),
+                    list_names(variables)
+                );
+            };
+            ensure!(
+                tensor.size() == target.size(),
+                "variable {name} has shape {:?}, but this model needs {:?}",
+                tensor.size(),
+                target.size()
+            );
+            let tensor = tensor.to_kind(self.kind);
+            tf::ensure_finite(&name, &tensor)?;
+            checked.insert(name, tensor);
+        }
+        Ok(checked)
+    }
+
+    /// The inverse of [`Self::named`]: tensors in the order and the layout of [`Self::trainable`].
+    fn in_order(&self, named: &tf::Variables) -> Result<Vec<Tensor>> {
+        let widened = |name: &str, blocks: &[i64]| {
+            resize(&named[name], blocks, self.config.hidden_size, self.width)
+        };
+        let mut values = vec![widened(EMBEDDING, &blocks::EMBEDDING)];
+        match &self.recurrent {
+            Recurrent::Lstm(_) => {
+                for k in 0..self.config.num_layers as usize {
+                    let kernel = widened(&lstm_name(k, "kernel"), &blocks::KERNEL);
+                    let bias = widened(&lstm_name(k, "bias"), &blocks::BIAS);
+                    let (w_ih, w_hh, bias) = kernel_to_libtorch(&kernel, &bias, self.width)?;
+                    values.extend([w_ih, w_hh, bias]);
+                }
+            }
+            Recurrent::Cells(variables) => {
+                values.extend(variables.keys().map(|name| named[name].shallow_clone()));
+            }
+        }
+        let softmax_b = named[SOFTMAX_B].shallow_clone();
+        values.extend([widened(SOFTMAX_W, &blocks::SOFTMAX_W), softmax_b]);
+        Ok(values)
+    }
 }
 
-fn names(variables: &tf::Variables) -> String {
+/// The name of a variable of layer `k`'s `BasicLSTMCell`.
+fn lstm_name(k: usize, part: &str) -> String {
+    format!("{}/basic_lstm_cell/{part}", cell_scope(k))
+}
+
+fn list_names(variables: &tf::Variables) -> String {
     let names: Vec<&str> = variables.keys().map(String::as_str).collect();
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }

@@ -1,4 +1,4 @@
-//! Units that are added to a layer because a GPU multiplies some sizes faster than others.
+//! Zero units that pad wide layers to a multiple of 8 on a GPU.
 
 use tch::{Device, Tensor};
 

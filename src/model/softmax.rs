@@ -8,9 +8,9 @@ use crate::config::Precision;
 use crate::kernels::{product, softmax_cross_entropy};
 use crate::loss::cross_entropy;
 
-/// Number of logits that are computed together when text is only scored. On the CPU they stay in a
-/// cache between the product that writes them and the pass that reads them. On a GPU they are
-/// enough to hide the launches of the kernels: 8,000 words of PTB's vocabulary, 320 MB.
+/// Largest number of logits in memory when costs are computed without gradients. On the CPU they
+/// stay in a cache between the product that writes them and the pass that reads them. On a GPU they
+/// are enough to hide the launches of the kernels: 8,000 words of PTB's vocabulary, 320 MB.
 const CPU_LOGITS: i64 = 2_000_000;
 const GPU_LOGITS: i64 = 80_000_000;
 
@@ -41,24 +41,24 @@ pub struct SoftmaxGradients {
 impl SoftmaxLayer<'_> {
     /// `output @ softmax_w + softmax_b`: `[n, hidden]` -> `[n, vocab]`.
     pub fn logits(&self, output: &Tensor) -> Tensor {
-        self.logits_of(&self.narrow(output), &self.narrow(self.w))
+        self.cast_logits(&self.cast(output), &self.cast(self.w))
     }
 
     /// [`Self::logits`] of factors that are already in the product's precision.
-    fn logits_of(&self, output: &Tensor, w: &Tensor) -> Tensor {
+    fn cast_logits(&self, output: &Tensor, w: &Tensor) -> Tensor {
         // In half precision the bias is added in float32.
         if w.kind() == self.b.kind() { self.b.addmm(output, w) } else { self.b + output.mm(w) }
     }
 
     /// Whether the pointwise part runs in the fused kernel instead of op by op.
-    fn fast(&self) -> bool {
+    fn uses_fused_kernel(&self) -> bool {
         self.w.device() == Device::Cpu
             && self.w.kind() == Kind::Float
             && self.precision != Precision::Fp16
     }
 
     /// A factor of a product, in the product's precision.
-    fn narrow(&self, t: &Tensor) -> Tensor {
+    fn cast(&self, t: &Tensor) -> Tensor {
         match self.precision {
             Precision::Bf16 if self.w.kind() == Kind::Float => t.to_kind(Kind::BFloat16),
             Precision::Fp16 if self.w.kind() == Kind::Float => t.to_kind(Kind::Half),
@@ -73,19 +73,20 @@ impl SoftmaxLayer<'_> {
     /// Shapes that do not fit each other.
     pub fn costs(&self, output: &Tensor, targets: &Tensor) -> Result<Tensor> {
         tch::no_grad(|| {
-            let at_once = if self.w.device() == Device::Cpu { CPU_LOGITS } else { GPU_LOGITS };
-            let rows = (at_once / self.b.numel() as i64).max(1);
-            let (output, w) = (self.narrow(output), self.narrow(self.w));
+            let logits = if self.w.device() == Device::Cpu { CPU_LOGITS } else { GPU_LOGITS };
+            let rows = (logits / self.b.numel() as i64).max(1);
+            let (output, w) = (self.cast(output), self.cast(self.w));
             let mut costs = Vec::new();
             for (output, targets) in output.f_split(rows, 0)?.iter().zip(targets.f_split(rows, 0)?)
             {
-                costs.push(if self.fast() {
+                costs.push(if self.uses_fused_kernel() {
                     let mut logits = product(output, &w);
+                    let (scale, gradients) = (0.0, false);
                     let (costs, _) =
-                        softmax_cross_entropy(&mut logits, self.b, &targets, 0.0, false);
+                        softmax_cross_entropy(&mut logits, self.b, &targets, scale, gradients);
                     Tensor::f_from_slice(&costs)?
                 } else {
-                    cross_entropy(&self.logits_of(output, &w), &targets)?.to_kind(Kind::Double)
+                    cross_entropy(&self.cast_logits(output, &w), &targets)?.to_kind(Kind::Double)
                 });
             }
             Ok(Tensor::f_cat(&costs, 0)?)
@@ -100,45 +101,53 @@ impl SoftmaxLayer<'_> {
     /// The cost and its gradients, written out: with `p = softmax(logits)` the gradient of the
     /// logits is `(p - onehot(target)) / batch_size`. It overwrites the logits, so the step needs a
     /// single `[n, vocab]` block.
-    ///
-    /// Without the fused kernel, the small tensors are divided instead of that block. In float16
-    /// this also keeps the values in range: p is a normal number of that type down to 6e-5, and the
-    /// sum over 700 rows (medium's and large's batches) of outputs up to 2.9 / 20 stays far below
-    /// 65,504.
     pub fn cost_and_gradients(
         &self,
         output: &Tensor,
         targets: &Tensor,
         batch_size: i64,
     ) -> SoftmaxGradients {
-        tch::no_grad(|| {
-            let scale = 1.0 / batch_size as f64;
-            let (narrow, w) = (self.narrow(output), self.narrow(self.w));
-            if self.fast() {
-                let mut logits = product(&narrow, &w);
-                let (costs, b) =
-                    softmax_cross_entropy(&mut logits, self.b, targets, scale as f32, true);
-                return SoftmaxGradients {
-                    cost: Tensor::from((costs.iter().sum::<f64>() * scale) as f32),
-                    output: product(&logits, &w.tr()).to_kind(self.w.kind()),
-                    w: product(&narrow.tr(), &logits).to_kind(self.w.kind()),
-                    b,
-                };
-            }
-            let index = targets.unsqueeze(1);
-            let mut p = self.logits_of(&narrow, &w).log_softmax(1, None::<Kind>);
-            let cost = p.gather(1, &index, false).sum(None::<Kind>) * -scale;
-            let _ = p.exp_();
-            let _ = p.scatter_add_(1, &index, &p.narrow(1, 0, 1).full_like(-1.0));
-            let b = p.sum_dim_intlist(0, false, None::<Kind>) * scale;
-            let p = p.to_kind(w.kind());
-            SoftmaxGradients {
-                cost,
-                output: p.mm(&w.tr()).to_kind(self.w.kind()) * scale,
-                w: self.narrow(&(output * scale)).tr().mm(&p).to_kind(self.w.kind()),
-                b,
-            }
+        let scale = 1.0 / batch_size as f64;
+        tch::no_grad(|| match self.uses_fused_kernel() {
+            true => self.fused_gradients(output, targets, scale),
+            false => self.plain_gradients(output, targets, scale),
         })
+    }
+
+    /// [`Self::cost_and_gradients`] with the fused kernel, on the CPU.
+    fn fused_gradients(&self, output: &Tensor, targets: &Tensor, scale: f64) -> SoftmaxGradients {
+        let (output, w, kind) = (self.cast(output), self.cast(self.w), self.w.kind());
+        let mut logits = product(&output, &w);
+        let gradients = true;
+        let (costs, b) =
+            softmax_cross_entropy(&mut logits, self.b, targets, scale as f32, gradients);
+        SoftmaxGradients {
+            cost: Tensor::from((costs.iter().sum::<f64>() * scale) as f32),
+            output: product(&logits, &w.tr()).to_kind(kind),
+            w: product(&output.tr(), &logits).to_kind(kind),
+            b,
+        }
+    }
+
+    /// [`Self::cost_and_gradients`] op by op.
+    ///
+    /// The small tensors are scaled instead of the `[n, vocab]` block. In float16 this also keeps
+    /// the values in range: p is a normal number of that type down to 6e-5, and the sum over 700
+    /// rows (medium's and large's batches) of outputs up to 2.9 / 20 stays far below 65,504.
+    fn plain_gradients(&self, output: &Tensor, targets: &Tensor, scale: f64) -> SoftmaxGradients {
+        let (w, kind, index) = (self.cast(self.w), self.w.kind(), targets.unsqueeze(1));
+        let mut p = self.cast_logits(&self.cast(output), &w).log_softmax(1, None::<Kind>);
+        let cost = p.gather(1, &index, false).sum(None::<Kind>) * -scale;
+        let _ = p.exp_();
+        let _ = p.scatter_add_(1, &index, &p.narrow(1, 0, 1).full_like(-1.0));
+        let b = p.sum_dim_intlist(0, false, None::<Kind>) * scale;
+        let p = p.to_kind(w.kind());
+        SoftmaxGradients {
+            cost,
+            output: p.mm(&w.tr()).to_kind(kind) * scale,
+            w: self.cast(&(output * scale)).tr().mm(&p).to_kind(kind),
+            b,
+        }
     }
 }
 
@@ -172,10 +181,10 @@ mod tests {
         }
     }
 
-    /// The fast door against the plain definition in double precision; sizes that no vector width
-    /// divides, peaked and flat rows.
+    /// Compares the fused kernel with the plain definition in double precision. The sizes are no
+    /// multiples of a vector's width; rows are peaked and flat.
     #[test]
-    fn fast_softmax_is_the_plain_one() {
+    fn the_fused_kernel_is_the_plain_definition() {
         let _random = crate::random_numbers(8);
         for (n, hidden, vocab, size) in
             [(1, 3, 2, 1.0), (7, 5, 33, 1.0), (40, 16, 1001, 3.0), (9, 4, 10_000, 5.0)]
@@ -186,7 +195,7 @@ mod tests {
             let targets = Tensor::randint(vocab, [n], (Kind::Int64, Device::Cpu));
             let plain = SoftmaxLayer { w: &double[0], b: &double[1], precision: Precision::Fp32 };
             let fast = SoftmaxLayer { w: &w, b: &b, precision: Precision::Fp32 };
-            assert!(fast.fast() && !plain.fast());
+            assert!(fast.uses_fused_kernel() && !plain.uses_fused_kernel());
             let (plain_cost, expected) = {
                 let g = plain.cost_and_gradients(&double[2], &targets, 3);
                 (g.cost.double_value(&[]), [g.output, g.w, g.b])

@@ -24,12 +24,11 @@ impl Recurrent {
     /// New variables of layers of `width` units.
     fn new(config: &Config, cell: CellType, store: &nn::VarStore, width: i64) -> Result<Self> {
         if cell == CellType::BasicLstm {
-            // One call for all layers lets cuDNN work on several at once. Dropout between them has
-            // to come from here: the same in all modes, and a function of seed and step.
-            let (stacks, layers) = match config.keep_prob < 1.0 {
-                true => (config.num_layers, 1),
-                false => (1, config.num_layers),
-            };
+            // One call for all layers lets cuDNN work on several at once. Dropout between them is
+            // applied by this crate, the same in all modes, so each layer is then its own call.
+            let has_dropout = config.keep_prob < 1.0;
+            let (stacks, layers) =
+                if has_dropout { (config.num_layers, 1) } else { (1, config.num_layers) };
             let path = |k| store.root() / "Model" / format!("cell_{k}");
             let stack = |k| LstmStack::new(store, path(k), config, layers, width);
             return Ok(Recurrent::Lstm((0..stacks).map(stack).collect::<Result<_>>()?));
@@ -48,14 +47,14 @@ impl Recurrent {
 }
 
 /// Uniform in `[-init_scale, init_scale]`, as all variables but the cells' biases begin.
-fn uniform(config: &Config) -> nn::Init {
+pub(super) fn uniform(config: &Config) -> nn::Init {
     nn::Init::Uniform { lo: -config.init_scale, up: config.init_scale }
 }
 
 /// A new variable `Model/name`.
 fn variable(store: &nn::VarStore, name: &str, size: &[i64], init: nn::Init) -> Result<Tensor> {
-    let made = (store.root() / "Model").f_var(name, size, init);
-    made.with_context(|| format!("Model/{name} of shape {size:?}"))
+    let variable = (store.root() / "Model").f_var(name, size, init);
+    variable.with_context(|| format!("Model/{name} of shape {size:?}"))
 }
 
 /// All variables of the model, shared by its views.
@@ -83,8 +82,8 @@ pub struct TooLarge {
 }
 
 impl PtbVariables {
-    /// New variables: uniform in `[-init_scale, init_scale]`, the cells' biases zero; a function of
-    /// `seed`. `kind` is `Float` to train, `Double` to compare.
+    /// New variables: uniform in `[-init_scale, init_scale]`, the cells' biases as in TensorFlow; a
+    /// function of `seed`. `kind` is `Float` to train, `Double` to compare.
     pub fn new(
         config: &Config,
         cell: CellType,
@@ -95,6 +94,7 @@ impl PtbVariables {
         Self::with_width(config, cell, device, kind, seed, padded_width(config, cell, device))
     }
 
+    /// New variables of layers of `width` units; those beyond `hidden_size` are zero.
     pub(super) fn with_width(
         config: &Config,
         cell: CellType,
@@ -108,15 +108,15 @@ impl PtbVariables {
         let vocab = config.vocab_size;
         let mut store = nn::VarStore::new(device);
         store.set_kind(kind);
-        // nn::lstm has no fallible form: what is too large for the memory is found out here.
+        // nn::lstm has no fallible form, so memory for a layer's weights is tried first.
         let _ = Tensor::f_empty([4 * width, 2 * width], (kind, device))
-            .context(TooLarge { hidden_size: width })?;
+            .context(TooLarge { hidden_size: config.hidden_size })?;
         let var = |name, size: &[i64]| variable(&store, name, size, uniform(config));
         let embedding = var("embedding", &[vocab, width])?;
         let recurrent = Recurrent::new(config, cell, &store, width)?;
         let softmax_w = var("softmax_w", &[width, vocab])?;
         let softmax_b = var("softmax_b", &[vocab])?;
-        let made = PtbVariables {
+        let variables = PtbVariables {
             config: *config,
             cell,
             device,
@@ -129,10 +129,12 @@ impl PtbVariables {
             optimizer: Optimizer::GradientDescent,
         };
         if device != Device::Cpu || width != config.hidden_size {
-            // A GPU's generator draws other numbers: a seed means the same variables everywhere.
-            made.assign(&Self::new(config, cell, Device::Cpu, kind, seed)?.to_tensorflow()?)?;
+            // Drawn on the CPU at `hidden_size`, so that a seed gives the same variables on every
+            // device and with any padding.
+            let drawn = Self::new(config, cell, Device::Cpu, kind, seed)?;
+            variables.assign(&drawn.to_tensorflow()?)?;
         }
-        Ok(made)
+        Ok(variables)
     }
 
     /// The configuration that the variables were made for.
@@ -160,11 +162,12 @@ impl PtbVariables {
 
     /// The trainable variables, in the order of the model's gradients.
     pub fn trainable(&self) -> Vec<&Tensor> {
-        [vec![&self.embedding], self.weights(), vec![&self.softmax_w, &self.softmax_b]].concat()
+        [vec![&self.embedding], self.recurrent_variables(), vec![&self.softmax_w, &self.softmax_b]]
+            .concat()
     }
 
-    /// The recurrent layers' variables.
-    pub(super) fn weights(&self) -> Vec<&Tensor> {
+    /// The recurrent layers' trainable variables.
+    pub(super) fn recurrent_variables(&self) -> Vec<&Tensor> {
         match &self.recurrent {
             Recurrent::Lstm(stacks) => lstm::layers(stacks).flat_map(|layer| &layer[..3]).collect(),
             Recurrent::Cells(variables) => variables.values().collect(),
@@ -177,8 +180,9 @@ impl PtbVariables {
         PtbVariables { optimizer, ..self }
     }
 
-    /// The trainable variables, then the optimizer's slots: all that a training step changes.
-    pub fn trained(&self) -> Vec<&Tensor> {
+    /// `tf.global_variables()`: the trainable variables, then the optimizer's slots; everything
+    /// that a training step changes.
+    pub fn global_variables(&self) -> Vec<&Tensor> {
         [self.trainable(), self.optimizer.slots()].concat()
     }
 

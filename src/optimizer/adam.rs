@@ -16,8 +16,8 @@ pub struct Adam {
     pub(crate) m: Vec<Tensor>,
     /// Of each variable: the decayed mean of their squares.
     pub(crate) v: Vec<Tensor>,
-    /// `beta1_power` and `beta2_power`: beta to the power of the next step's number. Float32, as in
-    /// TensorFlow, with the same rounding.
+    /// `beta1_power` and `beta2_power`: beta to the power of the next step's number, float32 and
+    /// rounded as in TensorFlow.
     pub(crate) powers: [Tensor; 2],
 }
 
@@ -43,8 +43,8 @@ impl Adam {
         let [beta1, beta2] = Self::BETAS;
         let [beta1_power, beta2_power] = &self.powers;
         // lr_t = lr * sqrt(1 - beta2^t) / (1 - beta1^t)
-        let corrected = (1f64 - beta2_power).sqrt() / (1f64 - beta1_power);
-        let rate = learning_rate * corrected.to_kind(learning_rate.kind());
+        let bias_correction = (1f64 - beta2_power).sqrt() / (1f64 - beta1_power);
+        let rate = learning_rate * bias_correction.to_kind(learning_rate.kind());
         let slots = self.m.iter().zip(&self.v);
         for ((variable, gradient), (m, v)) in variables.iter().zip(gradients).zip(slots) {
             // Here the rows of one word are summed; rows without a gradient decay like all others.

@@ -62,6 +62,9 @@ impl Gradient {
 
 /// `tf.global_norm`: the square root of the sum of squares over all gradients, a scalar on their
 /// device. Indexed slices enter row by row, un-aggregated.
+///
+/// # Panics
+/// If there are no gradients.
 pub fn global_norm(gradients: &[Gradient]) -> Tensor {
     let kind = gradients[0].values().kind();
     if gradients[0].values().device().is_cuda() {
@@ -145,7 +148,7 @@ impl Optimizer {
         learning_rate: &Tensor,
     ) {
         tch::no_grad(|| match self {
-            Optimizer::GradientDescent => descend(variables, gradients, &-(scale * learning_rate)),
+            Optimizer::GradientDescent => descend(variables, gradients, &(scale * learning_rate)),
             Optimizer::Adam(adam) => {
                 adam.apply_gradients(variables, gradients, scale, learning_rate)
             }
@@ -164,11 +167,12 @@ impl Optimizer {
     }
 }
 
-/// `variable += factor * gradient`, in place. Of an embedding only the rows that occurred are
+/// `variable -= rate * gradient`, in place. Of an embedding only the rows that occurred are
 /// touched.
-fn descend(variables: &[&Tensor], gradients: &[Gradient], factor: &Tensor) {
+fn descend(variables: &[&Tensor], gradients: &[Gradient], rate: &Tensor) {
+    let minus_rate = -rate;
     // libtorch's fused kernel takes its learning rate as float32.
-    let fused = factor.device().is_cuda() && factor.kind() == Kind::Float;
+    let fused = rate.device().is_cuda() && rate.kind() == Kind::Float;
     let (mut dense, mut values) = (Vec::new(), Vec::new());
     for (variable, gradient) in variables.iter().zip(gradients) {
         // A shallow clone is the same variable: tch asks for `mut` where libtorch writes in place.
@@ -178,15 +182,17 @@ fn descend(variables: &[&Tensor], gradients: &[Gradient], factor: &Tensor) {
                 dense.push(variable);
                 values.push(gradient.contiguous());
             }
-            // One pass over the variable; `factor` is broadcast, so nothing is copied.
-            Gradient::Dense(gradient) => drop(variable.addcmul_(gradient, factor)),
+            Gradient::Dense(gradient) => {
+                // One pass over the variable; the rate is broadcast, so nothing is copied.
+                let _ = variable.addcmul_(gradient, &minus_rate);
+            }
             Gradient::IndexedSlices { values, indices } => {
-                drop(variable.index_add_(0, indices, &(values * factor)));
+                let _ = variable.index_add_(0, indices, &(values * &minus_rate));
             }
         }
     }
     if fused {
-        foreach::sgd(&dense, &values, &-factor);
+        foreach::sgd(&dense, &values, rate);
     }
 }
 

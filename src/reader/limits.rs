@@ -1,6 +1,8 @@
 //! A vocabulary that is smaller than the training text's.
 
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use super::vocabulary::Word;
 use crate::text::{EOS, UNK};
@@ -26,30 +28,42 @@ impl Limits {
     pub fn is_none(&self) -> bool {
         *self == Limits::default()
     }
-}
 
-/// Removes the words outside of the limits, counts them as `<unk>`, and returns how many
-/// occurrences they had. `words` is sorted, before and afterwards.
-pub(super) fn limit(words: &mut Vec<Word>, limits: Limits) -> u64 {
-    let is_special = |word: &Word| matches!(word.word.as_str(), UNK | EOS);
-    let special = words.iter().filter(|word| is_special(word)).count() as u64;
-    let mut room = limits.max_vocab.unwrap_or(u64::MAX).saturating_sub(special);
-    let mut left_out = 0;
-    words.retain(|word| {
-        if is_special(word) {
-            return true;
+    /// Counts `<unk>` and `<eos>`, which are always in a limited vocabulary.
+    pub(super) fn add_special(&self, counts: &mut IndexMap<SmolStr, u64>) {
+        if !self.is_none() {
+            for word in [UNK, EOS] {
+                counts.entry(word.into()).or_insert(0);
+            }
         }
-        let is_kept = room > 0 && word.count >= limits.min_count.unwrap_or(0);
-        if is_kept {
-            room -= 1;
-        } else {
-            left_out += word.count;
-        }
-        is_kept
-    });
-    if let Some(unknown) = words.iter_mut().find(|word| word.word == UNK) {
-        unknown.count += left_out;
     }
-    words.sort_unstable_by(Word::by_rank);
-    left_out
+
+    /// Removes the words outside of the limits, counts them as `<unk>`, and returns how many
+    /// occurrences they had. `words` is sorted, before and afterwards.
+    pub(super) fn apply(&self, words: &mut Vec<Word>) -> u64 {
+        if self.is_none() {
+            return 0;
+        }
+        let is_special = |word: &Word| matches!(word.word.as_str(), UNK | EOS);
+        let special = words.iter().filter(|word| is_special(word)).count() as u64;
+        let mut room = self.max_vocab.unwrap_or(u64::MAX).saturating_sub(special);
+        let mut replaced = 0;
+        words.retain(|word| {
+            if is_special(word) {
+                return true;
+            }
+            let is_kept = room > 0 && word.count >= self.min_count.unwrap_or(0);
+            if is_kept {
+                room -= 1;
+            } else {
+                replaced += word.count;
+            }
+            is_kept
+        });
+        if let Some(unknown) = words.iter_mut().find(|word| word.word == UNK) {
+            unknown.count += replaced;
+        }
+        words.sort_unstable_by(Word::by_rank);
+        replaced
+    }
 }

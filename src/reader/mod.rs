@@ -13,10 +13,11 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
-pub use crate::text::{EOS, MarkerCounts, Markers, NAMINGS, NoTexts, Progress, SAMPLE, UNK};
+pub use crate::text::{EOS, MarkerCounts, Markers, NAMINGS, NoTexts, ReadProgress, SAMPLE, UNK};
 use crate::text::{TextReader, open_texts};
 pub use limits::Limits;
 pub use producer::Producer;
+pub(crate) use producer::inputs_and_targets;
 pub use vocabulary::Vocabulary;
 use vocabulary::{Counts, Ranked};
 
@@ -70,7 +71,7 @@ impl RawData {
         data_path: &str,
         limits: Limits,
         markers: Markers,
-        listen: &mut dyn FnMut(Progress),
+        listen: &mut dyn FnMut(ReadProgress),
     ) -> Result<Self> {
         let [train, valid, test] = open_texts(data_path)?;
         // The training text's words are first numbered in the order in which they occur. When all
@@ -78,7 +79,7 @@ impl RawData {
         let mut counts = Counts::default();
         let mut number = |word: &str| counts.add(word).map(Some);
         let mut train = Split::read(train, markers, &|_| false, listen, &mut number)?;
-        let Ranked { vocabulary, ids, left_out } = counts.rank(limits);
+        let Ranked { vocabulary, ids, replaced } = counts.rank(limits);
         ensure!(
             vocabulary.len() > 1,
             "{}: the vocabulary has only {} word; a language model needs at least 2, separated by \
@@ -87,21 +88,25 @@ impl RawData {
             vocabulary.len()
         );
         train.renumber(&ids);
-        train.replaced = left_out;
-        let unknown = if limits.is_none() { None } else { vocabulary.id(UNK) };
+        train.replaced = replaced;
+        let unk_id = if limits.is_none() { None } else { vocabulary.id(UNK) };
+        let is_known = |word: &str| vocabulary.id(word).is_some();
         let mut read = |text| {
-            let (is_known, mut others) = (|word: &str| vocabulary.id(word).is_some(), 0);
+            let mut unknown_words = 0;
             let split = Split::read(text, markers, &is_known, listen, &mut |word| {
                 let id = vocabulary.id(word);
-                others += u64::from(id.is_none());
-                Ok(id.or(unknown))
+                unknown_words += u64::from(id.is_none());
+                Ok(id.or(unk_id))
             })?;
             ensure!(
                 !split.tokens.is_empty(),
                 "{}: none of its words is in the training text's vocabulary",
                 split.name
             );
-            let (dropped, replaced) = if unknown.is_some() { (0, others) } else { (others, 0) };
+            let (dropped, replaced) = match unk_id {
+                Some(_) => (0, unknown_words),
+                None => (unknown_words, 0),
+            };
             Ok(Split { dropped, replaced, ..split })
         };
         let (valid, test) = (read(valid)?, read(test)?);
@@ -115,7 +120,7 @@ impl Split {
         mut text: TextReader,
         markers: Markers,
         is_known: &dyn Fn(&str) -> bool,
-        listen: &mut dyn FnMut(Progress),
+        listen: &mut dyn FnMut(ReadProgress),
         id: &mut dyn FnMut(&str) -> Result<Option<i32>>,
     ) -> Result<Self> {
         let mut tokens = Vec::new();

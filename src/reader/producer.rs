@@ -16,7 +16,9 @@ use super::Split;
 /// ```text
 ///            step 0   step 1
 /// row 0      a b c    d e f    g
+///  targets   b c d    e f g
 /// row 1      h i j    k l m    n
+///  targets   i j k    l m n
 /// ```
 pub struct Producer {
     rows: Rows,
@@ -30,7 +32,7 @@ pub struct Producer {
 /// Where the text of a producer is kept.
 enum Rows {
     /// On the host: the split's own tokens, from which each batch is copied.
-    Shared(Arc<Vec<i32>>),
+    Host(Arc<Vec<i32>>),
     /// On a GPU: `[batch_size, batch_len]` ids, so that a step transfers nothing.
     Device(Tensor),
 }
@@ -47,6 +49,7 @@ impl Producer {
             "batch_size {batch_size} and num_steps {num_steps}: both must be 1 or more"
         );
         let batch_len = split.tokens.len() as i64 / batch_size;
+        // The last column is only a target.
         let epoch_size = (batch_len - 1) / num_steps;
         ensure!(
             epoch_size > 0,
@@ -57,7 +60,7 @@ impl Producer {
             batch_size.saturating_mul(num_steps.saturating_add(1)),
         );
         let rows = match device {
-            Device::Cpu => Rows::Shared(split.tokens.clone()),
+            Device::Cpu => Rows::Host(split.tokens.clone()),
             _ => Rows::Device(
                 Tensor::f_from_slice(&split.tokens[..(batch_size * batch_len) as usize])?
                     .f_view([batch_size, batch_len])?
@@ -84,17 +87,14 @@ impl Producer {
 
     /// Inputs and targets of step `i`, each `[batch_size, num_steps]`, int64.
     pub fn batch(&self, i: i64) -> (Tensor, Tensor) {
-        let columns = self.columns(i).to_kind(Kind::Int64);
-        let ids = |start| columns.narrow(1, start, self.num_steps).contiguous();
-        (ids(0), ids(1))
+        inputs_and_targets(&self.words(i).to_kind(Kind::Int64))
     }
 
-    /// Words of step `i`, `[batch_size, num_steps + 1]`, int32. The inputs are all columns but the
-    /// last, the targets all but the first.
-    pub(crate) fn columns(&self, i: i64) -> Tensor {
+    /// Words of step `i`, `[batch_size, num_steps + 1]`, int32, for [`inputs_and_targets`].
+    pub(crate) fn words(&self, i: i64) -> Tensor {
         let (start, len) = (i * self.num_steps, self.num_steps + 1);
         match &self.rows {
-            Rows::Shared(tokens) => {
+            Rows::Host(tokens) => {
                 let row =
                     |row: i64| &tokens[(row * self.batch_len + start) as usize..][..len as usize];
                 let rows: Vec<&[i32]> = (0..self.batch_size).map(row).collect();
@@ -107,7 +107,7 @@ impl Producer {
     /// The `len` words that start at each of these columns of these rows, `[places, len]`, int64.
     pub(crate) fn words_at(&self, places: &[(i64, i64)], len: i64) -> Result<Tensor> {
         let words = match &self.rows {
-            Rows::Shared(tokens) => {
+            Rows::Host(tokens) => {
                 let words = |&(row, column)| {
                     &tokens[(row * self.batch_len + column) as usize..][..len as usize]
                 };
@@ -121,6 +121,14 @@ impl Producer {
         };
         Ok(words.to_kind(Kind::Int64))
     }
+}
+
+/// The inputs and, shifted by one word, the targets of `words`: `[batch_size, num_steps + 1]` ->
+/// twice `[batch_size, num_steps]`.
+pub(crate) fn inputs_and_targets(words: &Tensor) -> (Tensor, Tensor) {
+    let num_steps = words.size()[1] - 1;
+    let from = |start| words.narrow(1, start, num_steps).contiguous();
+    (from(0), from(1))
 }
 
 #[cfg(test)]

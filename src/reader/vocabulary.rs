@@ -1,5 +1,6 @@
 //! Words and their ids.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -8,11 +9,11 @@ use anyhow::{Context, Result};
 use indexmap::{IndexMap, IndexSet};
 use smol_str::SmolStr;
 
-use super::limits::{Limits, limit};
-use crate::text::{EOS, UNK};
+use super::limits::Limits;
+use crate::text::UNK;
 
-/// Words and their ids. An id is a word's rank in the training text, by count in descending order
-/// and then by word.
+/// The words of a model. A word's id is its position; [`RawData::read`](super::RawData::read) ranks
+/// them by count, then by word.
 #[derive(Clone, Default)]
 pub struct Vocabulary {
     // Shared, since each checkpoint holds the vocabulary.
@@ -33,8 +34,7 @@ impl fmt::Debug for Vocabulary {
 }
 
 impl Vocabulary {
-    /// The original's `_build_vocab`: sorts by count, and words of equal count by code point, as
-    /// Python does.
+    /// The vocabulary of words with these counts, ranked as in the original's `_build_vocab`.
     pub fn from_counts(counts: HashMap<String, u64>) -> Self {
         let counts = counts.into_iter().map(|(word, count)| (word.into(), count));
         Counts(counts.collect()).rank(Limits::default()).vocabulary
@@ -82,7 +82,7 @@ pub(super) struct Ranked {
     /// The id of each word by its number in [`Counts`].
     pub ids: Vec<i32>,
     /// Occurrences of words outside of the limits.
-    pub left_out: u64,
+    pub replaced: u64,
 }
 
 impl Counts {
@@ -98,14 +98,11 @@ impl Counts {
         i32::try_from(number).context("the text has more different words than there are ids")
     }
 
-    /// Gives the words their ids.
+    /// Gives the words their ids: the original's `_build_vocab`, which sorts by count, and words of
+    /// equal count by code point, as Python does.
     pub fn rank(mut self, limits: Limits) -> Ranked {
-        if !limits.is_none() {
-            for word in [UNK, EOS] {
-                self.0.entry(word.into()).or_insert(0);
-            }
-        }
-        let numbers = self.0.len();
+        limits.add_special(&mut self.0);
+        let count = self.0.len();
         let mut words: Vec<Word> = self
             .0
             .into_iter()
@@ -113,15 +110,16 @@ impl Counts {
             .map(|(number, (word, count))| Word { number, word, count })
             .collect();
         words.sort_unstable_by(Word::by_rank);
-        let left_out = if limits.is_none() { 0 } else { limit(&mut words, limits) };
+        let replaced = limits.apply(&mut words);
 
-        let unknown = words.iter().position(|word| word.word == UNK).unwrap_or(0);
-        let mut ids = vec![unknown as i32; numbers];
+        // Without limits every word gets an id of its own.
+        let unk_id = words.iter().position(|word| word.word == UNK).unwrap_or_default();
+        let mut ids = vec![unk_id as i32; count];
         for (id, word) in words.iter().enumerate() {
             ids[word.number] = id as i32;
         }
         let words: IndexSet<SmolStr> = words.into_iter().map(|word| word.word).collect();
-        Ranked { vocabulary: Vocabulary { words: words.into() }, ids, left_out }
+        Ranked { vocabulary: Vocabulary { words: words.into() }, ids, replaced }
     }
 }
 
@@ -134,7 +132,8 @@ pub(super) struct Word {
 }
 
 impl Word {
-    pub fn by_rank(a: &Word, b: &Word) -> std::cmp::Ordering {
+    /// The order of the ids: by count, descending, then by word.
+    pub fn by_rank(a: &Word, b: &Word) -> Ordering {
         b.count.cmp(&a.count).then_with(|| a.word.cmp(&b.word))
     }
 }

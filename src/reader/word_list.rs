@@ -1,4 +1,4 @@
-//! Vocabularies as lists of words, how two vocabularies differ, and data with another's ids.
+//! Vocabularies as lists of words, their differences, and data with the ids of another vocabulary.
 
 use std::io::Read;
 use std::path::Path;

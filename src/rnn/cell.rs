@@ -333,7 +333,7 @@ impl RnnCell for BasicLSTMCell {
 /// The arguments of [`LSTMCell`], under TensorFlow's names and with its defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LSTMCellOptions {
-    /// Lets the gates see the cell state, through the diagonal weights `w_i_diag`, `w_f_diag` (old
+    /// Adds the cell state to the gates, through the diagonal weights `w_i_diag`, `w_f_diag` (old
     /// c) and `w_o_diag` (new c). Default: false.
     pub use_peepholes: bool,
     /// Clips the new cell state to `[-cell_clip, cell_clip]`, before the output sees it. Default:
@@ -359,8 +359,7 @@ impl Default for LSTMCellOptions {
     }
 }
 
-/// The LSTM with everything: peepholes, a clipped cell state, a projected output, see
-/// [`LSTMCellOptions`].
+/// LSTM with optional peepholes, clipping and projection ([`LSTMCellOptions`]).
 ///
 /// Variables `lstm_cell/kernel [input_size + output_size, 4 * num_units]`, `bias [4 * num_units]`,
 /// with peepholes `w_f_diag`, `w_i_diag`, `w_o_diag [num_units]`, with a projection
@@ -499,7 +498,7 @@ pub struct LSTMBlockCell {
     w_hh: Tensor,
     bias: Tensor,
     /// libtorch's second bias: always zero. (Its CUDA kernel wants both or none.)
-    no_bias: Tensor,
+    zero_bias: Tensor,
     input_size: i64,
     num_units: i64,
 }
@@ -548,7 +547,7 @@ impl LSTMBlockCell {
             w_ih: w_ih.shallow_clone(),
             w_hh: w_hh.shallow_clone(),
             bias: bias.shallow_clone(),
-            no_bias: bias.detach().zeros_like(),
+            zero_bias: bias.detach().zeros_like(),
             input_size,
             num_units,
         })
@@ -572,7 +571,7 @@ impl RnnCell for LSTMBlockCell {
             &self.w_ih,
             &self.w_hh,
             Some(&self.bias),
-            Some(&self.no_bias),
+            Some(&self.zero_bias),
         )?;
         Ok((h.shallow_clone(), vec![c, h]))
     }
@@ -582,7 +581,8 @@ impl RnnCell for LSTMBlockCell {
 /// `basic_lstm`, `lstm`, `gru`.
 ///
 /// To add a cell: write its type and `from_variables`, give it a variant here, and fill in its row
-/// of the table below. The command line, the model and the tests take it from there.
+/// of the table below. The command line, the model and the tests take it from there; it is then run
+/// unrolled.
 #[derive(
     Debug,
     Clone,
@@ -608,8 +608,8 @@ pub enum CellType {
     Gru,
 }
 
-/// What a cell is made of.
-struct Row {
+/// Properties of a type of cell.
+struct CellSpec {
     /// The variable scope that TensorFlow gives it.
     scope: &'static str,
     /// Its kernels, `[input_size + num_units, columns * num_units]`, and biases, `[columns *
@@ -628,10 +628,10 @@ type Build = fn(&BTreeMap<String, Tensor>, &str, f64) -> Result<Box<dyn RnnCell>
 impl CellType {
     /// The table of cells. The gates of a GRU start from a bias of 1 ("to not reset and not
     /// update" at first), all other biases from 0, as in TensorFlow.
-    fn row(self) -> Row {
+    fn spec(self) -> CellSpec {
         const LSTM: &[(&str, i64, Option<f64>)] = &[("kernel", 4, None), ("bias", 4, Some(0.0))];
         match self {
-            Self::BasicRnn => Row {
+            Self::BasicRnn => CellSpec {
                 scope: "basic_rnn_cell",
                 variables: &[("kernel", 1, None), ("bias", 1, Some(0.0))],
                 states: 1,
@@ -640,7 +640,7 @@ impl CellType {
                     Ok(Box::new(BasicRNNCell::from_variables(variables, scope)?))
                 },
             },
-            Self::BasicLstm => Row {
+            Self::BasicLstm => CellSpec {
                 scope: "basic_lstm_cell",
                 variables: LSTM,
                 states: 2,
@@ -649,7 +649,7 @@ impl CellType {
                     Ok(Box::new(BasicLSTMCell::from_variables(variables, scope, forget_bias)?))
                 },
             },
-            Self::Lstm => Row {
+            Self::Lstm => CellSpec {
                 scope: "lstm_cell",
                 variables: LSTM,
                 states: 2,
@@ -659,7 +659,7 @@ impl CellType {
                     Ok(Box::new(LSTMCell::from_variables(variables, scope, options)?))
                 },
             },
-            Self::Gru => Row {
+            Self::Gru => CellSpec {
                 scope: "gru_cell",
                 variables: &[
                     ("gates/kernel", 2, None),
@@ -687,7 +687,7 @@ impl CellType {
 
     /// The variable scope that TensorFlow gives the cell: `basic_lstm_cell` and so on.
     pub fn scope(self) -> &'static str {
-        self.row().scope
+        self.spec().scope
     }
 
     /// The cell's variables, names relative to [`CellType::scope`], with their shapes.
@@ -697,24 +697,24 @@ impl CellType {
             let kernel = || vec![input_size + num_units, columns];
             (name, bias.map_or_else(kernel, |_| vec![columns]))
         };
-        self.row().variables.iter().map(shape).collect()
+        self.spec().variables.iter().map(shape).collect()
     }
 
     /// The constant that TensorFlow starts a bias from, by its name in
     /// [`CellType::variable_shapes`]. `None` for a kernel, which is drawn from the scope's
     /// initializer.
     pub fn initial_bias(self, variable: &str) -> Option<f64> {
-        self.row().variables.iter().find(|(name, ..)| *name == variable)?.2
+        self.spec().variables.iter().find(|(name, ..)| *name == variable)?.2
     }
 
     /// The widths of the state's tensors, as [`RnnCell::state_size`] of the cell that is built.
     pub fn state_size(self, num_units: i64) -> Vec<i64> {
-        vec![num_units; self.row().states]
+        vec![num_units; self.spec().states]
     }
 
     /// Whether the cell has a forget gate, to whose input `forget_bias` is added.
     pub fn has_forget_bias(self) -> bool {
-        self.row().has_forget_bias
+        self.spec().has_forget_bias
     }
 
     /// The cell over the variables under `scope`. `forget_bias` is for the LSTMs; the others have
@@ -742,7 +742,7 @@ impl CellType {
         scope: &str,
         forget_bias: f64,
     ) -> Result<Box<dyn RnnCell>> {
-        (self.row().build)(variables, scope, forget_bias)
+        (self.spec().build)(variables, scope, forget_bias)
     }
 }
 

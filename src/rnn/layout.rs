@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | weights | one `kernel [input_size + num_units, 4 * num_units]` | `w_ih [4 * num_units, input_size]`, `w_hh [4 * num_units, num_units]` |
 //! | applied as | `[inputs, h] kernel` | `inputs w_ihᵀ + h w_hhᵀ` |
-//! | biases | one `[4 * num_units]` | two; the second is to be zero and not trained |
+//! | biases | one `[4 * num_units]` | two; the second is not trained and holds TensorFlow's `forget_bias` |
 //! | gates | i, j, f, o | i, f, g, o (its g is TensorFlow's j) |
 //!
 //! Both functions only move numbers about: a round trip gives back the same bits, and gradients
@@ -61,7 +61,8 @@ pub fn kernel_to_libtorch(
 
 /// The inverse of [`kernel_to_libtorch`]: `(kernel, bias)` in TensorFlow's layout.
 ///
-/// libtorch's LSTM has two biases; give their sum (they only ever appear as a sum).
+/// libtorch's LSTM has two biases: pass their sum, or the first alone if the second holds only the
+/// forget bias.
 ///
 /// # Errors
 /// If the shapes do not fit each other.
@@ -75,7 +76,7 @@ pub fn kernel_from_libtorch(
     Ok((swap_middle_gates(&weights, 1), swap_middle_gates(bias, 0)))
 }
 
-/// `(input_size, num_units)` of libtorch's weights, or an error in words.
+/// Checks the shapes of libtorch's weights, and returns `(input_size, num_units)`.
 pub(super) fn libtorch_sizes(w_ih: &Tensor, w_hh: &Tensor, bias: &Tensor) -> Result<(i64, i64)> {
     let (found_ih, found_hh, found_bias) = (w_ih.size(), w_hh.size(), bias.size());
     let num_units = found_hh.last().copied().unwrap_or(0);

@@ -64,7 +64,7 @@ pub struct Session<'a> {
     folder: Option<&'a SaveFolder>,
     team: &'a dyn Team,
     progress: Progress,
-    /// [`Provenance::init_from`]
+    /// [`Provenance::init_from`](crate::checkpoint::Provenance::init_from)
     init_from: Option<String>,
     /// State of this worker's rows to resume from within an epoch; otherwise empty.
     resumed_state: State,
@@ -108,27 +108,28 @@ impl<'a> Session<'a> {
     /// A cost that is not finite ([`Diverged`]); the last checkpoint could not be written.
     pub fn train(&mut self, listen: &mut dyn FnMut(Event)) -> Result<()> {
         let epochs = self.run.config.max_max_epoch;
-        let mut step = self.train_step()?;
+        let mut train_step = self.new_train_step()?;
         let mut validated = false;
-        while self.progress.epoch < epochs && !self.at_limit() {
-            let complete = self.run_epoch(&mut step, listen)?;
+        while self.progress.epoch < epochs && !self.reached_max_steps() {
+            let complete = self.run_epoch(&mut train_step, listen)?;
             // Saved before the evaluation, which may take long. On a GPU it takes less time than
             // saving, so a complete epoch is saved only once, after it.
             if !(complete && self.variables.device().is_cuda()) {
-                self.save(step.state(), listen)?;
+                self.save(train_step.state(), listen)?;
             }
-            if self.evaluates() {
+            if self.should_evaluate() {
                 self.validate(listen)?;
                 validated = true;
             }
-            if !complete || self.stopped() {
+            if !complete || self.is_stopped() {
                 break;
             }
             self.progress =
                 Progress { epoch: self.progress.epoch + 1, step: 0, costs: 0.0, ..self.progress };
             self.save(&[], listen)?;
         }
-        if self.evaluates() {
+        if self.should_evaluate() {
+            // A run that was resumed at its last step has not been validated above.
             if !validated && self.progress.epoch < epochs {
                 self.validate(listen)?;
             }
@@ -146,25 +147,27 @@ impl<'a> Session<'a> {
     ) -> Result<bool> {
         let producer = &self.input.train;
         let epoch_size = producer.epoch_size();
-        let epoch = EpochClock { done: self.progress.step, start: Instant::now() };
+        let clock = EpochClock { first_step: self.progress.step, start: Instant::now() };
         let learning_rate = self.run.config.learning_rate_at(self.progress.epoch);
         train_step.assign_lr(learning_rate)?;
-        if epoch.done == 0 {
+        if self.progress.step == 0 {
             let (_, rows) = self.team.share(producer.batch_size());
             train_step.assign_state(&self.model(true).zero_state(rows))?;
         }
-        let number = self.progress.epoch + 1;
-        listen(Event::Epoch { epoch: number, learning_rate, done: epoch.done, epoch_size });
-        while self.progress.step < epoch_size && !self.at_limit() && !self.stopped() {
-            let agreement = self.agree()?;
+        // Counted from 1, as the original prints it.
+        let epoch = self.progress.epoch + 1;
+        listen(Event::Epoch { epoch, learning_rate, done: self.progress.step, epoch_size });
+        while self.progress.step < epoch_size && !self.reached_max_steps() && !self.is_stopped() {
+            let agreement = self.start_agreement()?;
             // The state is fed back within `TrainStep`: each step starts from the final state of
             // the step before.
-            let notice = train_step.run(&producer.columns(self.progress.step), self.mask_seed())?;
+            let notice = train_step.run(&producer.words(self.progress.step), self.mask_seed())?;
             notice.into_iter().for_each(|text| listen(Event::Notice { text }));
             self.progress.step += 1;
             self.progress.global_step += 1;
-            self.report(train_step, &epoch, listen)?;
-            let save_is_due = self.conclude(agreement)?;
+            self.report(train_step, &clock, listen)?;
+            let save_is_due = self.finish_agreement(agreement)?;
+            self.compare_workers_if_due()?;
             if save_is_due && self.progress.step < epoch_size {
                 self.add_costs(train_step)?;
                 self.save(train_step.state(), listen)?;
@@ -173,68 +176,65 @@ impl<'a> Session<'a> {
         self.add_costs(train_step)?;
         let complete = self.progress.step == epoch_size;
         // A process that was stopped after an epoch's last step has reported the epoch.
-        if epoch.done == epoch_size {
-            return Ok(complete);
+        if clock.first_step < epoch_size {
+            let iters = self.progress.step * producer.num_steps();
+            let costs = self.progress.costs;
+            let result = Evaluation::new(costs, iters, producer.batch_size(), clock.start);
+            let steps = (self.progress.step, epoch_size);
+            listen(Event::EpochEnd { epoch, split: "train", result, complete, steps });
         }
-        let iters = self.progress.step * producer.num_steps();
-        let result =
-            Evaluation::new(self.progress.costs, iters, producer.batch_size(), epoch.start);
-        let steps = (self.progress.step, epoch_size);
-        listen(Event::EpochEnd { epoch: number, split: "train", result, complete, steps });
         Ok(complete)
     }
 
-    /// Reports the step that was just done: the original's progress line and the logged step, if
-    /// they are due.
+    /// Reports the last step: the original's progress line and the logged step, if they are due.
     fn report(
         &mut self,
         train_step: &mut TrainStep,
-        epoch: &EpochClock,
+        clock: &EpochClock,
         listen: &mut dyn FnMut(Event),
     ) -> Result<()> {
         let producer = &self.input.train;
         let (epoch_size, done) = (producer.epoch_size(), self.progress.step);
         // Steps are counted from 0, as in the original.
         let (step, global_step) = (done - 1, self.progress.global_step - 1);
-        let line = step % (epoch_size / 10).max(1) == 10;
-        let log = self.options.log_every > 0 && global_step % self.options.log_every == 0;
+        let line_is_due = step % (epoch_size / 10).max(1) == 10;
+        let log_is_due = self.options.log_every > 0 && global_step % self.options.log_every == 0;
         // On a GPU this would wait for the step, so it is done only when the costs are needed.
-        if line || log || self.variables.device() == Device::Cpu {
+        if line_is_due || log_is_due || self.variables.device() == Device::Cpu {
             self.add_costs(train_step)?;
         }
-        if line || log {
-            let iters = done * producer.num_steps();
-            let perplexity = (self.progress.costs / iters as f64).exp();
-            let words = (done - epoch.done) * producer.num_steps() * producer.batch_size();
-            let wps = words as f64 / epoch.start.elapsed().as_secs_f64();
-            if log {
-                let [cost, global_norm] = train_step.last()?;
-                let epoch = self.progress.epoch + 1;
-                let lr = self.run.config.learning_rate_at(self.progress.epoch);
-                listen(Event::Step {
-                    epoch,
-                    step,
-                    global_step,
-                    cost,
-                    global_norm,
-                    lr,
-                    perplexity,
-                    wps,
-                });
-            }
-            if line {
-                let fraction = step as f64 / epoch_size as f64;
-                listen(Event::Progress { fraction, perplexity, wps });
-            }
+        let iters = done * producer.num_steps();
+        let perplexity = (self.progress.costs / iters as f64).exp();
+        let words = (done - clock.first_step) * producer.num_steps() * producer.batch_size();
+        let wps = words as f64 / clock.start.elapsed().as_secs_f64();
+        if log_is_due {
+            let [cost, global_norm] = train_step.last()?;
+            let epoch = self.progress.epoch + 1;
+            let lr = self.run.config.learning_rate_at(self.progress.epoch);
+            listen(Event::Step {
+                epoch,
+                step,
+                global_step,
+                cost,
+                global_norm,
+                lr,
+                perplexity,
+                wps,
+            });
+        }
+        if line_is_due {
+            let fraction = step as f64 / epoch_size as f64;
+            listen(Event::Progress { fraction, perplexity, wps });
         }
         listen(Event::Tick { done });
         Ok(())
     }
 
+    /// Evaluates the validation text, unless the evaluation is stopped.
     fn validate(&self, listen: &mut dyn FnMut(Event)) -> Result<()> {
         listen(Event::Evaluating { split: "valid" });
         if let Some(result) =
-            evaluate_until(&self.model(false), &self.input.valid, &|| !self.evaluates())?
+            evaluate_until(&self.model(false), &self.input.valid, &|| !self.should_evaluate())?
         {
             let epoch = self.progress.epoch + 1;
             let steps = (self.progress.step, self.input.train.epoch_size());
@@ -243,18 +243,21 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The test text is a single row, so worker 0 evaluates it alone.
+    /// Evaluates the test text. It is a single row, so worker 0 evaluates it alone.
     fn test(&self, listen: &mut dyn FnMut(Event)) -> Result<()> {
         if self.team.rank() == 0 {
             listen(Event::Evaluating { split: "test" });
             let model = self.model(false).with_team(&Solo);
-            if let Some(result) = evaluate_until(&model, &self.input.test, &|| !self.evaluates())? {
+            if let Some(result) =
+                evaluate_until(&model, &self.input.test, &|| !self.should_evaluate())?
+            {
                 listen(Event::Final(result));
             }
         }
         Ok(())
     }
 
+    /// A view of the variables with this run's options.
     fn model(&self, is_training: bool) -> PtbModel<'a> {
         PtbModel::new(self.variables, is_training, self.options.rnn_mode)
             .precision(self.options.precision)
@@ -262,14 +265,16 @@ impl<'a> Session<'a> {
     }
 
     /// Creates the training step, with the state to resume from.
-    fn train_step(&self) -> Result<TrainStep<'a>> {
+    fn new_train_step(&self) -> Result<TrainStep<'a>> {
         let batch_size = self.run.config.batch_size;
         let (_, rows) = self.team.share(batch_size);
         // Communication between workers cannot be recorded.
         let record = self.options.cuda_graph && self.team.size() == 1;
-        let mut step = TrainStep::new(self.model(true), batch_size, rows, record)?;
-        step.assign_state(&self.resumed_state)?;
-        Ok(step)
+        let mut train_step = TrainStep::new(self.model(true), batch_size, rows, record)?;
+        if !self.resumed_state.is_empty() {
+            train_step.assign_state(&self.resumed_state)?;
+        }
+        Ok(train_step)
     }
 
     /// Seed of the next step's dropout masks. It depends on the run's seed and the step alone, so
@@ -279,7 +284,7 @@ impl<'a> Session<'a> {
         dropout.then(|| step_seed(self.run.seed, self.progress.global_step))
     }
 
-    fn at_limit(&self) -> bool {
+    fn reached_max_steps(&self) -> bool {
         self.options.max_steps.is_some_and(|max| self.progress.global_step >= max)
     }
 
@@ -294,9 +299,9 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The step and the time at which this process started the epoch.
+/// Where and when this process started the epoch.
 struct EpochClock {
-    done: i64,
+    first_step: i64,
     start: Instant,
 }
 

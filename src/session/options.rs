@@ -46,7 +46,7 @@ pub struct Options {
     pub rnn_mode: RnnMode,
     /// Precision of the large products.
     pub precision: Precision,
-    /// Number of steps from one [`Event::Step`] to the next; 0 for none.
+    /// Number of steps from one [`Event::Step`](crate::event::Event::Step) to the next; 0 for none.
     pub log_every: i64,
     /// Stop after this many steps in all.
     pub max_steps: Option<i64>,
@@ -66,7 +66,7 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// What `train` does without flags.
+    /// The defaults of `train` on a CPU.
     fn default() -> Self {
         Options {
             rnn_mode: RnnMode::Cudnn,

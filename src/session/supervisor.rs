@@ -1,5 +1,5 @@
-//! What the original leaves to `tf.train.Supervisor`: a run is resumed, saved and stopped; and with
-//! several workers, that all of them do so after the same step.
+//! What the original leaves to `tf.train.Supervisor`: resuming, saving and stopping a run; with
+//! several workers, all of them after the same step.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -38,13 +38,20 @@ pub struct Diverged {
     kept: String,
 }
 
-/// What a session remembers of stopping and saving.
+/// State of stopping and saving.
 pub(super) struct Supervisor {
     /// The signal to stop by that all workers agreed on; 0 is none.
     agreed_stop: usize,
     /// Time of the last attempt to save, and its error if it failed.
     saved_at: Instant,
     save_error: Option<anyhow::Error>,
+}
+
+/// What the workers are agreeing on.
+pub(super) struct Agreement {
+    /// The signal to stop by, and whether to save: of this worker, then the largest of all.
+    request: Tensor,
+    pending: Pending,
 }
 
 impl Default for Supervisor {
@@ -113,7 +120,7 @@ impl<'a> Session<'a> {
         let start = serde_json::to_string(&(&self.progress, self.resumed_state.len()))?;
         let start = team.broadcast_text("start", &start)?;
         let (progress, states): (Progress, usize) = serde_json::from_str(&start)?;
-        for variable in self.variables.trained() {
+        for variable in self.variables.global_variables() {
             team.broadcast(&variable.detach())?;
         }
         let batch_size = self.run.config.batch_size;
@@ -141,40 +148,37 @@ impl<'a> Session<'a> {
         }
     }
 
-    pub(super) fn stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.signal() != 0
     }
 
     /// Whether the validation and test texts are still to be evaluated.
-    pub(super) fn evaluates(&self) -> bool {
+    pub(super) fn should_evaluate(&self) -> bool {
         let interrupted = self.signal() == Signal::SIGINT as usize;
         self.options.evaluate
-            && (!self.stopped() || self.options.evaluate_when_stopped && interrupted)
+            && (!self.is_stopped() || self.options.evaluate_when_stopped && interrupted)
     }
 
     /// Starts to agree with the other workers on what to do after this step: which signal to stop
     /// by, and whether to save, because a worker was asked to or because it is time by worker 0's
     /// clock.
-    pub(super) fn agree(&self) -> Result<(Tensor, Pending)> {
+    pub(super) fn start_agreement(&self) -> Result<Agreement> {
         let stop = self.options.stop.load(Ordering::Relaxed) as i64;
         let asked = self.options.save.swap(false, Ordering::Relaxed);
-        let save = asked || self.team.rank() == 0 && self.time_to_save();
-        let wishes = Tensor::from_slice(&[stop, i64::from(save)]);
-        let pending = self.team.all_reduce_max(&wishes)?;
-        Ok((wishes, pending))
+        let save = asked || self.team.rank() == 0 && self.save_is_due_by_time();
+        let request = Tensor::from_slice(&[stop, i64::from(save)]);
+        let pending = self.team.all_reduce_max(&request)?;
+        Ok(Agreement { request, pending })
     }
 
     /// Applies what all workers agreed on for the step that was just done. Returns whether to save.
-    pub(super) fn conclude(&mut self, (wishes, agreed): (Tensor, Pending)) -> Result<bool> {
-        agreed.wait()?;
-        let [stop, save] = [0, 1].map(|i| wishes.int64_value(&[i]));
+    pub(super) fn finish_agreement(&mut self, agreement: Agreement) -> Result<bool> {
+        agreement.pending.wait()?;
+        let [stop, save] = [0, 1].map(|i| agreement.request.int64_value(&[i]));
         self.supervisor.agreed_stop = stop as usize;
         if stop != 0 {
             // For the exit code of workers that did not receive the signal themselves.
-            self.options.stop.store(self.supervisor.agreed_stop, Ordering::Relaxed);
-        }
-        if self.progress.global_step % COMPARE_EVERY == 0 {
-            self.ensure_equal_variables()?;
+            self.options.stop.store(stop as usize, Ordering::Relaxed);
         }
         Ok(match self.options.checkpoint_every {
             CheckpointEvery::Steps(n) => save != 0 || self.progress.global_step % n == 0,
@@ -182,7 +186,15 @@ impl<'a> Session<'a> {
         })
     }
 
-    fn time_to_save(&self) -> bool {
+    /// Compares all workers' variables with worker 0's, every [`COMPARE_EVERY`] steps.
+    pub(super) fn compare_workers_if_due(&self) -> Result<()> {
+        if self.progress.global_step % COMPARE_EVERY == 0 {
+            self.ensure_equal_variables()?;
+        }
+        Ok(())
+    }
+
+    fn save_is_due_by_time(&self) -> bool {
         match self.options.checkpoint_every {
             CheckpointEvery::Steps(_) => false,
             CheckpointEvery::Minutes(m) => {
@@ -193,7 +205,7 @@ impl<'a> Session<'a> {
 
     /// Compares all workers' variables with worker 0's.
     fn ensure_equal_variables(&self) -> Result<()> {
-        let strays = self.team.strays(&self.variables.trained())?;
+        let strays = self.team.strays(&self.variables.global_variables())?;
         let strays: Vec<String> = strays.iter().map(|rank| format!("rank {rank}")).collect();
         ensure!(
             strays.is_empty(),
@@ -208,7 +220,7 @@ impl<'a> Session<'a> {
 
     pub(super) fn diverged(&self, what: &'static str) -> anyhow::Error {
         if self.team.rank() != 0 {
-            return anyhow!("the run has diverged; rank 0 says more");
+            return anyhow!("the run has diverged; the message of rank 0 says more");
         }
         let kept = match self.folder.map(SaveFolder::newest) {
             None => "and since nothing is saved there is no checkpoint of it".to_owned(),

@@ -21,7 +21,7 @@ pub const UNK: &str = "<unk>";
 
 /// How much of a text has been read.
 #[derive(Clone, Copy, Debug)]
-pub struct Progress<'a> {
+pub struct ReadProgress<'a> {
     /// Name of the text.
     pub name: &'a str,
     /// Bytes that have been read.
@@ -92,7 +92,7 @@ fn packed(start: &[u8]) -> Option<(&'static str, &'static str)> {
 /// A text that is read line by line and checked to be UTF-8. Its memory grows neither with the text
 /// nor with the length of a line.
 ///
-/// A text with `\r` and without any `\n` has the line ends of old: there `\r` is read as `\n`,
+/// A text with `\r` and without any `\n` has the line ends of old Macs: there `\r` is read as `\n`,
 /// where the original has one single line. (The first megabyte decides.)
 pub(crate) struct TextReader {
     reader: BufReader<Box<dyn Read>>,
@@ -221,7 +221,7 @@ impl TextReader {
         &mut self,
         markers: Markers,
         is_known: &dyn Fn(&str) -> bool,
-        listen: &mut dyn FnMut(Progress),
+        listen: &mut dyn FnMut(ReadProgress),
         each: &mut dyn FnMut(&str) -> Result<()>,
     ) -> Result<MarkerCounts> {
         let mut filter = MarkerFilter::new(markers, is_known);
@@ -231,7 +231,7 @@ impl TextReader {
             words(piece).try_for_each(|word| filter.put(word, &mut each))?;
             let done = self.bytes + self.piece as u64;
             if done >= due || done == self.total {
-                listen(Progress { name: &self.name, done, total: self.total });
+                listen(ReadProgress { name: &self.name, done, total: self.total });
                 due = done + (1 << 20);
             }
         }
