@@ -194,6 +194,26 @@ struct RowReader<'a> {
 /// Row and column of the text where a piece begins.
 type Place = (i64, i64);
 
+/// Pieces of a text that were read in parallel: the states that they began and ended in, and their
+/// words' costs, `[pieces, words]`.
+struct Window {
+    begin: State,
+    end: State,
+    costs: Tensor,
+}
+
+impl Window {
+    /// Replaces the pieces with these indices.
+    fn replace(&mut self, index: &Tensor, new: Window) -> Result<()> {
+        self.costs = self.costs.f_index_copy(0, index, &new.costs)?;
+        let old = self.begin.iter_mut().chain(&mut self.end);
+        for (old, new) in old.zip(new.begin.iter().chain(&new.end)) {
+            *old = old.f_index_copy(0, index, new)?;
+        }
+        Ok(())
+    }
+}
+
 impl<'a> RowReader<'a> {
     fn new(model: &'a PtbModel<'a>, text: &'a Producer, rows: Range<i64>) -> Self {
         RowReader { model, text, rows, longest: LONGEST, stopped: &|| false }
@@ -236,26 +256,41 @@ impl<'a> RowReader<'a> {
         // The first piece of every row, then the second of every row, and so on.
         let in_order = |piece| self.rows.clone().map(move |row| (row, column + piece * length));
         let places: Vec<Place> = (0..pieces).flat_map(in_order).collect();
-        let mut begin = state;
-        if pieces > 1 {
-            let early: Vec<Place> = places[rows as usize..]
-                .iter()
-                .map(|&(row, column)| (row, column - WARM_UP))
-                .collect();
-            let zeros = self.model.zero_state(early.len() as i64);
-            let (_, warm) = self.read(&early, WARM_UP, &zeros, false)?;
-            let both =
-                begin.iter().zip(&warm).map(|(first, others)| Tensor::f_cat(&[first, others], 0));
-            begin = both.collect::<Result<_, _>>()?;
-        }
-        let (mut costs, mut end) = self.read(&places, length, &begin, true)?;
+        let begin = self.warm_up(&places, state)?;
+        let (costs, end) = self.read_places(&places, length, &begin, true)?;
+        let mut window = Window { begin, end, costs };
+        self.repair(&mut window, &places, length)?;
+        let Window { costs, end, .. } = window;
+        let costs = costs.f_view([pieces, rows, length])?.transpose(0, 1).f_reshape([rows, -1])?;
+        Ok((costs, end.iter().map(|t| t.narrow(0, (pieces - 1) * rows, rows)).collect()))
+    }
 
+    /// The states that the pieces at `places` begin in: the first piece of each row in `state`, the
+    /// others after their warm-up.
+    fn warm_up(&self, places: &[Place], state: State) -> Result<State> {
+        let rows = (self.rows.end - self.rows.start) as usize;
+        if places.len() == rows {
+            return Ok(state);
+        }
+        let early: Vec<Place> =
+            places[rows..].iter().map(|&(row, column)| (row, column - WARM_UP)).collect();
+        let zeros = self.model.zero_state(early.len() as i64);
+        let (_, others) = self.read_places(&early, WARM_UP, &zeros, false)?;
+        let all =
+            state.iter().zip(&others).map(|(first, others)| Tensor::f_cat(&[first, others], 0));
+        Ok(all.collect::<Result<_, _>>()?)
+    }
+
+    /// Reads the pieces again that did not begin where the piece before them ended, until all do.
+    fn repair(&self, window: &mut Window, places: &[Place], length: i64) -> Result<()> {
+        let rows = self.rows.end - self.rows.start;
         let mut unfit_before = usize::MAX;
         loop {
-            let mut unfit = self.unfit(&begin, &end)?;
-            let Some(&first) = unfit.first() else { break };
-            // Reading all of them again gives each another `length` words of warm-up. If that did
-            // not help, the model hardly forgets, and each piece has to wait for the one before it.
+            let mut unfit = self.unfit(&window.begin, &window.end)?;
+            let Some(&first) = unfit.first() else { return Ok(()) };
+            // Reading all of them again gives each another `length` words of warm-up. If that
+            // repaired fewer than half, the model hardly forgets: then only the first unfit pieces
+            // are read, and each one after them has to wait for the one before it.
             let helped = unfit.len() <= unfit_before / 2;
             unfit_before = unfit.len();
             if !helped {
@@ -263,21 +298,12 @@ impl<'a> RowReader<'a> {
             }
             let places: Vec<Place> = unfit.iter().map(|&piece| places[piece as usize]).collect();
             let index = Tensor::f_from_slice(&unfit)?.f_to_device(self.model.device())?;
-            let before = &index - rows;
-            let from: State =
-                end.iter().map(|t| t.f_index_select(0, &before)).collect::<Result<_, _>>()?;
-            let (new_costs, new_end) = self.read(&places, length, &from, true)?;
-            costs = costs.f_index_copy(0, &index, &new_costs)?;
-            let put = |old: &State, new: &State| -> Result<State> {
-                old.iter()
-                    .zip(new)
-                    .map(|(old, new)| Ok(old.f_index_copy(0, &index, new)?))
-                    .collect()
-            };
-            (begin, end) = (put(&begin, &from)?, put(&end, &new_end)?);
+            let previous = &index - rows;
+            let begin = window.end.iter().map(|t| t.f_index_select(0, &previous));
+            let begin = begin.collect::<Result<State, _>>()?;
+            let (costs, end) = self.read_places(&places, length, &begin, true)?;
+            window.replace(&index, Window { begin, end, costs })?;
         }
-        let costs = costs.f_view([pieces, rows, length])?.transpose(0, 1).f_reshape([rows, -1])?;
-        Ok((costs, end.iter().map(|t| t.narrow(0, (pieces - 1) * rows, rows)).collect()))
     }
 
     /// Returns the pieces that did not begin in the state in which the piece before them ended.
@@ -306,7 +332,7 @@ impl<'a> RowReader<'a> {
 
     /// Reads `length` words from each of `places` on, in parallel, starting from `state`. Returns
     /// their costs, `[places, length]`, or `[places, 0]` without `score`, and the final state.
-    fn read(
+    fn read_places(
         &self,
         places: &[Place],
         length: i64,

@@ -360,6 +360,7 @@ fn what_the_text_names_is_there() {
         }
         // Paths of this repository that are named in the text.
         for word in outside.split(|c: char| c.is_whitespace() || "`()[]|,;:\"'".contains(c)) {
+            let word = word.split('#').next().unwrap_or_default();
             let folder = word.split_once('/').map_or("", |(folder, _)| folder);
             let path = word.trim_end_matches('.');
             let is_path =

@@ -218,7 +218,7 @@ mod tests {
             .double_value(&[]);
         assert!(off < 1e-6, "the norm is off by {off:e}");
         let copies: Vec<Tensor> = variables.iter().map(Tensor::copy).collect();
-        descend(&variables.iter().collect::<Vec<_>>(), &gradients, &Tensor::from(-0.25f32));
+        descend(&variables.iter().collect::<Vec<_>>(), &gradients, &Tensor::from(0.25f32));
         let dense: Vec<Tensor> =
             gradients.iter().zip(sizes).map(|(gradient, size)| gradient.to_dense(size)).collect();
         foreach::sgd(&copies, &dense, &Tensor::from(0.25f32));

@@ -5,7 +5,7 @@ mod markers;
 
 use std::io::{BufRead, BufReader, Read};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use md5::{Digest, Md5};
 
 pub use folder::{NAMINGS, NoTexts, SAMPLE};
@@ -138,59 +138,24 @@ impl TextReader {
     /// # Errors
     /// A disk error, bytes that are not UTF-8, a word of more than a megabyte.
     pub(crate) fn next_piece(&mut self) -> Result<Option<&str>> {
-        self.lines += line_ends(&self.buffer[..self.piece]);
-        self.bytes += self.piece as u64;
-        self.buffer.drain(..self.piece);
-        self.piece = 0;
-
-        let rest = self.buffer.len();
-        let room = LONGEST_PIECE - rest;
-        let read = (&mut self.reader).take(room as u64).read_until(b'\n', &mut self.buffer);
-        let read = read.with_context(|| format!("{}: cannot be read", self.name))?;
-        self.md5.update(&self.buffer[rest..]);
+        let is_cut = self.fill()?;
         if self.buffer.is_empty() {
             return Ok(None);
         }
-        if self.bytes == 0 {
-            self.has_returns = self.buffer.contains(&b'\r') && !self.buffer.contains(&b'\n');
-        }
-        if self.has_returns {
-            let returns = self.buffer[rest..].iter_mut().filter(|byte| **byte == b'\r');
-            returns.for_each(|byte| *byte = b'\n');
-        }
-        if self.bytes == 0
-            && let Some((kind, unpack)) = packed(&self.buffer)
-        {
+        let is_start = self.bytes == 0;
+        if is_start && let Some((kind, unpack)) = packed(&self.buffer) {
             bail!(
                 "{}: is not text but packed by {kind}. Unpack it first, e.g. with {unpack}",
                 self.name
             );
         }
-        let is_cut = read == room && !self.buffer.ends_with(b"\n");
         let text = match str::from_utf8(&self.buffer) {
             Ok(text) => text,
             // The last character of a cut line may be cut too.
             Err(error) if is_cut && error.error_len().is_none() => {
-                str::from_utf8(&self.buffer[..error.valid_up_to()]).unwrap_or_default()
+                str::from_utf8(&self.buffer[..error.valid_up_to()])?
             }
-            Err(error) => {
-                let at = error.valid_up_to();
-                if self.bytes == 0 && is_utf16(&self.buffer) {
-                    bail!(
-                        "{}: not UTF-8 text: the file is UTF-16. iconv -f UTF-16 -t UTF-8 converts \
-                         it",
-                        self.name
-                    );
-                }
-                bail!(
-                    "{}: not UTF-8 text: line {}, byte {} of the file (0x{:02x}). Convert the file \
-                     to UTF-8, e.g. with iconv",
-                    self.name,
-                    self.lines + line_ends(&self.buffer[..at]) + 1,
-                    self.bytes + at as u64,
-                    self.buffer[at]
-                )
-            }
+            Err(error) => return Err(self.not_utf8(error.valid_up_to())),
         };
         let text = if is_cut { text.trim_end_matches(|c| !is_space(c)) } else { text };
         ensure!(
@@ -202,8 +167,49 @@ impl TextReader {
         );
         self.piece = text.len();
         // A byte-order mark is not part of the first word.
-        let without_mark = if self.bytes == 0 { text.strip_prefix('\u{feff}') } else { None };
+        let without_mark = if is_start { text.strip_prefix('\u{feff}') } else { None };
         Ok(Some(without_mark.unwrap_or(text)))
+    }
+
+    /// Drops the current piece and reads the next one into the buffer, which is empty at the end of
+    /// the text. Returns whether it is a part of a line.
+    fn fill(&mut self) -> Result<bool> {
+        self.lines += line_ends(&self.buffer[..self.piece]);
+        self.bytes += self.piece as u64;
+        self.buffer.drain(..self.piece);
+        self.piece = 0;
+
+        let rest = self.buffer.len();
+        let room = LONGEST_PIECE - rest;
+        let read = (&mut self.reader).take(room as u64).read_until(b'\n', &mut self.buffer);
+        let read = read.with_context(|| format!("{}: cannot be read", self.name))?;
+        self.md5.update(&self.buffer[rest..]);
+        if self.bytes == 0 {
+            self.has_returns = self.buffer.contains(&b'\r') && !self.buffer.contains(&b'\n');
+        }
+        if self.has_returns {
+            let returns = self.buffer[rest..].iter_mut().filter(|byte| **byte == b'\r');
+            returns.for_each(|byte| *byte = b'\n');
+        }
+        Ok(read == room && !self.buffer.ends_with(b"\n"))
+    }
+
+    /// The error of a byte of the buffer that is not UTF-8.
+    fn not_utf8(&self, at: usize) -> Error {
+        if self.bytes == 0 && is_utf16(&self.buffer) {
+            return anyhow!(
+                "{}: not UTF-8 text: the file is UTF-16. iconv -f UTF-16 -t UTF-8 converts it",
+                self.name
+            );
+        }
+        anyhow!(
+            "{}: not UTF-8 text: line {}, byte {} of the file (0x{:02x}). Convert the file to \
+             UTF-8, e.g. with iconv",
+            self.name,
+            self.lines + line_ends(&self.buffer[..at]) + 1,
+            self.bytes + at as u64,
+            self.buffer[at]
+        )
     }
 
     /// Size of the text in bytes, or 0 if unknown.
