@@ -149,7 +149,7 @@ impl ImportArgs {
             })?;
             return Ok((Some(words), limits));
         }
-        let words = read_data(data_path, limits)?.vocabulary;
+        let words = read_data(data_path, limits, &MarkersFlag::default())?.vocabulary;
         ensure!(
             words.len() as i64 == shapes.vocab_size,
             "{}: the model has {} words, but --data-path {data_path} has {}. {LIMITS}; --vocab \

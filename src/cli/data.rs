@@ -11,7 +11,7 @@ use super::report::{notice, plural};
 use crate::checkpoint::ensure_same_vocabulary;
 use crate::reader::{EOS, Limits, NoTexts, RawData, ReadProgress, SAMPLE, UNK, Vocabulary};
 
-/// [`RawData::read_with`]; an error about the folder names the flag.
+/// Reads the data; an error about the folder names the flag.
 pub fn read_with(
     data_path: &str,
     limits: Limits,
@@ -31,14 +31,9 @@ pub fn read_with(
     })
 }
 
-/// [`read_marked`] with all marks kept.
-pub fn read_data(data_path: &str, limits: Limits) -> Result<RawData> {
-    read_marked(data_path, limits, &MarkersFlag::default())
-}
-
 /// Reads the data with a progress bar on a terminal, which appears after a second, and reports how
 /// many words are unknown, and which marks of other toolkits there are.
-pub fn read_marked(data_path: &str, limits: Limits, markers: &MarkersFlag) -> Result<RawData> {
+pub fn read_data(data_path: &str, limits: Limits, markers: &MarkersFlag) -> Result<RawData> {
     let data = read_with_bar(data_path, limits, markers)?;
     report_words(data_path, &data, markers);
     Ok(data)

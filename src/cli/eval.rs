@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use tch::Device;
 
-use super::data::{read_data_of, read_marked};
+use super::data::{read_data, read_data_of};
 use super::flags::{AdaptFlags, MarkersFlag, PrecisionFlag, SavedFlags, SavedPath, rnn_mode};
 use super::report::{line, notice};
 use crate::adapt::{Adaptation, Adaptive, Dynamic};
@@ -110,7 +110,7 @@ impl EvalArgs {
     fn data(&self, looked: &Looked) -> Result<RawData> {
         let path = &self.data_path;
         let Some((name, words)) = &looked.words else {
-            let data = read_marked(path, looked.limits, &self.markers)?;
+            let data = read_data(path, looked.limits, &self.markers)?;
             let (name, rows) = (&looked.first, looked.vocab_size);
             ensure!(
                 data.vocabulary.len() as i64 == rows,

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
-use super::data::{read_marked, read_with};
+use super::data::{read_data, read_with};
 use super::flags::config_file::{self, Given};
 use super::flags::numbers::whole;
 use super::flags::signals::{self, Signals};
@@ -295,7 +295,7 @@ impl Training<'_> {
         let folder = folder.map(|path| open_save_path(path, args.keep as usize)).transpose()?;
         let limits = args.limits.limits();
         let data = match self.is_first() {
-            true => read_marked(&args.data_path, limits, &args.markers)?,
+            true => read_data(&args.data_path, limits, &args.markers)?,
             false => read_with(&args.data_path, limits, &args.markers, &mut |_| ())?,
         };
         if let Some(start) = &args.given.start {
