@@ -157,7 +157,9 @@ pub(super) fn fused_outputs(
 ) -> Result<(Tensor, State)> {
     let (mut final_state, mut layers) = (State::with_capacity(state.len()), 0);
     for stack in stacks {
-        let (own, others) = state.split_at(2 * stack.layers().len());
+        let (own, others) = state
+            .split_at_checked(2 * stack.layers().len())
+            .context("the initial state has too few tensors")?;
         let (output, last) = stack.seq_init(&x, own)?;
         final_state.extend(last);
         state = others;
