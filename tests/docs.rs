@@ -364,7 +364,7 @@ fn what_the_text_names_is_there() {
             let folder = word.split_once('/').map_or("", |(folder, _)| folder);
             let path = word.trim_end_matches('.');
             let is_path =
-                ["src", "tests", "docs", "scripts", "bench", "benches", "examples", "fuzz"]
+                ["src", "tests", "docs", "scripts", "bench", "microbenchmarks", "examples", "fuzz"]
                     .contains(&folder)
                     && !path.contains(['*', '{', '$', '<']);
             assert!(

@@ -28,7 +28,7 @@ fn unsafe_stands_in_the_named_files_with_its_reason() {
             || ["src/device.rs", "src/distributed/c10d.rs", "src/train_step.rs"].contains(&name)
     };
     let mut all = Vec::new();
-    for folder in ["src", "examples", "benches", "fuzz/src", "fuzz/fuzz_targets"] {
+    for folder in ["src", "examples", "microbenchmarks", "fuzz/src", "fuzz/fuzz_targets"] {
         files(&root().join(folder), &mut all);
     }
     let mut blocks = 0;
