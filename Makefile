@@ -5,6 +5,9 @@ DATA  ?=
 SAVE  ?=
 ARGS  ?=
 FUZZ_SECONDS ?= 60
+# Not from the environment, where the name means other things.
+FEATURES =
+PREFIX   =
 
 PYTHON   ?= python3
 # The program, in the folder that cargo builds in: CARGO_TARGET_DIR or cargo's own configuration may
@@ -58,7 +61,8 @@ train-cuda: $(CUDA_LIBTORCH) build ## Train on a GPU (fetches NVIDIA's libraries
 	'$(BIN)' train --device cuda --model $(MODEL) --data-path "$$data" $(if $(SAVE),--save-path '$(SAVE)') $(ARGS)
 
 build: $(CPU_LIBTORCH) ## Build target/release/ptb-word-lm
-	@cargo build --release
+	@$(if $(findstring distributed,$(FEATURES)),PYTHON='$(PYTHON)' scripts/headers.sh)
+	@cargo build --release $(if $(FEATURES),--features '$(FEATURES)')
 
 data: ## Find or fetch PTB: DATA, then data/ptb, then the public sources
 	@DATA='$(DATA)' data/fetch.sh
@@ -77,9 +81,8 @@ check-libtorch:
 install: build ## Install under PREFIX: program, libtorch, manual pages, completions (docs/quick-start.md)
 	@scripts/install.sh '$(or $(PREFIX),$(error PREFIX=FOLDER says where to install))' '$(BIN)'
 
-distributed: $(CPU_LIBTORCH) ## Build with data parallelism: --workers, --num-gpus (docs/distributed.md)
-	@PYTHON='$(PYTHON)' scripts/headers.sh
-	@cargo build --release --features distributed
+distributed: FEATURES = distributed
+distributed: build ## Build with data parallelism: --workers, --num-gpus (docs/distributed.md)
 
 test-distributed: distributed ## Its tests: workers as processes, killed and stopped
 	cargo test --release --features distributed --test distributed
