@@ -45,14 +45,14 @@ endef
 help: ## This menu
 	@echo "TensorFlow's PTB word language model in Rust on libtorch"
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
 	@echo
 	@echo "  MODEL=small            small, medium, large or test"
 	@echo "  DATA=FOLDER            where ptb.train.txt, ptb.valid.txt and ptb.test.txt are"
 	@echo "  SAVE=FOLDER            keep checkpoints there, and resume from them"
-	@echo "  ARGS='--seed 1 ...'    passed on; '$(BIN) train --help' lists all"
+	@echo "  ARGS='--seed 1 ...'    flags of the program (train --help)"
 
-train-cpu: build ## Train on the CPU: fetches libtorch and the data, builds, trains
+train-cpu: build ## Train on the CPU: fetches libtorch and data, builds
 	@$(FIND_DATA); \
 	'$(BIN)' train --device cpu --model $(MODEL) --data-path "$$data" $(if $(SAVE),--save-path '$(SAVE)') $(ARGS)
 
@@ -64,10 +64,10 @@ build: $(CPU_LIBTORCH) ## Build target/release/ptb-word-lm
 	@$(if $(findstring distributed,$(FEATURES)),PYTHON='$(PYTHON)' scripts/headers.sh)
 	@cargo build --release $(if $(FEATURES),--features '$(FEATURES)')
 
-data: ## Find or fetch PTB: DATA, then data/ptb, then the public sources
+data: ## Find or fetch PTB: DATA, then data/ptb, then the net
 	@DATA='$(DATA)' data/fetch.sh
 
-libtorch: $(CPU_LIBTORCH) ## Fetch libtorch 2.11.0 into .libtorch (unless LIBTORCH is set)
+libtorch: $(CPU_LIBTORCH) ## Fetch libtorch 2.11.0, unless LIBTORCH is set
 
 .libtorch/cpu.stamp:
 	@PYTHON='$(PYTHON)' scripts/libtorch.sh cpu
@@ -78,13 +78,13 @@ libtorch: $(CPU_LIBTORCH) ## Fetch libtorch 2.11.0 into .libtorch (unless LIBTOR
 check-libtorch:
 	@scripts/libtorch.sh check
 
-install: build ## Install under PREFIX: program, libtorch, manual pages, completions (docs/quick-start.md)
+install: build ## Install in PREFIX=FOLDER (docs/quick-start.md)
 	@scripts/install.sh '$(or $(PREFIX),$(error PREFIX=FOLDER says where to install))' '$(BIN)'
 
 distributed: FEATURES = distributed
-distributed: build ## Build with data parallelism: --workers, --num-gpus (docs/distributed.md)
+distributed: build ## Build with several workers (docs/distributed.md)
 
-test-distributed: distributed ## Its tests: workers as processes, killed and stopped
+test-distributed: distributed ## Their tests: workers killed and stopped
 	cargo test --release --features distributed --test distributed
 ifneq ($(PTB_DATA),)
 	PTB_DATA='$(PTB_DATA)' cargo test --release --features distributed --test distributed -- --ignored ptb_
@@ -97,7 +97,7 @@ ifneq ($(PTB_DATA),)
 	PTB_DATA='$(PTB_DATA)' cargo test --release -- --ignored ptb_
 endif
 
-test-tensorflow: $(CPU_LIBTORCH) ## Read our files in TensorFlow 1.15 and TensorBoard (Python 3.7), PyTorch
+test-tensorflow: $(CPU_LIBTORCH) ## Run those that need TensorFlow 1.15 and PyTorch
 	tests/golden/run.sh -c ''
 	TF_PYTHON='$(CURDIR)/.venv-tf/bin/python' cargo test --release --test tf_files --test watch -- --include-ignored
 ifneq ($(wildcard .venv-bench/torch/bin/python),)
@@ -106,34 +106,34 @@ else
 	@echo "No PyTorch in .venv-bench (make bench installs it): it does not read our files here" >&2
 endif
 
-compare: build ## Runs (results/, or ARGS) beside TensorFlow's published numbers
+compare: build ## Runs beside TensorFlow's published numbers
 	@'$(BIN)' compare $(ARGS)
 
-bench: build ## Ours against PyTorch and TensorFlow, side by side
+bench: build ## Time it against PyTorch and TensorFlow
 	@DATA='$(PTB_DATA)' PTB_WORD_LM='$(BIN)' bench/run.sh $(ARGS)
 
-gpu-kit: $(CPU_LIBTORCH) ## Build all that a machine with a GPU needs: docs/cuda.md
+gpu-kit: $(CPU_LIBTORCH) ## Build all that a machine with a GPU needs
 	@DATA='$(PTB_DATA)' bench/gpu-kit.sh
 
-golden: ## Make the golden files again with TensorFlow 1.15 (needs Python 3.7)
+golden: ## Make the golden files again (needs Python 3.7)
 	tests/golden/run.sh
 
-torture: build ## Kill, starve and fuzz, hundreds of runs and millions of files: docs/reliability.md
+torture: build ## Kill, starve and fuzz, long (docs/reliability.md)
 	scripts/torture.sh
 
 fuzz: build ## Fuzz every reader of files, FUZZ_SECONDS each
 	scripts/fuzz.sh $(FUZZ_SECONDS)
 
-audit: ## Licences, sources and advisories of what Cargo.lock holds (ADVISORIES=FOLDER: offline)
+audit: ## Licences, sources, advisories of the dependencies
 	scripts/audit.sh
 
-compilers: $(CPU_LIBTORCH) ## Compile src/kernels with every compiler that is installed, and run its tests
+compilers: $(CPU_LIBTORCH) ## Compile the C++ with every compiler that is here
 	scripts/compilers.sh
 
-package: $(CPU_LIBTORCH) ## The crate: packed, its documentation without libtorch, a program that uses it
+package: $(CPU_LIBTORCH) ## The crate: packed, documented, used by a program
 	cargo test --release --test crate -- --include-ignored
 
-portable: $(CPU_LIBTORCH) ## Whether it compiles for aarch64, and the Rust for macOS
+portable: $(CPU_LIBTORCH) ## Whether it compiles for aarch64 and for macOS
 	scripts/portable.sh
 
 doc: $(CPU_LIBTORCH) ## The library's documentation
@@ -144,5 +144,5 @@ lint: doc ## rustfmt, clippy and rustdoc, warnings denied
 	scripts/width.sh
 	cargo clippy --release --all-targets -- -D warnings
 
-clean: ## Remove what was built; .libtorch and data/ptb stay
+clean: ## Remove what was built, but no fetched files
 	cargo clean
