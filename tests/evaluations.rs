@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use ptb_word_lm::cli::report::html;
+use ptb_word_lm::cli::report::results::{Comparison, MetricsFile};
 use serde_json::{Value, json};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -42,8 +44,22 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn train(save: &Path, more: &[&str]) {
-    let base = ["train", "--device", "cpu", "--data-path", "sample", "--no-eval", "--quiet"];
+/// The sample corpus with short texts to evaluate.
+fn short_texts(folder: &Path) -> PathBuf {
+    let data = folder.join("texts");
+    fs::create_dir(&data).unwrap();
+    for split in ["train", "valid", "test"] {
+        let name = format!("ptb.{split}.txt");
+        let whole = fs::read_to_string(Path::new(ROOT).join("data/sample").join(&name)).unwrap();
+        let lines = if split == "train" { usize::MAX } else { 100 };
+        let part: Vec<&str> = whole.lines().take(lines).collect();
+        fs::write(data.join(&name), part.join("\n") + "\n").unwrap();
+    }
+    data
+}
+
+fn train(data: &Path, save: &Path, more: &[&str]) {
+    let base = ["train", "--device", "cpu", "--no-eval", "--quiet", "--data-path", text(data)];
     works(&mut program(&[&base[..], &["--save-path", text(save)], more].concat()));
 }
 
@@ -67,9 +83,10 @@ fn eval_appends_a_line_for_each_evaluation() {
     let at = |name: &str| folder.path().join(name);
     let (a, b, metrics) = (at("a"), at("b"), at("new/eval.jsonl"));
     let tiny = ["--model", "test", "--hidden-size", "12", "--max-steps", "60"];
-    train(&a, &[&tiny[..], &["--seed", "3"]].concat());
-    train(&b, &[&tiny[..], &["--cell", "gru", "--lr-schedule", "2017"]].concat());
-    let base = ["eval", "--device", "cpu", "--threads", "1", "--data-path", "sample"];
+    let data = short_texts(folder.path());
+    train(&data, &a, &[&tiny[..], &["--seed", "3"]].concat());
+    train(&data, &b, &[&tiny[..], &["--cell", "gru", "--lr-schedule", "2017"]].concat());
+    let base = ["eval", "--device", "cpu", "--threads", "1", "--data-path", text(&data)];
     let of = |saves: &[&PathBuf], more: &[&str]| {
         let mut args = base.to_vec();
         saves.iter().for_each(|save| args.extend(["--checkpoint", text(save)]));
@@ -125,7 +142,8 @@ fn eval_appends_a_line_for_each_evaluation() {
     // `compare` reads them: there is no paper's row for such models and such a text.
     let (shown, _) = works(&mut program(&["compare", text(&metrics)]));
     assert!(shown.contains("other sizes: averages of models"), "{shown}");
-    assert!(shown.contains("evaluated on sample with a vocabulary of 305 words"), "{shown}");
+    let says = format!("evaluated on {} with a vocabulary of 305 words", data.display());
+    assert!(shown.contains(&says), "{shown}");
     assert!(shown.contains("trained for 0 of 1 epochs"), "{shown}");
     assert!(!shown.contains('%') && !shown.contains("Table 1"), "{shown}");
 
@@ -146,14 +164,15 @@ fn what_is_not_known_is_null() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let (save, file, imported) = (at("run"), at("model.npz"), at("imported"));
-    train(&save, &["--model", "test", "--max-steps", "2", "--seed", "7"]);
+    let data = short_texts(folder.path());
+    train(&data, &save, &["--model", "test", "--max-steps", "2", "--seed", "7"]);
     let args = ["export", "--format", "tf-npz", "--checkpoint", text(&save), "-o", text(&file)];
     works(&mut program(&args));
     let args = ["import", text(&file), "--save-path", text(&imported), "--model", "test"];
     works(&mut program(&args));
     let metrics = at("eval.jsonl");
     let eval = |save: &Path| {
-        let flags = ["--device", "cpu", "--data-path", "sample", "--metrics", text(&metrics)];
+        let flags = ["--device", "cpu", "--data-path", text(&data), "--metrics", text(&metrics)];
         works(&mut program(&[&["eval", "--checkpoint", text(save)], &flags[..]].concat()));
         lines(&metrics).pop().unwrap()
     };
@@ -213,7 +232,7 @@ fn write(folder: &Path, name: &str, lines: &[Value]) -> PathBuf {
     path
 }
 
-/// What `compare` prints: text, Markdown, JSON; the report; and standard error.
+/// What `compare` makes of some files: text, Markdown, JSON; the report; and its notices.
 struct Shown {
     text: String,
     markdown: String,
@@ -222,17 +241,18 @@ struct Shown {
     errors: String,
 }
 
-fn compare(folder: &Path, files: &[&Path]) -> Shown {
-    let html = folder.join("report.html");
-    let files: Vec<&str> = files.iter().map(|file| text(file)).collect();
-    let shown = |format: &str| {
-        let args = [&["compare", "--format", format, "--html", text(&html)], &files[..]].concat();
-        works(&mut program(&args))
-    };
-    let (text, errors) = shown("text");
-    let json = serde_json::from_str(&shown("json").0).unwrap();
-    let (markdown, _) = shown("markdown");
-    Shown { text, markdown, json, html: fs::read_to_string(&html).unwrap(), errors }
+fn compare(files: &[&Path]) -> Shown {
+    let mut errors = String::new();
+    let mut notice = |text: &str| errors += text;
+    let files = files.iter().map(|file| MetricsFile::read(file, &mut notice).unwrap()).collect();
+    let comparison = Comparison::new(files).unwrap();
+    Shown {
+        text: comparison.text(),
+        markdown: comparison.markdown(),
+        json: comparison.json(),
+        html: html::report(&comparison).unwrap(),
+        errors,
+    }
 }
 
 /// The words of the line that begins with `name`.
@@ -246,7 +266,7 @@ fn the_committed_evaluations_stand_beside_the_paper() {
     let folder = tempfile::tempdir().unwrap();
     let results = |name: &str| Path::new(ROOT).join("results").join(name);
     let adapt = results("adapt-small-cpu.jsonl");
-    let shown = compare(folder.path(), &[&adapt, &results("averages-small-cuda.jsonl")]);
+    let shown = compare(&[&adapt, &results("averages-small-cuda.jsonl")]);
     let Shown { text: table, json, .. } = &shown;
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
     let paper: Vec<&str> = table.lines().filter(|line| line.starts_with("paper")).collect();
@@ -294,7 +314,7 @@ fn the_committed_evaluations_stand_beside_the_paper() {
 
     // The document has these tables and this picture.
     let document = fs::read_to_string(Path::new(ROOT).join("docs/results.md")).unwrap();
-    let of_file = |file: &Path| compare(folder.path(), &[file]).markdown;
+    let of_file = |file: &Path| compare(&[file]).markdown;
     for markdown in [of_file(&adapt), of_file(&results("averages-small-cuda.jsonl"))] {
         for line in markdown.lines() {
             assert!(document.contains(line), "docs/results.md does not have: {line}");
@@ -352,7 +372,7 @@ fn runs_and_evaluations_are_shown_together() {
         "paper, Table 1      2",
         "averages:1",
         "averages:3",
-        "paper, Table 1    10",
+        "paper, Table 1     10",
         "small: models that adapt",
         "averages:2",
     ];
@@ -365,7 +385,7 @@ fn runs_and_evaluations_are_shown_together() {
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
 
     let files = ["run.jsonl", "averages.jsonl", "zz.jsonl"].map(|name| results.join(name));
-    let shown = compare(folder.path(), &files.each_ref().map(PathBuf::as_path));
+    let shown = compare(&files.each_ref().map(PathBuf::as_path));
     assert_eq!(shown.json["runs"].as_array().unwrap().len(), 2);
     let of = |k: usize, field: &str| shown.json["evaluations"][k][field].clone();
     assert_eq!([0, 1, 2, 3].map(|k| of(k, "line")), [json!(1), json!(2), json!(3), json!(3)]);
@@ -406,7 +426,7 @@ fn damaged_evaluations_are_passed_over_and_reported() {
     ];
     for broken in broken {
         fs::write(&path, format!("\u{feff}{good}\n\n{broken}\n{good}\n{broken}")).unwrap();
-        let shown = compare(folder.path(), &[&path]);
+        let shown = compare(&[&path]);
         let says = "2 lines, the first is line 3, are not whole metrics lines";
         assert!(shown.errors.contains("torn.jsonl") && shown.errors.contains(says));
         assert!(shown.html.contains(says));
@@ -415,8 +435,10 @@ fn damaged_evaluations_are_passed_over_and_reported() {
         assert!(evaluations[0]["damage"][0].as_str().unwrap().contains(says));
         assert_eq!(row(&shown.text, "torn:1 "), ["1", "120.70", "+0.0%", "114.50", "+0.0%", "-"]);
         fs::write(&path, broken).unwrap();
-        fails(&mut program(&["compare", text(&path)]), 1, "no start event");
+        let error = MetricsFile::read(&path, &mut |_| ()).unwrap_err();
+        assert!(format!("{error:#}").contains("no start event"), "{error:#}");
     }
+    fails(&mut program(&["compare", text(&path)]), 1, "no start event");
 }
 
 /// Only what is on PTB with its 10,000 words stands beside the paper's numbers.
@@ -437,7 +459,7 @@ fn other_texts_do_not_compare() {
         (changed("/vocab_size", Value::Null), "evaluated on PTB instead of 10,000"),
     ] {
         let path = write(folder.path(), "other.jsonl", &[line]);
-        let shown = compare(folder.path(), &[&path]);
+        let shown = compare(&[&path]);
         assert!(shown.text.contains(says), "{says}: {}", shown.text);
         for shown in [&shown.text, &shown.markdown, &shown.html] {
             assert!(shown.contains("the paper's numbers do not compare"), "{shown}");
@@ -445,13 +467,11 @@ fn other_texts_do_not_compare() {
         }
         assert_eq!(shown.json["table1"], json!([]));
         assert_eq!(shown.json["evaluations"][0]["difference_percent"]["valid"], Value::Null);
-        let svg = folder.path().join("bars.svg");
-        works(&mut program(&["compare", text(&path), "--plot", text(&svg)]));
-        assert!(!fs::read_to_string(svg).unwrap().contains("marks"));
+        assert!(!shown.html.contains("marks"), "no marks on the bars");
 
         // Beside one that is on PTB, which still compares.
         let ptb = write(folder.path(), "ptb.jsonl", &[on_ptb(2, 100.4, 96.1)]);
-        let (table, _) = works(&mut program(&["compare", text(&ptb), text(&path)]));
+        let table = compare(&[&ptb, &path]).text;
         assert_eq!(row(&table, "ptb "), ["2", "100.40", "+0.0%", "96.10", "+0.0%", "-"]);
         assert_eq!(row(&table, "other "), ["2", "100.00", "96.00", "-"]);
         assert!(table.contains("perplexities do not compare with each other"), "{table}");
@@ -466,7 +486,7 @@ fn evaluations_of_one_name_are_told_apart() {
         fs::create_dir(&parent).unwrap();
         write(&parent, "eval.jsonl", &[on_ptb(1, 121.0, 115.0), on_ptb(1, 122.0, 116.0)])
     });
-    let shown = compare(folder.path(), &[&files[0], &files[1]]);
+    let shown = compare(&[&files[0], &files[1]]);
     let names = shown.json["evaluations"].as_array().unwrap().iter();
     let names: BTreeSet<&str> = names.map(|e| e["name"].as_str().unwrap()).collect();
     assert_eq!(names.len(), 4);
