@@ -9,6 +9,7 @@
 //! weights.
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::cache::{Cache, Pairs, mix};
@@ -21,7 +22,7 @@ use crate::rnn::State;
 const AT_ONCE: i64 = 200;
 
 /// Settings of dynamic evaluation.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Dynamic {
     /// Learning rate; with 0 nothing is trained.
     pub rate: f64,

@@ -150,8 +150,8 @@ pub fn config(data: &[u8]) {
 pub fn metrics(data: &[u8]) {
     let path = file("metrics.jsonl", data);
     within(data.len(), 256, || {
-        if let Ok(run) = results::Run::read(&path, &mut |_| ()) {
-            let comparison = results::Comparison::new(vec![run]).expect("a table");
+        if let Ok(file) = results::MetricsFile::read(&path, &mut |_| ()) {
+            let comparison = results::Comparison::new(vec![file]).expect("a table");
             let _ = (comparison.text(), comparison.markdown(), comparison.json());
         }
     });

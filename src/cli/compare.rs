@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::report::html;
 use super::report::plots;
-use super::report::results::{self, Comparison, Run};
+use super::report::results::{self, Comparison, MetricsFile};
 use super::report::{for_stdout, line, notice};
 use crate::files::{make_folder_of, write_atomically};
 
@@ -36,23 +36,47 @@ use crate::files::{make_folder_of, write_atomically};
     damage              damaged lines of the file, which are left out
     start               the run's start event: config, seed, device, versions,
                         data
+  table1      the paper's averages for the models of evaluations on PTB, one
+              object per row:
+    model, models, valid, test, source
+  evaluations one object per evaluation, with the fields of its line:
+    name, path, line    the file, and the line in it, from 1
+    model               null if the models do not have one preset's sizes
+    lr_schedule         null if it is not known, or not the same for all models
+    models              number of models averaged
+    members             [{checkpoint, seed, epochs, valid, test, config, cell,
+                        optimizer}]: each model, with its own perplexities; null
+                        if the checkpoint does not tell
+    valid, test         the perplexities; null if not a finite number
+    cost_per_word       {valid, test}, in nats
+    dynamic             {rate, steps, decay}, or null
+    cache               {size, theta, lambda}, or null
+    seconds             to load the models and to read both texts
+    precision, device, threads, vocab_size, versions, data
+                        as in the start event of a run
+    difference_percent  {valid, test}, from the paper's; null if the models
+                        adapt to the text, if the paper has no average of so
+                        many, or if the text is not PTB with its 10,000 words
+    remarks, damage     as for a run
 
 Examples:
   ptb-word-lm compare runs/small runs/medium
+  ptb-word-lm compare evaluations.jsonl --plot bars.svg
   ptb-word-lm compare a.jsonl b.jsonl --plot curves.svg --html report.html
   ptb-word-lm compare runs/small --format json | jq '.runs[0].valid'")]
 pub struct CompareArgs {
-    /// Metrics files, or save paths of runs [default: all files in results/]
+    /// Metrics files of `train` and `eval`, or save paths of runs [default: all files in results/]
     #[arg(value_name = "RUN")]
     runs: Vec<PathBuf>,
     /// Format of the table: text, markdown or json
     #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true)]
     format: Format,
-    /// Draw training and validation perplexity by epoch, to FILE.svg or FILE.png; may be given
-    /// more than once
+    /// Draw training and validation perplexity by epoch, or if there are no runs the evaluations as
+    /// bars, to FILE.svg or FILE.png; may be given more than once
     #[arg(long, value_name = "FILE", value_parser = picture)]
     plot: Vec<PathBuf>,
-    /// Write a report: an HTML file with the table, the curves and every run's configuration
+    /// Write a report: an HTML file with the tables, the curves and bars, and every run's
+    /// configuration
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
@@ -77,9 +101,8 @@ impl CompareArgs {
     pub fn run(self) -> Result<()> {
         let paths =
             if self.runs.is_empty() { results::in_folder("results".as_ref())? } else { self.runs };
-        let runs =
-            paths.iter().map(|path| Run::read(path, &mut notice)).collect::<Result<Vec<_>>>()?;
-        let comparison = Comparison::new(runs)?;
+        let read = |path: &PathBuf| MetricsFile::read(path, &mut notice);
+        let comparison = Comparison::new(paths.iter().map(read).collect::<Result<_>>()?)?;
         line(
             match self.format {
                 Format::Text => for_stdout(&comparison.text(), 2),

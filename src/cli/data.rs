@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
 
 use super::flags::MarkersFlag;
 use super::report::{notice, plural};
 use crate::checkpoint::ensure_same_vocabulary;
-use crate::reader::{EOS, Limits, NoTexts, RawData, ReadProgress, SAMPLE, UNK, Vocabulary};
+use crate::reader::{EOS, Limits, NoTexts, RawData, ReadProgress, SAMPLE, Split, UNK, Vocabulary};
 
 /// Reads the data; an error about the folder names the flag.
 pub fn read_with(
@@ -95,6 +96,20 @@ fn read_with_bar(data_path: &str, limits: Limits, markers: &MarkersFlag) -> Resu
     });
     bar.finish_and_clear();
     data
+}
+
+/// The data as a metrics file has them: the path, and each text's file, number of words and MD5.
+pub fn data_of_metrics(data_path: &str, data: &RawData) -> Value {
+    let digest = |split: &Split| {
+        let tokens = split.tokens.len();
+        json!({"file": split.name, "tokens": tokens, "md5": split.md5})
+    };
+    json!({
+        "path": data_path,
+        "train": digest(&data.train),
+        "valid": digest(&data.valid),
+        "test": digest(&data.test),
+    })
 }
 
 /// Reports that the name of the sample corpus does not mean the folder of that name.

@@ -1,22 +1,34 @@
 //! `eval`
 
 use std::fmt::Write;
+use std::mem;
+use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
+use serde_json::json;
 use tch::Device;
 
-use super::data::{read_data, read_data_of};
-use super::flags::{AdaptFlags, MarkersFlag, PrecisionFlag, SavedFlags, SavedPath, rnn_mode};
-use super::report::{line, notice};
+use super::data::{data_of_metrics, read_data, read_data_of};
+use super::flags::config_file;
+use super::flags::{
+    AdaptFlags, MarkersFlag, PrecisionFlag, SavedFlags, SavedPath, UsageError, rnn_mode,
+};
+use super::model_of_size;
+use super::report::evaluated::{Costs, EvalEvent, Member};
+use super::report::{Metrics, line, notice};
 use crate::adapt::{Adaptation, Adaptive, Dynamic};
 use crate::average::{Average, CommonWords};
 use crate::cache::Cache;
 use crate::checkpoint::{Checkpoint, Misfit};
-use crate::config::{Config, Precision, RnnMode};
+use crate::config::{Config, LrSchedule, Model, Precision, RnnMode};
+use crate::device;
+use crate::event::Evaluation;
 use crate::model::{PtbModel, PtbVariables};
 use crate::predictor::Predictor;
 use crate::reader::{Limits, Producer, RawData, Split, Vocabulary};
+use crate::rnn::CellType;
 use crate::tune::{Grid, Point, Tuning, best};
 
 #[derive(Args)]
@@ -40,6 +52,9 @@ pub struct EvalArgs {
     /// on the validation text; print its perplexities and the best values
     #[arg(long, help_heading = "Adapting to the text (not in the original)")]
     tune: bool,
+    /// Append the perplexities to this file as a JSON line, which `compare` reads
+    #[arg(long, value_name = "FILE", help_heading = "Running")]
+    metrics: Option<PathBuf>,
 }
 
 /// The models, as far as all of them are looked at before the first is evaluated.
@@ -56,15 +71,39 @@ struct Looked<'a> {
     vocab_size: i64,
     /// `batch_size` and `num_steps` of the first: all read the text as its run does.
     layout: (i64, i64),
+    /// Each of them, for the metrics; their perplexities are still to come.
+    members: Vec<Member>,
+    /// The preset and the learning-rate schedule of all, if they have the same.
+    model: Option<Model>,
+    lr_schedule: Option<LrSchedule>,
+}
+
+/// With what the models are evaluated.
+#[derive(Clone, Copy)]
+struct With {
+    device: Device,
+    precision: Precision,
+    adaptation: Adaptation,
+}
+
+/// The perplexities of the validation and the test text, of each model and of their average.
+struct Found {
+    members: Vec<Member>,
+    valid: Evaluation,
+    test: Evaluation,
+    seconds: f64,
 }
 
 impl EvalArgs {
     pub fn run(self) -> Result<()> {
         let device = self.saved.device()?;
         let tuned = self.tune.then(|| self.adapt.to_tune()).transpose()?;
+        if self.tune && self.metrics.is_some() {
+            return Err(UsageError::no_effect("metrics", "with --tune").into());
+        }
         let adaptation = match tuned {
             Some(_) => Adaptation::default(),
-            None => self.adapt.adaptation()?,
+            None => self.adapt.adaptation()?.effective(),
         };
         let mut looked = self.look()?;
         let precision = self.precision.select(device)?;
@@ -75,6 +114,48 @@ impl EvalArgs {
         if let Some(tuned) = tuned {
             return self.tune(tuned, &mut looked, &data, device, precision);
         }
+        // A file that cannot be written is reported before anything long begins.
+        let metrics =
+            self.metrics.as_deref().map(|path| Metrics::create(path, true)).transpose()?;
+        let with = With { device, precision, adaptation };
+        let found = self.evaluate(&mut looked, &data, with)?;
+        line(&format!("Valid Perplexity: {:.3}", found.valid.perplexity));
+        line(&format!("Test Perplexity: {:.3}", found.test.perplexity));
+        match metrics {
+            Some(mut metrics) => metrics.write(&json!(self.event(&looked, found, &data, with))),
+            None => Ok(()),
+        }
+    }
+
+    /// The metrics' line.
+    fn event(&self, looked: &Looked, found: Found, data: &RawData, with: With) -> EvalEvent {
+        let Found { members, valid, test, seconds } = found;
+        EvalEvent {
+            event: EvalEvent::NAME.to_owned(),
+            model: looked.model.map(|model| model.to_string()),
+            lr_schedule: looked.lr_schedule.map(|schedule| schedule.to_string()),
+            models: members.len() as u64,
+            members,
+            valid: Some(valid.perplexity),
+            test: Some(test.perplexity),
+            cost_per_word: Costs { valid: Some(valid.cost), test: Some(test.cost) },
+            dynamic: with.adaptation.dynamic,
+            cache: with.adaptation.cache,
+            seconds: Some(seconds),
+            precision: json!(with.precision),
+            device: json!(device::name(with.device)),
+            threads: json!(tch::get_num_threads()),
+            vocab_size: Some(data.vocabulary.len() as u64),
+            versions: config_file::versions(),
+            data: data_of_metrics(&self.data_path, data),
+        }
+    }
+
+    /// Evaluates the models, one after the other.
+    fn evaluate(&self, looked: &mut Looked, data: &RawData, with: With) -> Result<Found> {
+        let With { device, precision, adaptation } = with;
+        let start = Instant::now();
+        let mut members = mem::take(&mut looked.members);
         let texts = match adaptation.is_none() {
             true => {
                 let (batch_size, num_steps) = valid_layout(&data.valid, looked.layout);
@@ -84,8 +165,8 @@ impl EvalArgs {
             false => None,
         };
         let (mut valid, mut test) = (Average::default(), Average::default());
-        for k in 0..looked.paths.len() {
-            let (variables, mode) = self.load(&mut looked, k, &data, device)?;
+        for (k, member) in members.iter_mut().enumerate() {
+            let (variables, mode) = self.load(looked, k, data, device)?;
             let [own_valid, own_test] = match &texts {
                 Some((valid_text, test_text)) => {
                     let model = PtbModel::new(&variables, false, mode).precision(precision);
@@ -100,10 +181,10 @@ impl EvalArgs {
                 let here = looked.paths[k].here();
                 notice(&format!("{here}: valid {own_valid:.3}, test {own_test:.3}"));
             }
+            (member.valid, member.test) = (Some(own_valid), Some(own_test));
         }
-        line(&format!("Valid Perplexity: {:.3}", valid.evaluation()?.perplexity));
-        line(&format!("Test Perplexity: {:.3}", test.evaluation()?.perplexity));
-        Ok(())
+        let (valid, test) = (valid.evaluation()?, test.evaluation()?);
+        Ok(Found { members, valid, test, seconds: start.elapsed().as_secs_f64() })
     }
 
     /// Reads the texts with the models' words, if these are known.
@@ -137,9 +218,17 @@ impl EvalArgs {
         let paths = self.saved.paths();
         let (mut only, mut words, mut first) = (None, CommonWords::default(), None);
         let mut limits = Limits::default();
+        let (mut members, mut models, mut schedules) = (Vec::new(), Vec::new(), Vec::new());
         for path in &paths {
             let checkpoint = path.open()?;
-            rnn_mode(checkpoint.cell().with_context(|| path.here())?, self.rnn_mode)?;
+            let cell = checkpoint.cell().with_context(|| path.here())?;
+            rnn_mode(cell, self.rnn_mode)?;
+            let Config { hidden_size, num_layers, lr_schedule, .. } = checkpoint.run.config;
+            models.push(
+                model_of_size(hidden_size, num_layers).filter(|_| cell == CellType::BasicLstm),
+            );
+            schedules.push((!checkpoint.is_imported()).then_some(lr_schedule));
+            members.push(member(path, &checkpoint));
             if let Some(own) = &checkpoint.vocabulary {
                 words.add(path.here(), own.clone())?;
             }
@@ -151,7 +240,19 @@ impl EvalArgs {
         let (first, config) = first.context("there is no --checkpoint")?;
         let layout = (config.batch_size, config.num_steps);
         let (words, vocab_size) = (words.into_inner(), config.vocab_size);
-        Ok(Looked { paths, only, words, limits, first, vocab_size, layout })
+        let (model, lr_schedule) = (common(&models), common(&schedules));
+        Ok(Looked {
+            paths,
+            only,
+            words,
+            limits,
+            first,
+            vocab_size,
+            layout,
+            members,
+            model,
+            lr_schedule,
+        })
     }
 
     /// Loads the variables of model `k`, and its mode.
@@ -204,6 +305,30 @@ impl EvalArgs {
         }
         Ok(())
     }
+}
+
+/// What a model's checkpoint says of it. Of an imported one, only the variables are known.
+fn member(path: &SavedPath, checkpoint: &Checkpoint) -> Member {
+    let checkpoint_path = Some(path.path().to_string_lossy().into_owned());
+    if checkpoint.is_imported() {
+        return Member { checkpoint: checkpoint_path, ..Member::default() };
+    }
+    let run = &checkpoint.run;
+    Member {
+        checkpoint: checkpoint_path,
+        seed: Some(run.seed),
+        epochs: Some(checkpoint.progress.epoch),
+        config: json!(run.config),
+        cell: json!(run.cell),
+        optimizer: json!(run.optimizer),
+        ..Member::default()
+    }
+}
+
+/// The value that all have, if it is the same.
+fn common<T: Copy + PartialEq>(values: &[Option<T>]) -> Option<T> {
+    let first = values.first().copied().flatten();
+    first.filter(|_| values.iter().all(|value| *value == first))
 }
 
 /// Checks that there is a word to predict.

@@ -25,9 +25,10 @@ use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::checkpoint::SaveFolder;
+use crate::config::Model;
 use crate::device;
 use crate::kernels::libtorch;
 use flags::UsageError;
@@ -176,7 +177,7 @@ Examples:
   ptb-word-lm train --data-path my-text --max-vocab 10000 --save-path runs/novel"
     )]
     Prepare(prepare::PrepareArgs),
-    /// Compare runs with TensorFlow's published results
+    /// Compare runs and evaluations with the published results
     #[command(after_help = "\
 Example:
   ptb-word-lm compare runs/small runs/again")]
@@ -348,6 +349,15 @@ fn open_save_path(path: &Path, keep: usize) -> Result<SaveFolder> {
         notice(&format!("warning: {}: {warning}", path.display()));
     }
     Ok(folder)
+}
+
+/// The preset that has these sizes.
+fn model_of_size(hidden_size: i64, num_layers: i64) -> Option<Model> {
+    let is = |model: &Model| {
+        let config = model.config();
+        (config.hidden_size, config.num_layers) == (hidden_size, num_layers)
+    };
+    Model::value_variants().iter().copied().find(is)
 }
 
 /// Errors if the first argument is a flag of a command: the command is missing. The original has no

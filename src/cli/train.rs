@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
-use super::data::{read_data, read_with};
+use super::data::{data_of_metrics, read_data, read_with};
 use super::flags::config_file::{self, Given};
 use super::flags::numbers::whole;
 use super::flags::signals::{self, Signals};
@@ -19,7 +19,7 @@ use super::flags::{
 use super::imported::Imported;
 use super::report::tensorboard::EventFile;
 use super::report::{Metrics, Reporter, line, notice, plural};
-use super::{open_save_path, shell_word};
+use super::{model_of_size, open_save_path, shell_word};
 use crate::checkpoint::{
     Checkpoint, Difference, Misfit, Progress, RunConfig, SaveFolder, digest_of, ensure_same_run,
     ensure_same_vocabulary, has_checkpoint,
@@ -30,7 +30,7 @@ use crate::distributed::Team;
 use crate::model::{PtbVariables, TooLarge};
 use crate::optimizer::OptimizerType;
 use crate::pretrained::{OtherSizes, Pretrained, match_rows};
-use crate::reader::{RawData, SAMPLE, Split, Vocabulary};
+use crate::reader::{RawData, SAMPLE, Vocabulary};
 use crate::sample;
 use crate::session::{CheckpointEvery, Diverged, Event, Input, Options, Session};
 use crate::tf;
@@ -552,10 +552,6 @@ impl Training<'_> {
     /// The metrics' `start` event: everything that the run is.
     fn start_event(&self, data: &RawData, run: &RunConfig, resumed_at: Option<i64>) -> Value {
         let args = self.args;
-        let digest = |split: &Split| {
-            let tokens = split.tokens.len();
-            json!({"file": split.name, "tokens": tokens, "md5": split.md5})
-        };
         json!({
             "event": "start",
             "model": args.model,
@@ -573,12 +569,7 @@ impl Training<'_> {
             "init_from": args.init_from,
             "resumed_at": resumed_at,
             "versions": config_file::versions(),
-            "data": {
-                "path": args.data_path,
-                "train": digest(&data.train),
-                "valid": digest(&data.valid),
-                "test": digest(&data.test),
-            },
+            "data": data_of_metrics(&args.data_path, data),
             "flags": args.given.flags,
         })
     }
@@ -765,11 +756,7 @@ fn flags_for(OtherSizes { found, same_sizes, same_cell }: &OtherSizes) -> String
         flags.push(format!("--cell {}", found.cell.trim_end_matches("_cell")));
     }
     if !same_sizes {
-        let is = |model: &&Model| {
-            let config = model.config();
-            (config.hidden_size, config.num_layers) == (hidden, layers)
-        };
-        let preset = Model::value_variants().iter().find(is);
+        let preset = model_of_size(hidden, layers);
         let preset = preset.map_or(String::new(), |model| format!("--model {model} or "));
         flags.push(format!("{preset}--hidden-size {hidden} --num-layers {layers}"));
     }

@@ -29,11 +29,11 @@ pub struct AdaptFlags {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     #[arg(value_parser = whole::<i64>(..))]
     cache: Option<i64>,
-    /// How much similarity counts; 0 is not at all [default: 0.3]
+    /// How much similarity counts; 0 is not at all [default: 0.5]
     #[arg(long, value_name = "THETA", allow_negative_numbers = true)]
     #[arg(value_parser = real)]
     cache_theta: Option<f64>,
-    /// Weight of the cache beside the model, from 0 to 1 [default: 0.1]
+    /// Weight of the cache beside the model, from 0 to 1 [default: 0.2]
     #[arg(long, value_name = "LAMBDA", allow_negative_numbers = true)]
     #[arg(value_parser = real)]
     cache_lambda: Option<f64>,

@@ -115,6 +115,11 @@ impl SavedFlags {
 }
 
 impl SavedPath<'_> {
+    /// As it was given.
+    pub fn path(&self) -> &Path {
+        self.0
+    }
+
     /// The newest good checkpoint.
     pub fn open(&self) -> Result<Checkpoint> {
         load_checkpoint(self.0)

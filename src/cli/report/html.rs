@@ -1,12 +1,13 @@
-//! A comparison of runs as one HTML file that needs no other files: table, curves, every epoch,
-//! every run's configuration.
+//! A comparison as one HTML file that needs no other files: tables, curves and bars, every epoch,
+//! every run's configuration, every model of an average.
 
 use std::fmt::Write;
 
 use anyhow::Result;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::plots;
+use super::evaluated::{EvalEvent, Member, Table, TableRow};
+use super::plots::{self, Picture};
 use super::results::{Comparison, Group, Row, SPLITS, figure};
 
 const STYLE: &str = "\
@@ -40,17 +41,40 @@ pub fn report(comparison: &Comparison) -> Result<String> {
         "<title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
     );
     out += "<p>Perplexities per word; in percent, the difference to TensorFlow's.</p>\n";
-    comparison.groups.iter().for_each(|group| table(&mut out, group));
+    for group in &comparison.groups {
+        if !group.runs.is_empty() {
+            table(&mut out, group);
+        }
+        group.evaluation_tables().iter().for_each(|table| evaluations(&mut out, table));
+    }
     list(&mut out, &comparison.remarks());
-    out += "<h2>Perplexity by epoch</h2>\n<figure style=\"margin:0\">\n";
-    out += &plots::svg(comparison)?;
-    out += "\n</figure>\n";
-    comparison.groups.iter().for_each(|group| epochs(&mut out, group));
-    out += "<h2>Configurations</h2>\n<p>Marked: what differs between the runs.</p>\n";
-    configurations(&mut out, comparison);
-    let damage =
-        comparison.runs().flat_map(|run| run.damage.iter().map(|d| format!("{}: {d}", run.name)));
-    list(&mut out, &damage.collect::<Vec<_>>());
+    let (has_runs, has_evaluations) =
+        (comparison.runs().next().is_some(), comparison.evaluations().next().is_some());
+    if has_runs {
+        out += "<h2>Perplexity by epoch</h2>\n";
+        picture(&mut out, comparison, Picture::Curves)?;
+        comparison.groups.iter().for_each(|group| epochs(&mut out, group));
+        out += "<h2>Configurations</h2>\n<p>Marked: what differs between the runs.</p>\n";
+        settings(&mut out, comparison.runs().map(|run| (&run.name, run.start.clone())));
+    }
+    if has_evaluations {
+        out += "<h2>Evaluations</h2>\n";
+        picture(&mut out, comparison, Picture::Bars)?;
+        members(&mut out, comparison);
+        out += "<p>Marked: what differs between the evaluations.</p>\n";
+        settings(&mut out, comparison.evaluations().map(|e| (&e.name, settings_of(&e.event))));
+    }
+    // The evaluations of a file have the same.
+    let mut damage: Vec<String> = Vec::new();
+    let of_runs = comparison.runs().map(|run| (&run.path, &run.damage));
+    for (path, found) in of_runs.chain(comparison.evaluations().map(|e| (&e.path, &e.damage))) {
+        for found in found.iter().map(|found| format!("{}: {found}", path.display())) {
+            if !damage.contains(&found) {
+                damage.push(found);
+            }
+        }
+    }
+    list(&mut out, &damage);
     let _ = write!(
         out,
         "<footer>ptb-word-lm {}</footer>\n</body>\n</html>\n",
@@ -87,6 +111,68 @@ fn table(out: &mut String, group: &Group) {
     *out += "</table></div>\n";
 }
 
+fn evaluations(out: &mut String, table: &Table) {
+    let heads = table.columns.iter().map(|(head, _, difference)| {
+        format!("<th>{head}</th>{}", if *difference > 0 { "<th></th>" } else { "" })
+    });
+    let (caption, heads) = (escape(&table.caption), heads.collect::<String>());
+    let _ = write!(out, "<div class=\"scroll\"><table>\n<tr><th>{caption}</th>{heads}</tr>\n");
+    for TableRow { name, published, cells } in &table.rows {
+        let class = if *published { " class=\"published\"" } else { "" };
+        let cells = cells.iter().zip(&table.columns).map(|([value, percent], (_, _, width))| {
+            let percent = match width {
+                0 => String::new(),
+                _ => format!("<td class=\"difference\">{percent}</td>"),
+            };
+            format!("<td>{value}</td>{percent}")
+        });
+        let (name, cells) = (escape(name), cells.collect::<String>());
+        let _ = writeln!(out, "<tr{class}><td>{name}</td>{cells}</tr>");
+    }
+    *out += "</table></div>\n";
+}
+
+fn picture(out: &mut String, comparison: &Comparison, picture: Picture) -> Result<()> {
+    *out += "<figure style=\"margin:0\">\n";
+    *out += &plots::svg(comparison, picture)?;
+    *out += "\n</figure>\n";
+    Ok(())
+}
+
+/// Every model of every average.
+fn members(out: &mut String, comparison: &Comparison) {
+    *out += "<details><summary>Every model</summary>\n<div class=\"scroll\"><table>\n";
+    *out += "<tr><th>evaluation</th><th>checkpoint</th><th>seed</th><th>epochs</th>\
+             <th>valid</th><th>test</th></tr>\n";
+    let whole = |number: &Option<i64>| number.map_or("-".to_owned(), |n| n.to_string());
+    let real = |number: &Option<f64>| number.map_or("-".to_owned(), figure);
+    for e in comparison.evaluations() {
+        for Member { checkpoint, seed, epochs, valid, test, .. } in &e.event.members {
+            let _ = writeln!(
+                out,
+                "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                escape(&e.name),
+                escape(checkpoint.as_deref().unwrap_or("-")),
+                whole(seed),
+                whole(epochs),
+                real(valid),
+                real(test)
+            );
+        }
+    }
+    *out += "</table></div></details>\n";
+}
+
+/// What an evaluation was made with, without what it found.
+fn settings_of(event: &EvalEvent) -> Value {
+    let found = ["members", "valid", "test", "cost_per_word", "seconds"];
+    let mut settings = json!(event);
+    if let Some(fields) = settings.as_object_mut() {
+        found.iter().for_each(|field| drop(fields.remove(*field)));
+    }
+    settings
+}
+
 fn epochs(out: &mut String, group: &Group) {
     let last = group.runs.iter().flat_map(|run| run.train.keys().chain(run.valid.keys())).max();
     let Some(&last) = last else { return };
@@ -112,13 +198,14 @@ fn epochs(out: &mut String, group: &Group) {
     *out += "</table></div></details>\n";
 }
 
-/// One row per setting, one column per run.
-fn configurations(out: &mut String, comparison: &Comparison) {
-    let settings: Vec<Vec<(String, String)>> = comparison
-        .runs()
-        .map(|run| {
+/// One row per setting, one column per run or evaluation.
+fn settings<'a>(out: &mut String, columns: impl Iterator<Item = (&'a String, Value)>) {
+    let (names, events): (Vec<&String>, Vec<Value>) = columns.unzip();
+    let settings: Vec<Vec<(String, String)>> = events
+        .iter()
+        .map(|event| {
             let mut settings = Vec::new();
-            flatten("", &run.start, &mut settings);
+            flatten("", event, &mut settings);
             settings
         })
         .collect();
@@ -129,7 +216,7 @@ fn configurations(out: &mut String, comparison: &Comparison) {
         }
     }
     *out += "<div class=\"scroll\"><table class=\"config\">\n<tr><th></th>";
-    comparison.runs().for_each(|run| *out += &format!("<th>{}</th>", escape(&run.name)));
+    names.iter().for_each(|name| *out += &format!("<th>{}</th>", escape(name)));
     *out += "</tr>\n";
     for key in keys {
         let values =

@@ -1,5 +1,6 @@
 //! What people and other programs see of a run: a file per format.
 
+pub mod evaluated;
 pub mod html;
 mod metrics;
 pub mod plots;

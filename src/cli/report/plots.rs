@@ -1,8 +1,12 @@
-//! Perplexity by epoch as a picture: SVG, and PNG at twice the size, for sharp screens.
+//! Runs or evaluations as a picture: SVG, and PNG at twice the size, for sharp screens. One panel
+//! per model.
 //!
-//! One panel per model. The axis is logarithmic, since perplexities fall by factors. Every curve
-//! has its name and its last value at its right end, so no legend is needed. TensorFlow's published
-//! perplexities are dashed lines.
+//! Runs are curves, perplexity by epoch. The axis is logarithmic, since perplexities fall by
+//! factors. Every curve has its name and its last value at its right end, so no legend is needed.
+//! TensorFlow's published perplexities are dashed lines.
+//!
+//! Evaluations are bars from zero, the test text's above the validation text's; the paper's
+//! averages are marks on them.
 
 use std::path::Path;
 use std::sync::Once;
@@ -13,7 +17,8 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, register_font};
 
-use super::results::{Comparison, Group, figure};
+use super::evaluated::Evaluated;
+use super::results::{Comparison, Group, PaperRow, figure};
 use crate::files::write_atomically;
 
 /// One colour per run, which people with any colour vision can tell apart (Okabe and Ito, without
@@ -46,13 +51,57 @@ const MAX_NAME: usize = 24;
 /// Perplexities above this are not drawn: a run that diverged would press all others into one line.
 const MAX_PERPLEXITY: f64 = 1e5;
 
+/// Height of a bar, and from one evaluation to the next.
+const BAR: f64 = 17.0;
+const BARS: f64 = 48.0;
+/// Part of the colour in a bar of the validation text; the rest is white.
+const TINT: f64 = 0.45;
+
+/// What a picture shows.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Picture {
+    /// The runs.
+    Curves,
+    /// The evaluations.
+    Bars,
+}
+
+impl Picture {
+    /// The picture of a comparison: its runs, or its evaluations if there are no runs.
+    pub fn of(comparison: &Comparison) -> Self {
+        let only_evaluations =
+            comparison.runs().next().is_none() && comparison.evaluations().next().is_some();
+        if only_evaluations { Picture::Bars } else { Picture::Curves }
+    }
+
+    /// The panels, and their heights, with all labels.
+    fn panels(self, comparison: &Comparison) -> Vec<(&Group, u32)> {
+        let height = |group: &Group| {
+            let (runs, evaluations) = (group.runs.len() as u32, group.evaluations.len() as u32);
+            match self {
+                Picture::Curves if runs > 0 => Some(PANEL.max(110 + LINE as u32 * (2 * runs + 2))),
+                Picture::Bars if evaluations > 0 => Some(110 + BARS as u32 * evaluations),
+                _ => None,
+            }
+        };
+        let groups = comparison.groups.iter();
+        groups.filter_map(|group| Some((group, height(group)?))).collect()
+    }
+
+    fn height(self, comparison: &Comparison) -> u32 {
+        let least = if self == Picture::Curves { PANEL } else { 0 };
+        self.panels(comparison).iter().map(|panel| panel.1).sum::<u32>().max(least)
+    }
+}
+
 /// The picture as an SVG document.
 ///
 /// # Errors
 /// None that is known; the drawing library may refuse.
-pub fn svg(comparison: &Comparison) -> Result<String> {
+pub fn svg(comparison: &Comparison, picture: Picture) -> Result<String> {
     let mut svg = String::new();
-    draw(SVGBackend::with_string(&mut svg, (WIDTH, height(comparison))), comparison, 1.0)?;
+    let size = (WIDTH, picture.height(comparison));
+    draw(SVGBackend::with_string(&mut svg, size), comparison, picture, 1.0)?;
     Ok(svg)
 }
 
@@ -62,13 +111,15 @@ pub fn svg(comparison: &Comparison) -> Result<String> {
 /// A place that cannot be written.
 pub fn write(path: &Path, comparison: &Comparison) -> Result<()> {
     use std::io::Write;
+    let picture = Picture::of(comparison);
     if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("svg")) {
-        let svg = svg(comparison)?;
+        let svg = svg(comparison, picture)?;
         return write_atomically(path, |file| Ok(file.write_all(svg.as_bytes())?));
     }
-    let (width, height) = (2 * WIDTH, 2 * height(comparison));
+    let (width, height) = (2 * WIDTH, 2 * picture.height(comparison));
     let mut pixels = vec![255; 3 * (width * height) as usize];
-    draw(BitMapBackend::with_buffer(&mut pixels, (width, height)), comparison, 2.0)?;
+    let backend = BitMapBackend::with_buffer(&mut pixels, (width, height));
+    draw(backend, comparison, picture, 2.0)?;
     write_atomically(path, |file| {
         let mut png = png::Encoder::new(file, width, height);
         png.set_color(png::ColorType::Rgb);
@@ -76,28 +127,28 @@ pub fn write(path: &Path, comparison: &Comparison) -> Result<()> {
     })
 }
 
-fn height(comparison: &Comparison) -> u32 {
-    comparison.groups.iter().map(panel_height).sum::<u32>().max(PANEL)
-}
-
-/// High enough for all labels.
-fn panel_height(group: &Group) -> u32 {
-    PANEL.max(110 + LINE as u32 * (2 * group.runs.len() as u32 + 2))
-}
-
-fn draw<DB: DrawingBackend>(backend: DB, comparison: &Comparison, scale: f64) -> Result<()> {
+fn draw<DB: DrawingBackend>(
+    backend: DB,
+    comparison: &Comparison,
+    picture: Picture,
+    scale: f64,
+) -> Result<()> {
     // Letters are measured, and in a PNG drawn, with a font that is in this program.
     static FONT: Once = Once::new();
     FONT.call_once(|| {
         let _ = register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular());
     });
-    let failed = |error: &dyn std::fmt::Display| anyhow!("the curves could not be drawn: {error}");
+    let failed = |error: &dyn std::fmt::Display| anyhow!("the picture could not be drawn: {error}");
     let root = backend.into_drawing_area();
     root.fill(&WHITE).map_err(|error| failed(&error))?;
     let mut rest = root.clone();
-    for group in &comparison.groups {
-        let (panel, below) = rest.split_vertically((panel_height(group) as f64 * scale) as i32);
-        draw_panel(&panel, group, scale).map_err(|error| failed(&error))?;
+    for (group, height) in picture.panels(comparison) {
+        let (panel, below) = rest.split_vertically((height as f64 * scale) as i32);
+        let drawn = match picture {
+            Picture::Curves => draw_panel(&panel, group, scale),
+            Picture::Bars => draw_bars(&panel, group, scale),
+        };
+        drawn.map_err(|error| failed(&error))?;
         rest = below;
     }
     root.present().map_err(|error| failed(&error))
@@ -255,6 +306,102 @@ fn draw_panel<DB: DrawingBackend>(
         panel.draw(&Text::new(curve.label.clone(), at, style))?;
     }
     Ok(())
+}
+
+/// The evaluations of a group: labels on the left, bars, their values at the right.
+fn draw_bars<DB: DrawingBackend>(
+    panel: &DrawingArea<DB, Shift>,
+    group: &Group,
+    scale: f64,
+) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
+    let px = |length: f64| (length * scale).round() as i32;
+    let font = |size: f64| ("sans-serif", size * scale).into_font();
+    let text =
+        |size: f64, horizontal| font(size).color(&INK).pos(Pos::new(horizontal, VPos::Center));
+    let evaluations: Vec<(&Evaluated, Option<&PaperRow>)> =
+        group.evaluations.iter().map(|e| (e, group.paper_row(e))).collect();
+    let has_marks = evaluations.iter().any(|(_, paper)| paper.is_some());
+    let marks = if has_marks { "; black marks: the paper's averages" } else { "" };
+    let heading = format!("{}: perplexity, test (dark) and validation (light){marks}", group.model);
+    panel.draw(&Text::new(heading, (px(16.0), px(12.0)), font(HEADING).color(&INK)))?;
+
+    let is_drawn = |p: &f64| (0.0..=MAX_PERPLEXITY).contains(p);
+    let values = evaluations.iter().flat_map(|(e, paper)| {
+        let paper = paper.map(|row| [row.test, row.valid]).into_iter().flatten();
+        e.perplexities().into_iter().chain(paper)
+    });
+    // Room for the values beside the longest bar.
+    let high = values.filter(is_drawn).fold(1.0, f64::max) * 1.12;
+    let labels = labels(&group.evaluations);
+    let widths =
+        labels.iter().map(|label| font(TEXT).box_size(label).map_or(0, |size| size.0 as i32));
+    let left = widths.max().unwrap_or_default() + px(28.0);
+    let mut chart = ChartBuilder::on(panel)
+        .margin_top(px(46.0))
+        .margin_left(left)
+        .margin_right(px(16.0))
+        .margin_bottom(px(10.0))
+        .x_label_area_size(px(46.0))
+        .build_cartesian_2d(0.0..high, 0.0..evaluations.len() as f64)?;
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .disable_y_axis()
+        .bold_line_style(GRID.stroke_width(px(1.0) as u32))
+        .light_line_style(WHITE)
+        .axis_style(INK.stroke_width(px(1.0) as u32))
+        .label_style(font(TEXT).color(&INK))
+        .axis_desc_style(font(TEXT).color(&INK))
+        .x_desc("perplexity")
+        .x_labels(10)
+        .x_label_formatter(&|x| format!("{x:.*}", usize::from(high < 10.0)))
+        .draw()?;
+
+    let area = chart.plotting_area();
+    let (x_range, y_range) = area.get_pixel_range();
+    let top = y_range.start - panel.get_base_pixel().1;
+    let x = |perplexity: f64| area.map_coordinate(&(perplexity, 0.0)).0;
+    for (k, ((e, paper), label)) in evaluations.iter().zip(&labels).enumerate() {
+        let middle = top + px(BARS * (k as f64 + 0.5));
+        let at = (x_range.start - px(10.0), middle);
+        panel.draw(&Text::new(label.clone(), at, text(TEXT, HPos::Right)))?;
+        let color = if e.event.is_adapted() { COLORS[2] } else { COLORS[0] };
+        let [valid, test] = e.perplexities();
+        let bars = [
+            (test, color, paper.map(|row| row.test), middle - px(BAR)),
+            (valid, tint(color), paper.map(|row| row.valid), middle),
+        ];
+        for (perplexity, color, mark, y) in bars {
+            let end = x(if is_drawn(&perplexity) { perplexity } else { 0.0 });
+            let bar = [(x_range.start, y), (end, y + px(BAR - 1.0))];
+            panel.draw(&Rectangle::new(bar, color.filled()))?;
+            let mark = mark.map(x);
+            if let Some(mark) = mark {
+                let ends = [(mark - px(1.0), y - px(1.0)), (mark + px(1.0), y + px(BAR))];
+                panel.draw(&Rectangle::new(ends, BLACK.filled()))?;
+            }
+            let at = (end.max(mark.unwrap_or(end)) + px(8.0), y + px(BAR / 2.0));
+            panel.draw(&Text::new(figure(perplexity), at, text(TEXT, HPos::Left)))?;
+        }
+    }
+    Ok(())
+}
+
+/// A lighter colour.
+fn tint(RGBColor(r, g, b): RGBColor) -> RGBColor {
+    let lighter = |part: u8| (255.0 - TINT * (255.0 - f64::from(part))).round() as u8;
+    RGBColor(lighter(r), lighter(g), lighter(b))
+}
+
+/// What each was evaluated with, and its name too where others have the same.
+fn labels(evaluations: &[Evaluated]) -> Vec<String> {
+    let plain: Vec<String> = evaluations.iter().map(Evaluated::label).collect();
+    let is_alone = |label: &String| plain.iter().filter(|other| *other == label).count() == 1;
+    let label = |(label, e): (&String, &Evaluated)| match is_alone(label) {
+        true => label.clone(),
+        false => format!("{label} ({})", shortened(&e.name)),
+    };
+    plain.iter().zip(evaluations).map(label).collect()
 }
 
 /// Positions at least `gap` apart, in the same order, near `wanted`, none below `bottom`.

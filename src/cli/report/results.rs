@@ -1,4 +1,4 @@
-//! Finished runs, read from their metrics, beside the published TensorFlow numbers.
+//! Finished runs and evaluations, read from their metrics, beside the published numbers.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write;
@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::evaluated::{Evaluated, Table};
 use super::with_commas;
 use crate::config::Model;
 
@@ -16,10 +17,13 @@ use crate::config::Model;
 const REFERENCE: &str = include_str!("../../../data/reference.json");
 
 /// By this, a run's data are known to be PTB.
-const PTB_TRAIN_MD5: &str = "f26c4b92c5fdc7b3f8c7cdcb991d8420";
+pub(crate) const PTB_TRAIN_MD5: &str = "f26c4b92c5fdc7b3f8c7cdcb991d8420";
 
 /// Words in PTB's vocabulary.
-const PTB_WORDS: u64 = 10_000;
+pub(crate) const PTB_WORDS: u64 = 10_000;
+
+/// Heading of models that have no preset's sizes.
+const OTHER_SIZES: &str = "other sizes";
 
 /// A line of a metrics file with a later epoch than this is taken for damage.
 const MAX_EPOCHS: i64 = 1_000_000;
@@ -27,6 +31,38 @@ const MAX_EPOCHS: i64 = 1_000_000;
 #[derive(Deserialize)]
 struct Reference {
     published: Vec<Published>,
+    zaremba2014_table1: Table1,
+}
+
+/// The paper's averages.
+#[derive(Deserialize)]
+struct Table1 {
+    source: String,
+    small: Vec<PaperRow>,
+    medium: Vec<PaperRow>,
+    large: Vec<PaperRow>,
+}
+
+impl Table1 {
+    fn rows(&self, model: &str) -> &[PaperRow] {
+        match model {
+            "small" => &self.small,
+            "medium" => &self.medium,
+            "large" => &self.large,
+            _ => &[],
+        }
+    }
+}
+
+/// One row of the paper's Table 1: an average of models that differ in their seeds only.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct PaperRow {
+    /// Number of models.
+    pub models: u64,
+    /// Perplexity of the validation text.
+    pub valid: f64,
+    /// Perplexity of the test text.
+    pub test: f64,
 }
 
 /// One row of the original's own table.
@@ -81,26 +117,39 @@ pub struct Run {
     pub damage: Vec<String>,
 }
 
-impl Run {
+/// What a metrics file holds: a run, evaluations, or both.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MetricsFile {
+    /// The run, if there is a `start` event.
+    pub run: Option<Run>,
+    /// The `eval` events.
+    pub evaluations: Vec<Evaluated>,
+}
+
+impl MetricsFile {
     /// Reads a metrics file, or `metrics.jsonl` in a run's folder. Lines that are not whole, as a
     /// killed process may leave one, are left out and reported to `notice`.
     ///
     /// # Errors
-    /// A file that is missing, or that is not a run's metrics.
+    /// A file that is missing, or that holds neither a run's metrics nor evaluations.
     pub fn read(path: &Path, notice: &mut dyn FnMut(&str)) -> Result<Self> {
         let file = if path.is_dir() { path.join("metrics.jsonl") } else { path.to_owned() };
         let bytes = fs::read(&file)
             .with_context(|| format!("{}: cannot be read as a run's metrics", file.display()))?;
         let mut run = Run { name: name(&file), path: path.to_owned(), ..Run::default() };
+        let mut evaluations = Vec::new();
         let mut damaged = Vec::new();
         for (number, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
-            if !line.trim_ascii().is_empty() && run.take(line).is_none() {
-                damaged.push(number + 1);
+            let number = number + 1;
+            if !line.trim_ascii().is_empty()
+                && take(line, number, &mut run, &mut evaluations).is_none()
+            {
+                damaged.push(number);
             }
         }
         ensure!(
-            !run.model.is_empty(),
-            "{}: it has no start event, so it is not a run's metrics",
+            !run.model.is_empty() || !evaluations.is_empty(),
+            "{}: it has no start event, so it is not a run's metrics, and it has no evaluations",
             file.display()
         );
         if let Some(first) = damaged.first() {
@@ -112,16 +161,40 @@ impl Run {
                 ),
             };
             notice(&format!("{}: {text}", file.display()));
+            evaluations.iter_mut().for_each(|e: &mut Evaluated| e.damage.push(text.clone()));
             run.damage.push(text);
         }
-        Ok(run)
+        let run = (!run.model.is_empty()).then_some(run);
+        Ok(MetricsFile { run, evaluations })
+    }
+}
+
+/// Takes in line `number` of a metrics file; none if it is damaged.
+fn take(line: &[u8], number: usize, run: &mut Run, evaluations: &mut Vec<Evaluated>) -> Option<()> {
+    // Some editors begin a file with a byte-order mark.
+    let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
+    let value: Value = serde_json::from_slice(line).ok()?;
+    match Evaluated::is_one(&value) {
+        true => evaluations.push(Evaluated::new(value, number, run)?),
+        false => run.take(value)?,
+    }
+    Some(())
+}
+
+impl Run {
+    /// Reads the metrics of a run: [`MetricsFile::read`].
+    ///
+    /// # Errors
+    /// A file that is missing, or that is not a run's metrics.
+    pub fn read(path: &Path, notice: &mut dyn FnMut(&str)) -> Result<Self> {
+        let file = MetricsFile::read(path, notice)?;
+        file.run.with_context(|| {
+            format!("{}: it has no start event, so it is not a run's metrics", path.display())
+        })
     }
 
-    /// Takes in one line of a metrics file; none if it is damaged.
-    fn take(&mut self, line: &[u8]) -> Option<()> {
-        // Some editors begin a file with a byte-order mark.
-        let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
-        let value: Value = serde_json::from_slice(line).ok()?;
+    /// Takes in a line of a metrics file; none if it is damaged.
+    fn take(&mut self, value: Value) -> Option<()> {
         // NaN and infinity are null in JSON.
         let perplexity = match &value["perplexity"] {
             Value::Null => f64::NAN,
@@ -196,33 +269,6 @@ impl Run {
         self.on_ptb() && self.vocabulary().is_none_or(|words| words == PTB_WORDS)
     }
 
-    /// Fields in which its configuration differs from the one that its model names.
-    fn differing_fields(&self) -> Vec<String> {
-        let model = serde_json::from_value::<Model>(json!(self.model)).ok();
-        let Some(named) = model.and_then(|m| serde_json::to_value(m.config()).ok()) else {
-            return Vec::new();
-        };
-        let config = &self.start["config"];
-        let mut fields = Vec::new();
-        for (field, named) in named.as_object().into_iter().flatten() {
-            let own = &config[field];
-            let is_same = match (own.as_f64(), named.as_f64()) {
-                (Some(own), Some(named)) => own == named,
-                _ => own == named,
-            };
-            // The vocabulary and the schedule are shown for every run.
-            if !own.is_null() && !is_same && !["vocab_size", "lr_schedule"].contains(&&**field) {
-                fields.push(format!("{field} {own} instead of {named}"));
-            }
-        }
-        let own = |name: &str, usual: &str| {
-            let value = self.start[name].as_str().filter(|value| *value != usual)?;
-            Some(format!("{name} {value} instead of {usual}"))
-        };
-        fields.extend([own("cell", "basic_lstm"), own("optimizer", "sgd")].into_iter().flatten());
-        fields
-    }
-
     /// What one has to know to read its numbers.
     pub fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
@@ -271,13 +317,46 @@ impl Run {
                 ));
             }
         }
-        let fields = self.differing_fields();
+        let start = &self.start;
+        let fields =
+            differing_fields(&self.model, &start["config"], &start["cell"], &start["optimizer"]);
         if !fields.is_empty() {
             let fields = fields.join(", ");
             remarks.push(format!("its configuration differs from {}'s: {fields}", self.model));
         }
         remarks
     }
+}
+
+/// Fields in which a configuration differs from the one that `model` names.
+pub(crate) fn differing_fields(
+    model: &str,
+    config: &Value,
+    cell: &Value,
+    optimizer: &Value,
+) -> Vec<String> {
+    let named = serde_json::from_value::<Model>(json!(model)).ok();
+    let Some(named) = named.and_then(|m| serde_json::to_value(m.config()).ok()) else {
+        return Vec::new();
+    };
+    let mut fields = Vec::new();
+    for (field, named) in named.as_object().into_iter().flatten() {
+        let own = &config[field];
+        let is_same = match (own.as_f64(), named.as_f64()) {
+            (Some(own), Some(named)) => own == named,
+            _ => own == named,
+        };
+        // The vocabulary and the schedule are shown for every run.
+        if !own.is_null() && !is_same && !["vocab_size", "lr_schedule"].contains(&&**field) {
+            fields.push(format!("{field} {own} instead of {named}"));
+        }
+    }
+    for (name, own, usual) in [("cell", cell, "basic_lstm"), ("optimizer", optimizer, "sgd")] {
+        if let Some(own) = own.as_str().filter(|own| *own != usual) {
+            fields.push(format!("{name} {own} instead of {usual}"));
+        }
+    }
+    fields
 }
 
 /// A run's name: its file's, or its folder's for a `metrics.jsonl`.
@@ -312,22 +391,28 @@ pub fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The runs of one model, and what TensorFlow reached with it.
+/// The runs and evaluations of one model, and what was published of it.
 #[derive(Debug)]
 pub struct Group {
-    /// `small`, `medium`, `large` or `test`.
+    /// `small`, `medium`, `large` or `test`, or that it is none of them.
     pub model: String,
     /// The original's row, if it has one for this model and some run compares with it.
     pub published: Option<Published>,
     /// In the order in which they were named.
     pub runs: Vec<Run>,
+    /// The paper's averages, if it has any of this model and some evaluation compares with them.
+    pub paper: Vec<PaperRow>,
+    /// In the order in which they were named.
+    pub evaluations: Vec<Evaluated>,
 }
 
-/// Runs beside the published numbers, by model.
+/// Runs and evaluations beside the published numbers, by model.
 #[derive(Debug)]
 pub struct Comparison {
     /// Small, medium and large first.
     pub groups: Vec<Group>,
+    /// Where the paper's averages come from.
+    paper_source: String,
 }
 
 /// The table's columns of perplexities.
@@ -343,35 +428,44 @@ pub(crate) struct Row {
 }
 
 impl Comparison {
-    /// Groups runs by their model. Runs of the same name are told apart by their paths.
+    /// Groups what the files hold by its model. Runs of the same name are told apart by their
+    /// paths, and so are evaluations.
     ///
     /// # Errors
     /// A broken data/reference.json.
-    pub fn new(mut runs: Vec<Run>) -> Result<Self> {
+    pub fn new(files: Vec<MetricsFile>) -> Result<Self> {
         let reference: Reference =
             serde_json::from_str(REFERENCE).context("data/reference.json")?;
-        let mut seen = HashSet::new();
-        let twice: HashSet<String> = runs
-            .iter()
-            .filter(|run| !seen.insert(run.name.clone()))
-            .map(|run| run.name.clone())
-            .collect();
-        for run in runs.iter_mut().filter(|run| twice.contains(&run.name)) {
-            run.name = run.path.display().to_string();
+        let (mut runs, mut evaluations) = (Vec::new(), Vec::new());
+        for file in files {
+            runs.extend(file.run);
+            evaluations.push(file.evaluations);
         }
+        let path = |run: &Run| run.path.display().to_string();
+        tell_apart(&mut runs, |run| &mut run.name, path);
+        let mut evaluations = Evaluated::tell_apart(evaluations);
         let order = |model: &str| {
             ["small", "medium", "large"].iter().position(|&m| m == model).unwrap_or(3)
         };
+        let model_of = |e: &Evaluated| e.event.model.clone().unwrap_or(OTHER_SIZES.to_owned());
         let mut models: Vec<String> = runs.iter().map(|run| run.model.clone()).collect();
+        models.extend(evaluations.iter().map(model_of));
         models.sort_by_key(|model| (order(model), model.clone()));
         models.dedup();
+        let Table1 { source: paper_source, .. } = &reference.zaremba2014_table1;
         let groups = models.into_iter().map(|model| {
             let runs: Vec<Run> = runs.extract_if(.., |run| run.model == model).collect();
             let published = reference.published.iter().find(|row| row.model == model).cloned();
             let published = published.filter(|_| runs.iter().any(Run::compares));
-            Group { published, runs, model }
+            let evaluations: Vec<Evaluated> =
+                evaluations.extract_if(.., |e| model_of(e) == model).collect();
+            let paper = match evaluations.iter().any(Evaluated::compares) {
+                true => reference.zaremba2014_table1.rows(&model).to_vec(),
+                false => Vec::new(),
+            };
+            Group { published, runs, paper, evaluations, model }
         });
-        Ok(Comparison { groups: groups.collect() })
+        Ok(Comparison { groups: groups.collect(), paper_source: paper_source.clone() })
     }
 
     /// All runs, as the table shows them.
@@ -379,10 +473,16 @@ impl Comparison {
         self.groups.iter().flat_map(|group| &group.runs)
     }
 
-    /// What one has to know to read the table: each run's remarks after its name, and whether the
-    /// runs compare with each other.
+    /// All evaluations.
+    pub fn evaluations(&self) -> impl Iterator<Item = &Evaluated> {
+        self.groups.iter().flat_map(|group| &group.evaluations)
+    }
+
+    /// What one has to know to read the tables: the remarks of each run and evaluation after its
+    /// name, and whether they compare with each other.
     pub fn remarks(&self) -> Vec<String> {
         let remarks = self.runs().map(|run| (&run.name, run.remarks()));
+        let remarks = remarks.chain(self.evaluations().map(|e| (&e.name, e.remarks())));
         let remarks = remarks.filter(|(_, r)| !r.is_empty());
         let mut remarks: Vec<String> =
             remarks.map(|(name, r)| format!("{name}: {}", r.join("; "))).collect();
@@ -402,27 +502,29 @@ impl Comparison {
                     .to_owned(),
             );
         }
+        let texts: BTreeSet<_> = self.evaluations().map(Evaluated::words_and_texts).collect();
+        if texts.len() > 1 {
+            remarks.push(
+                "The evaluations are of different texts or vocabularies: their perplexities do \
+                 not compare with each other"
+                    .to_owned(),
+            );
+        }
         remarks
     }
 
-    /// The table for a terminal: one block per model, with differences in percent.
+    /// The tables for a terminal: one block per model, with differences in percent, and one for
+    /// its averages, and one for those that adapt.
     pub fn text(&self) -> String {
         let rows: Vec<Vec<Row>> = self.groups.iter().map(Group::rows).collect();
         let names = rows.iter().flatten().map(|row| row.name.chars().count());
         let width = names.chain([12]).max().unwrap_or_default();
         let mut out = String::new();
         for (group, rows) in self.groups.iter().zip(rows) {
-            let splits = SPLITS.map(|split| format!("{split:>8}{:7}", ""));
-            let mut lines =
-                vec![format!("{:<width$}  epochs    lr{}", group.model, splits.concat())];
-            for Row { name, epochs, lr_schedule, cells } in rows {
-                let cells = cells.map(|[value, difference]| format!("{value:>8}{difference:>7}"));
-                lines.push(format!("{name:<width$} {epochs:>7}{lr_schedule:>6}{}", cells.concat()));
+            if !rows.is_empty() {
+                group.runs_text(&rows, width, &mut out);
             }
-            for line in lines {
-                let _ = writeln!(out, "{}", line.trim_end());
-            }
-            out.push('\n');
+            group.evaluation_tables().iter().for_each(|table| table.text(&mut out));
         }
         for remark in self.remarks() {
             let _ = writeln!(out, "{remark}");
@@ -430,37 +532,24 @@ impl Comparison {
         out
     }
 
-    /// The same table for a Markdown page.
+    /// The same tables for a Markdown page.
     pub fn markdown(&self) -> String {
-        let escape = |text: &str| text.replace('\\', "\\\\").replace('|', "\\|");
         let mut out = String::new();
         for group in &self.groups {
-            let _ =
-                writeln!(out, "| {} | epochs | lr | train | valid | test |", escape(&group.model));
-            let _ = writeln!(out, "|---|---:|---:|---:|---:|---:|");
-            for Row { name, epochs, lr_schedule, cells } in group.rows() {
-                let cells = cells.map(|[value, difference]| match difference.as_str() {
-                    "" => value,
-                    difference => format!("{value} ({difference})"),
-                });
-                let _ = writeln!(
-                    out,
-                    "| {} | {epochs} | {lr_schedule} | {} |",
-                    escape(&name),
-                    cells.join(" | ")
-                );
+            if !group.runs.is_empty() {
+                group.runs_markdown(&mut out);
             }
-            out.push('\n');
+            group.evaluation_tables().iter().for_each(|table| table.markdown(&mut out));
         }
         for remark in self.remarks() {
-            let _ = writeln!(out, "- {}", escape(&remark));
+            let _ = writeln!(out, "- {}", for_markdown(&remark));
         }
         out
     }
 
-    /// The comparison as one JSON object: `published`, the original's rows for these models, and
-    /// `runs`. `ptb-word-lm compare --help` names the fields of a run. What is missing or not a
-    /// finite number is null.
+    /// The comparison as one JSON object: `published`, the original's rows for these models, `runs`,
+    /// `table1`, the paper's rows for these models, and `evaluations`. `ptb-word-lm compare --help`
+    /// names their fields. What is missing or not a finite number is null.
     pub fn json(&self) -> Value {
         let published: Vec<&Published> =
             self.groups.iter().filter_map(|group| group.published.as_ref()).collect();
@@ -497,7 +586,24 @@ impl Comparison {
                 "start": run.start,
             })
         });
-        json!({"published": published, "runs": runs.collect::<Vec<_>>()})
+        let table1 = self.groups.iter().flat_map(|group| {
+            let of_paper = |row: &PaperRow| {
+                json!({
+                    "model": group.model, "models": row.models, "valid": row.valid,
+                    "test": row.test, "source": self.paper_source,
+                })
+            };
+            group.paper.iter().map(of_paper)
+        });
+        let evaluations = self.groups.iter().flat_map(|group| {
+            group.evaluations.iter().map(|e| e.json(group.evaluation_differences(e)))
+        });
+        json!({
+            "published": published,
+            "runs": runs.collect::<Vec<_>>(),
+            "table1": table1.collect::<Vec<_>>(),
+            "evaluations": evaluations.collect::<Vec<_>>(),
+        })
     }
 }
 
@@ -526,26 +632,104 @@ impl Group {
                 epochs: format!("{}{}", run.epochs(), if run.partial.is_some() { "+" } else { "" }),
                 lr_schedule: run.lr_schedule.clone(),
                 cells: [0, 1, 2].map(|i| {
-                    let difference =
-                        differences[i].filter(|d| d.is_finite()).map(|d| match d.abs() {
-                            ..99.95 => format!("{d:+.1}%"),
-                            _ => format!("{d:+.0}%"),
-                        });
                     let value = match overflown[i] {
                         Some(cost) => power(cost),
                         None => finals[i].map_or("-".to_owned(), figure),
                     };
-                    [value, difference.unwrap_or_default()]
+                    [value, percent(differences[i])]
                 }),
             }
         });
         published.chain(runs).collect()
     }
+
+    fn runs_text(&self, rows: &[Row], width: usize, out: &mut String) {
+        let splits = SPLITS.map(|split| format!("{split:>8}{:7}", ""));
+        let mut lines = vec![format!("{:<width$}  epochs    lr{}", self.model, splits.concat())];
+        for Row { name, epochs, lr_schedule, cells } in rows {
+            let cells =
+                cells.each_ref().map(|[value, difference]| format!("{value:>8}{difference:>7}"));
+            lines.push(format!("{name:<width$} {epochs:>7}{lr_schedule:>6}{}", cells.concat()));
+        }
+        for line in lines {
+            let _ = writeln!(out, "{}", line.trim_end());
+        }
+        out.push('\n');
+    }
+
+    fn runs_markdown(&self, out: &mut String) {
+        let model = for_markdown(&self.model);
+        let _ = writeln!(out, "| {model} | epochs | lr | train | valid | test |");
+        let _ = writeln!(out, "|---|---:|---:|---:|---:|---:|");
+        for Row { name, epochs, lr_schedule, cells } in self.rows() {
+            let cells = cells.map(|cell| cell_for_markdown(&cell));
+            let (name, cells) = (for_markdown(&name), cells.join(" | "));
+            let _ = writeln!(out, "| {name} | {epochs} | {lr_schedule} | {cells} |");
+        }
+        out.push('\n');
+    }
+
+    /// The paper's row that an evaluation compares with: that of as many models.
+    pub(crate) fn paper_row(&self, evaluation: &Evaluated) -> Option<&PaperRow> {
+        let same = |row: &&PaperRow| row.models == evaluation.event.models;
+        self.paper.iter().find(same).filter(|_| evaluation.compares())
+    }
+
+    /// In percent of the paper's numbers: valid, test.
+    pub(crate) fn evaluation_differences(&self, evaluation: &Evaluated) -> [Option<f64>; 2] {
+        let paper = self.paper_row(evaluation).map(|row| [row.valid, row.test]);
+        let own = evaluation.perplexities();
+        [0, 1].map(|i| Some(100.0 * (own[i] / paper?[i] - 1.0)))
+    }
+
+    /// The averages beside the paper's, and the models that adapt to the text; each if there are
+    /// any.
+    pub(crate) fn evaluation_tables(&self) -> Vec<Table> {
+        [Table::of_averages(self), Table::of_adapted(self)].into_iter().flatten().collect()
+    }
+}
+
+/// Gives those that have the same name another one.
+pub(crate) fn tell_apart<T>(
+    all: &mut [T],
+    name: impl Fn(&mut T) -> &mut String,
+    other: impl Fn(&T) -> String,
+) {
+    let mut seen = HashSet::new();
+    let names: Vec<String> = all.iter_mut().map(|one| name(one).clone()).collect();
+    let twice: HashSet<&String> = names.iter().filter(|name| !seen.insert(*name)).collect();
+    for (one, own) in all.iter_mut().zip(&names) {
+        if twice.contains(own) {
+            *name(one) = other(one);
+        }
+    }
+}
+
+/// A text in a cell of a Markdown table.
+pub(crate) fn for_markdown(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('|', "\\|")
+}
+
+/// A perplexity and its difference, or another value and nothing.
+pub(crate) fn cell_for_markdown([value, difference]: &[String; 2]) -> String {
+    match difference.as_str() {
+        "" => value.clone(),
+        difference => format!("{value} ({difference})"),
+    }
+}
+
+/// A difference in percent; nothing if there is none.
+pub(crate) fn percent(difference: Option<f64>) -> String {
+    match difference.filter(|d| d.is_finite()) {
+        Some(d) if d.abs() < 99.95 => format!("{d:+.1}%"),
+        Some(d) => format!("{d:+.0}%"),
+        None => String::new(),
+    }
 }
 
 /// The perplexity of this cost as a power, for one that is too large for a number, in at most 7
 /// characters.
-fn power(cost: f64) -> String {
+pub(crate) fn power(cost: f64) -> String {
     if cost < 999.95 { format!("e^{cost:.1}") } else { format!("e^{cost:.1e}") }
 }
 
