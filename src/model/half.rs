@@ -21,14 +21,14 @@ const FP16_LOSS_SCALE: f64 = 256.0;
 /// Half-precision copies of an [`LstmStack`]'s weights, made in every step, since training updates
 /// the float32 weights. `nn::LSTM` owns its weights, so libtorch's function is called directly.
 pub(super) struct HalfStack {
-    pub(super) layers: Vec<LstmWeights>,
+    layers: Vec<LstmWeights>,
     kind: Kind,
 }
 
 impl HalfStack {
-    /// [`StepStack::seq_init`](super::lstm::StepStack::seq_init) with these copies. The outputs are
-    /// in half precision, the state is in the type of `state`.
-    pub(super) fn seq_init(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
+    /// [`LstmStack::seq_init`] with these copies. The outputs are in half precision, the state is
+    /// in the type of `state`.
+    fn seq_init(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
         let [c, h] = tensors_of(state).map(|t| t.to_kind(self.kind));
         let params: Vec<&Tensor> = self.layers.iter().flatten().collect();
         let (output, h, c) = x.to_kind(self.kind).f_lstm(
@@ -49,7 +49,7 @@ impl HalfStack {
 impl LstmStack {
     /// Copies of the weights in half precision, in one block like these, as leaves to
     /// differentiate.
-    pub(super) fn half(&self, kind: Kind) -> HalfStack {
+    fn half(&self, kind: Kind) -> HalfStack {
         tch::no_grad(|| {
             let flat = self.flat.as_ref().map(|flat| flat.to_kind(kind));
             let half = |t: &Tensor| match (&self.flat, &flat) {
@@ -66,6 +66,40 @@ impl LstmStack {
                 kind,
             }
         })
+    }
+}
+
+/// The layers of an [`LstmStack`] with the weights that one step uses: its own, or half-precision
+/// copies.
+pub(super) enum StepStack<'a> {
+    Full(&'a LstmStack),
+    Half(HalfStack),
+}
+
+impl<'a> StepStack<'a> {
+    /// `stack` with its own variables, or with copies of them of the type `half`.
+    pub(super) fn new(stack: &'a LstmStack, half: Option<Kind>) -> Self {
+        half.map_or(Self::Full(stack), |kind| Self::Half(stack.half(kind)))
+    }
+
+    pub(super) fn layers(&self) -> &[LstmWeights] {
+        match self {
+            Self::Full(stack) => &stack.layers,
+            Self::Half(stack) => &stack.layers,
+        }
+    }
+
+    /// What is differentiated: weights and bias of each layer, in the order of the variables.
+    pub(super) fn leaves(&self) -> impl Iterator<Item = &Tensor> {
+        self.layers().iter().flat_map(|layer| &layer[..3])
+    }
+
+    /// [`LstmStack::seq_init`].
+    pub(super) fn seq_init(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
+        match self {
+            Self::Full(stack) => stack.seq_init(x, state),
+            Self::Half(stack) => stack.seq_init(x, state),
+        }
     }
 }
 

@@ -1,13 +1,10 @@
 //! The recurrent layers in one call: `nn::lstm`, which is cuDNN's LSTM on a GPU and oneDNN's on the
 //! CPU.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use tch::nn::RNN;
-use tch::{Device, Kind, Tensor, nn};
+use tch::{Device, Tensor, nn};
 
-use super::dropout;
-use super::half::HalfStack;
-use super::variables::uniform;
 use crate::config::Config;
 use crate::rnn::State;
 
@@ -63,8 +60,9 @@ impl LstmStack {
         Ok(LstmStack { lstm, layers, flat })
     }
 
-    /// [`StepStack::seq_init`] with the stack's own variables.
-    fn seq_init(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
+    /// tch's `seq_init`: runs the layers over `x [batch, steps, hidden]`, from c and h of each
+    /// layer, `[batch, hidden]`. Returns the top layer's outputs and the final state.
+    pub(super) fn seq_init(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
         // For a single word on the CPU, as when a text is generated, the fused call would bring all
         // weights into its own layout first, which takes longer than the arithmetic.
         if x.device() == Device::Cpu && x.size()[..2] == [1, 1] && !x.requires_grad() {
@@ -112,62 +110,9 @@ fn flatten(layers: &[LstmWeights], hidden: i64) -> Result<Tensor> {
     })?)
 }
 
-/// The layers of an [`LstmStack`] with the weights that one step uses: its own, or half-precision
-/// copies.
-pub(super) enum StepStack<'a> {
-    Full(&'a LstmStack),
-    Half(HalfStack),
-}
-
-impl<'a> StepStack<'a> {
-    /// `stack` with its own variables, or with copies of them of the type `half`.
-    pub(super) fn new(stack: &'a LstmStack, half: Option<Kind>) -> Self {
-        half.map_or(Self::Full(stack), |kind| Self::Half(stack.half(kind)))
-    }
-
-    fn layers(&self) -> &[LstmWeights] {
-        match self {
-            Self::Full(stack) => &stack.layers,
-            Self::Half(stack) => &stack.layers,
-        }
-    }
-
-    /// What is differentiated: weights and bias of each layer, in the order of the variables.
-    pub(super) fn leaves(&self) -> impl Iterator<Item = &Tensor> {
-        self.layers().iter().flat_map(|layer| &layer[..3])
-    }
-
-    /// tch's `seq_init`: runs the layers over `x [batch, steps, hidden]`, from c and h of each
-    /// layer, `[batch, hidden]`. Returns the top layer's outputs and the final state.
-    pub(super) fn seq_init(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
-        match self {
-            Self::Full(stack) => stack.seq_init(x, state),
-            Self::Half(stack) => stack.seq_init(x, state),
-        }
-    }
-}
-
-/// Runs the stacks over `x [batch, steps, hidden]`, one after the other, with dropout after each if
-/// there are `masks`. Returns the last one's outputs and the final state.
-pub(super) fn fused_outputs(
-    stacks: &[StepStack],
-    mut x: Tensor,
-    mut state: &[Tensor],
-    masks: &[Tensor],
-) -> Result<(Tensor, State)> {
-    let (mut final_state, mut layers) = (State::with_capacity(state.len()), 0);
-    for stack in stacks {
-        let (own, others) = state
-            .split_at_checked(2 * stack.layers().len())
-            .context("the initial state has too few tensors")?;
-        let (output, last) = stack.seq_init(&x, own)?;
-        final_state.extend(last);
-        state = others;
-        layers += stack.layers().len();
-        x = dropout(output, masks.get(layers));
-    }
-    ensure!(state.is_empty(), "the initial state has too many tensors");
-    Ok((x, final_state))
+/// Uniform in `[-init_scale, init_scale]`, as all variables but the cells' biases begin.
+pub(super) fn uniform(config: &Config) -> nn::Init {
+    nn::Init::Uniform { lo: -config.init_scale, up: config.init_scale }
 }
 
 /// c and h of all layers, `[layers, batch, hidden]` each, from c and h of each layer; views if

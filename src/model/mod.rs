@@ -15,7 +15,7 @@ mod padding;
 mod softmax;
 mod variables;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor};
 
 use crate::config::{Config, Precision, RnnMode};
@@ -24,7 +24,7 @@ use crate::rnn::{
     DropoutWrapper, MultiRNNCell, RnnCell, State, dropout_mask, dynamic_rnn, masks_in_order,
 };
 use crate::team::{Solo, Team};
-use lstm::{StepStack, fused_outputs};
+use half::StepStack;
 pub use softmax::{SoftmaxGradients, SoftmaxLayer};
 use variables::Recurrent;
 pub use variables::{PtbVariables, TooLarge};
@@ -340,6 +340,29 @@ impl<'a> PtbModel<'a> {
         v.optimizer.apply_gradients(&v.trainable(), &gradients, &scale, learning_rate);
         Ok(Step { cost, global_norm, state })
     }
+}
+
+/// Runs the stacks over `x [batch, steps, hidden]`, one after the other, with dropout after each if
+/// there are `masks`. Returns the last one's outputs and the final state.
+fn fused_outputs(
+    stacks: &[StepStack],
+    mut x: Tensor,
+    mut state: &[Tensor],
+    masks: &[Tensor],
+) -> Result<(Tensor, State)> {
+    let (mut final_state, mut layers) = (State::with_capacity(state.len()), 0);
+    for stack in stacks {
+        let (own, others) = state
+            .split_at_checked(2 * stack.layers().len())
+            .context("the initial state has too few tensors")?;
+        let (output, last) = stack.seq_init(&x, own)?;
+        final_state.extend(last);
+        state = others;
+        layers += stack.layers().len();
+        x = dropout(output, masks.get(layers));
+    }
+    ensure!(state.is_empty(), "the initial state has too many tensors");
+    Ok((x, final_state))
 }
 
 /// Multiplies `x` by a dropout mask, if there is one.

@@ -1,23 +1,18 @@
 //! TensorFlow's names and layout: the variables, their gradients and the optimizer's slots, in and
-//! out.
+//! out; and the state, as checkpoints have it.
 
 use anyhow::{Context, Result, bail, ensure};
 use tch::{Device, Tensor};
 
 use super::padding::{blocks, resize};
-use super::variables::{PtbVariables, Recurrent};
+use super::variables::{PtbVariables, Recurrent, cell_scope};
 use crate::optimizer::{Adam, Gradient, Optimizer};
-use crate::rnn::{kernel_from_libtorch, kernel_to_libtorch};
+use crate::rnn::{State, kernel_from_libtorch, kernel_to_libtorch};
 use crate::tf::{self, ADAM_M, ADAM_POWERS, ADAM_V};
 
 const EMBEDDING: &str = "Model/embedding";
 const SOFTMAX_W: &str = "Model/softmax_w";
 const SOFTMAX_B: &str = "Model/softmax_b";
-
-/// The scope of layer `k`'s cell in TensorFlow's names.
-pub(super) fn cell_scope(k: usize) -> String {
-    format!("Model/RNN/multi_rnn_cell/cell_{k}")
-}
 
 impl PtbVariables {
     /// Tensors in the order of [`Self::trainable`] under TensorFlow's names, in TensorFlow's
@@ -180,6 +175,23 @@ impl PtbVariables {
         let softmax_b = named[SOFTMAX_B].shallow_clone();
         values.extend([widened(SOFTMAX_W, &blocks::SOFTMAX_W), softmax_b]);
         Ok(values)
+    }
+
+    /// A state `[batch, hidden_size]` per tensor, as checkpoints have it, in the width that this
+    /// model computes with, on its device.
+    pub(crate) fn widen_state(&self, state: &[Tensor]) -> State {
+        let wide = |t: &Tensor| {
+            resize(&t.to_device(self.device), &blocks::STATE, self.config.hidden_size, self.width)
+        };
+        state.iter().map(wide).collect()
+    }
+
+    /// The inverse of [`Self::widen_state`], on the same device.
+    pub(crate) fn narrow_state(&self, state: &[Tensor]) -> State {
+        state
+            .iter()
+            .map(|t| resize(t, &blocks::STATE, self.width, self.config.hidden_size))
+            .collect()
     }
 }
 

@@ -2,9 +2,8 @@
 
 use tch::{Device, Tensor};
 
-use super::PtbVariables;
 use crate::config::Config;
-use crate::rnn::{CellType, State};
+use crate::rnn::CellType;
 
 /// Units that a layer is computed with.
 ///
@@ -57,32 +56,13 @@ pub(super) mod blocks {
     pub(crate) const STATE: [i64; 2] = [0, 1];
 }
 
-impl PtbVariables {
-    /// A state `[batch, hidden_size]` per tensor, as checkpoints have it, in the width that this
-    /// model computes with, on its device.
-    pub(crate) fn widen_state(&self, state: &[Tensor]) -> State {
-        let wide = |t: &Tensor| {
-            resize(&t.to_device(self.device), &blocks::STATE, self.config.hidden_size, self.width)
-        };
-        state.iter().map(wide).collect()
-    }
-
-    /// The inverse of [`Self::widen_state`], on the same device.
-    pub(crate) fn narrow_state(&self, state: &[Tensor]) -> State {
-        state
-            .iter()
-            .map(|t| resize(t, &blocks::STATE, self.width, self.config.hidden_size))
-            .collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tch::Kind;
 
     use super::*;
     use crate::config::RnnMode;
-    use crate::model::PtbModel;
+    use crate::model::{PtbModel, PtbVariables};
 
     /// A layer with units that are always zero trains as the layer without them: cost, norm,
     /// variables, state, in all modes.

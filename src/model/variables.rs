@@ -3,13 +3,17 @@
 use anyhow::{Context, Result};
 use tch::{Device, Kind, Tensor, nn};
 
-use super::lstm::{self, LstmStack};
-use super::names::cell_scope;
+use super::lstm::{self, LstmStack, uniform};
 use super::padding::padded_width;
 use crate::config::{Config, RnnMode};
 use crate::optimizer::{Optimizer, OptimizerType};
 use crate::rnn::{BasicLSTMCell, CellType, LSTMBlockCell, RnnCell, kernel_from_libtorch};
 use crate::tf;
+
+/// The scope of layer `k`'s cell in TensorFlow's names.
+pub(super) fn cell_scope(k: usize) -> String {
+    format!("Model/RNN/multi_rnn_cell/cell_{k}")
+}
 
 /// The recurrent part's variables.
 pub(super) enum Recurrent {
@@ -44,11 +48,6 @@ impl Recurrent {
         }
         Ok(Recurrent::Cells(variables))
     }
-}
-
-/// Uniform in `[-init_scale, init_scale]`, as all variables but the cells' biases begin.
-pub(super) fn uniform(config: &Config) -> nn::Init {
-    nn::Init::Uniform { lo: -config.init_scale, up: config.init_scale }
 }
 
 /// A new variable `Model/name`.

@@ -1,10 +1,11 @@
 //! A vocabulary that is smaller than the training text's.
 
+use std::cmp::Ordering;
+
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-use super::vocabulary::Word;
 use crate::text::{EOS, UNK};
 
 /// Limits on the size of the vocabulary.
@@ -65,5 +66,20 @@ impl Limits {
         }
         words.sort_unstable_by(Word::by_rank);
         replaced
+    }
+}
+
+/// A counted word.
+pub(super) struct Word {
+    /// Its number, in the order of the first occurrences.
+    pub number: usize,
+    pub word: SmolStr,
+    pub count: u64,
+}
+
+impl Word {
+    /// The order of the ids: by count, descending, then by word.
+    pub fn by_rank(a: &Word, b: &Word) -> Ordering {
+        b.count.cmp(&a.count).then_with(|| a.word.cmp(&b.word))
     }
 }

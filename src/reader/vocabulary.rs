@@ -1,6 +1,5 @@
 //! Words and their ids.
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +8,7 @@ use anyhow::{Context, Result};
 use indexmap::{IndexMap, IndexSet};
 use smol_str::SmolStr;
 
-use super::limits::Limits;
+use super::limits::{Limits, Word};
 use crate::text::UNK;
 
 /// The words of a model. A word's id is its position; [`RawData::read`](super::RawData::read) ranks
@@ -120,20 +119,5 @@ impl Counts {
         }
         let words: IndexSet<SmolStr> = words.into_iter().map(|word| word.word).collect();
         Ranked { vocabulary: Vocabulary { words: words.into() }, ids, replaced }
-    }
-}
-
-/// A counted word.
-pub(super) struct Word {
-    /// Its number in [`Counts`].
-    number: usize,
-    pub word: SmolStr,
-    pub count: u64,
-}
-
-impl Word {
-    /// The order of the ids: by count, descending, then by word.
-    pub fn by_rank(a: &Word, b: &Word) -> Ordering {
-        b.count.cmp(&a.count).then_with(|| a.word.cmp(&b.word))
     }
 }
