@@ -1,17 +1,12 @@
-//! Evaluations in metrics files: the `eval` event, written by `eval` and read by `compare`, and
-//! their tables.
+//! Evaluations in metrics files: the `eval` event, written by `eval` and read by `compare`.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::results::{
-    Group, PTB_TRAIN_MD5, PTB_WORDS, Run, cell_for_markdown, differing_fields, figure,
-    for_markdown, percent, power, tell_apart,
-};
+use super::figures::{PTB_TRAIN_MD5, PTB_WORDS, differing_fields, tell_apart};
 use super::{plural, with_commas};
 use crate::adapt::Dynamic;
 use crate::cache::Cache;
@@ -138,12 +133,12 @@ impl Evaluated {
         line["event"] == EvalEvent::NAME
     }
 
-    /// The evaluation in line `number` of a file, whose name and path `file` has; none if the line
-    /// is damaged.
-    pub(crate) fn new(line: Value, number: usize, file: &Run) -> Option<Self> {
+    /// The evaluation in line `number` of a file, of this name and path; none if the line is
+    /// damaged.
+    pub(crate) fn new(line: Value, number: usize, name: &str, path: &Path) -> Option<Self> {
         let mut event: EvalEvent = serde_json::from_value(line).ok()?;
         event.model = event.model.filter(|model| !model.is_empty());
-        let (name, path) = (file.name.clone(), file.path.clone());
+        let (name, path) = (name.to_owned(), path.to_owned());
         (event.models > 0).then_some(Evaluated { name, path, line: number, event, damage: vec![] })
     }
 
@@ -165,7 +160,7 @@ impl Evaluated {
     }
 
     /// The costs of perplexities that are too large for a number: validation, test.
-    fn overflown(&self) -> [Option<f64>; 2] {
+    pub(crate) fn overflown(&self) -> [Option<f64>; 2] {
         let Costs { valid, test } = self.event.cost_per_word;
         [valid.filter(|_| self.event.valid.is_none()), test.filter(|_| self.event.test.is_none())]
     }
@@ -259,145 +254,4 @@ impl Evaluated {
         fields["damage"] = json!(self.damage);
         fields
     }
-}
-
-/// A table of evaluations.
-pub(crate) struct Table {
-    pub caption: String,
-    /// Each column's name and width, and the width of the differences in it.
-    pub columns: Vec<(&'static str, usize, usize)>,
-    pub rows: Vec<TableRow>,
-}
-
-pub(crate) struct TableRow {
-    pub name: String,
-    /// True for a row of the paper's.
-    pub published: bool,
-    /// A value, and its difference to the published one.
-    pub cells: Vec<[String; 2]>,
-}
-
-impl Table {
-    /// The evaluations of models that do not adapt to the text, by the number of models, each
-    /// number's after the paper's row.
-    pub fn of_averages(group: &Group) -> Option<Table> {
-        let plain = || group.evaluations.iter().filter(|e| !e.event.is_adapted());
-        let numbers: BTreeSet<u64> = plain().map(|e| e.event.models).collect();
-        let mut rows = Vec::new();
-        for models in numbers {
-            let of_number = || plain().filter(|e| e.event.models == models);
-            let row = |name: &str, published, [valid, test]: [[String; 2]; 2], seconds| TableRow {
-                name: name.to_owned(),
-                published,
-                cells: vec![cell(models.to_string()), valid, test, cell(seconds)],
-            };
-            if let Some(paper) = of_number().find_map(|e| group.paper_row(e)) {
-                let perplexities = [paper.valid, paper.test].map(|p| cell(figure(p)));
-                rows.push(row("paper, Table 1", true, perplexities, String::new()));
-            }
-            for e in of_number() {
-                let perplexities = perplexity_cells(e, group.evaluation_differences(e));
-                rows.push(row(&e.name, false, perplexities, seconds(e)));
-            }
-        }
-        let columns = vec![("models", 7, 0), ("valid", 10, 7), ("test", 10, 7), ("seconds", 9, 0)];
-        let caption = format!("{}: averages of models", group.model);
-        (!rows.is_empty()).then_some(Table { caption, columns, rows })
-    }
-
-    /// The evaluations of models that adapt to the text.
-    pub fn of_adapted(group: &Group) -> Option<Table> {
-        let adapted = group.evaluations.iter().filter(|e| e.event.is_adapted());
-        let row = |e: &Evaluated| {
-            let EvalEvent { models, dynamic, cache, .. } = e.event;
-            let [valid, test] = perplexity_cells(e, [None; 2]);
-            let cells = vec![
-                cell(models.to_string()),
-                cell(optional(dynamic.map(|dynamic| dynamic.rate))),
-                cell(optional(cache.map(|cache| cache.size))),
-                cell(optional(cache.map(|cache| cache.theta))),
-                cell(optional(cache.map(|cache| cache.lambda))),
-                valid,
-                test,
-                cell(seconds(e)),
-            ];
-            TableRow { name: e.name.clone(), published: false, cells }
-        };
-        let rows: Vec<TableRow> = adapted.map(row).collect();
-        let columns = vec![
-            ("models", 7, 0),
-            ("rate", 6, 0),
-            ("cache", 7, 0),
-            ("theta", 6, 0),
-            ("lambda", 7, 0),
-            ("valid", 8, 0),
-            ("test", 8, 0),
-            ("seconds", 8, 0),
-        ];
-        let caption = format!("{}: models that adapt to the text (not in the paper)", group.model);
-        (!rows.is_empty()).then_some(Table { caption, columns, rows })
-    }
-
-    /// The table for a terminal.
-    pub fn text(&self, out: &mut String) {
-        let names = self.rows.iter().map(|row| row.name.chars().count());
-        let width = names.max().unwrap_or_default();
-        let _ = writeln!(out, "{}", self.caption);
-        let columns = self.columns.iter();
-        let heads: String = columns
-            .map(|(head, value, difference)| format!("{head:>value$}{:difference$}", ""))
-            .collect();
-        let mut lines = vec![format!("{:width$}{heads}", "")];
-        for TableRow { name, cells, .. } in &self.rows {
-            let cells = cells.iter().zip(&self.columns);
-            let cells: String = cells
-                .map(|([value, difference], (_, value_width, difference_width))| {
-                    format!("{value:>value_width$}{difference:>difference_width$}")
-                })
-                .collect();
-            lines.push(format!("{name:width$}{cells}"));
-        }
-        for line in lines {
-            let _ = writeln!(out, "{}", line.trim_end());
-        }
-        out.push('\n');
-    }
-
-    /// The table for a Markdown page.
-    pub fn markdown(&self, out: &mut String) {
-        let heads: Vec<&str> = self.columns.iter().map(|(head, ..)| *head).collect();
-        let _ = writeln!(out, "| {} | {} |", for_markdown(&self.caption), heads.join(" | "));
-        let _ = writeln!(out, "|---{}|", "|---:".repeat(heads.len()));
-        for TableRow { name, cells, .. } in &self.rows {
-            let cells: Vec<String> = cells.iter().map(cell_for_markdown).collect();
-            let _ = writeln!(out, "| {} | {} |", for_markdown(name), cells.join(" | "));
-        }
-        out.push('\n');
-    }
-}
-
-/// Perplexities of the validation and the test text, with these differences.
-fn perplexity_cells(e: &Evaluated, differences: [Option<f64>; 2]) -> [[String; 2]; 2] {
-    let (perplexities, overflown) = (e.perplexities(), e.overflown());
-    [0, 1].map(|i| {
-        let value = match overflown[i] {
-            Some(cost) => power(cost),
-            None => figure(perplexities[i]),
-        };
-        [value, percent(differences[i])]
-    })
-}
-
-fn seconds(e: &Evaluated) -> String {
-    optional(e.event.seconds.map(|seconds| format!("{seconds:.1}")))
-}
-
-/// A value without a difference.
-fn cell(value: String) -> [String; 2] {
-    [value, String::new()]
-}
-
-/// A value, or that there is none.
-fn optional<T: ToString>(value: Option<T>) -> String {
-    value.map_or("-".to_owned(), |value| value.to_string())
 }

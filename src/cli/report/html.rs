@@ -6,9 +6,11 @@ use std::fmt::Write;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::evaluated::{EvalEvent, Member, Table, TableRow};
+use super::evaluated::{EvalEvent, Member};
+use super::figures::figure;
 use super::plots::{self, Picture};
-use super::results::{Comparison, Group, Row, SPLITS, figure};
+use super::results::{Comparison, Group};
+use super::tables::{Row, SPLITS, Table, TableRow};
 
 const STYLE: &str = "\
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff }

@@ -1,10 +1,12 @@
 //! What people and other programs see of a run: a file per format.
 
 pub mod evaluated;
+mod figures;
 pub mod html;
 mod metrics;
 pub mod plots;
 pub mod results;
+mod tables;
 pub mod tensorboard;
 mod terminal;
 

@@ -18,7 +18,8 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, register_font};
 
 use super::evaluated::Evaluated;
-use super::results::{Comparison, Group, PaperRow, figure};
+use super::figures::figure;
+use super::results::{Comparison, Group, PaperRow};
 use crate::files::write_atomically;
 
 /// One colour per run, which people with any colour vision can tell apart (Okabe and Ito, without

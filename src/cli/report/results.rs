@@ -1,7 +1,6 @@
 //! Finished runs and evaluations, read from their metrics, beside the published numbers.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fmt::Write;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,18 +8,12 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::evaluated::{Evaluated, Table};
+use super::evaluated::Evaluated;
+use super::figures::{PTB_TRAIN_MD5, PTB_WORDS, differing_fields, power, tell_apart};
 use super::with_commas;
-use crate::config::Model;
 
 /// `data/reference.json`: what TensorFlow reached.
 const REFERENCE: &str = include_str!("../../../data/reference.json");
-
-/// By this, a run's data are known to be PTB.
-pub(crate) const PTB_TRAIN_MD5: &str = "f26c4b92c5fdc7b3f8c7cdcb991d8420";
-
-/// Words in PTB's vocabulary.
-pub(crate) const PTB_WORDS: u64 = 10_000;
 
 /// Heading of models that have no preset's sizes.
 const OTHER_SIZES: &str = "other sizes";
@@ -175,7 +168,7 @@ fn take(line: &[u8], number: usize, run: &mut Run, evaluations: &mut Vec<Evaluat
     let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
     let value: Value = serde_json::from_slice(line).ok()?;
     match Evaluated::is_one(&value) {
-        true => evaluations.push(Evaluated::new(value, number, run)?),
+        true => evaluations.push(Evaluated::new(value, number, &run.name, &run.path)?),
         false => run.take(value)?,
     }
     Some(())
@@ -328,37 +321,6 @@ impl Run {
     }
 }
 
-/// Fields in which a configuration differs from the one that `model` names.
-pub(crate) fn differing_fields(
-    model: &str,
-    config: &Value,
-    cell: &Value,
-    optimizer: &Value,
-) -> Vec<String> {
-    let named = serde_json::from_value::<Model>(json!(model)).ok();
-    let Some(named) = named.and_then(|m| serde_json::to_value(m.config()).ok()) else {
-        return Vec::new();
-    };
-    let mut fields = Vec::new();
-    for (field, named) in named.as_object().into_iter().flatten() {
-        let own = &config[field];
-        let is_same = match (own.as_f64(), named.as_f64()) {
-            (Some(own), Some(named)) => own == named,
-            _ => own == named,
-        };
-        // The vocabulary and the schedule are shown for every run.
-        if !own.is_null() && !is_same && !["vocab_size", "lr_schedule"].contains(&&**field) {
-            fields.push(format!("{field} {own} instead of {named}"));
-        }
-    }
-    for (name, own, usual) in [("cell", cell, "basic_lstm"), ("optimizer", optimizer, "sgd")] {
-        if let Some(own) = own.as_str().filter(|own| *own != usual) {
-            fields.push(format!("{name} {own} instead of {usual}"));
-        }
-    }
-    fields
-}
-
 /// A run's name: its file's, or its folder's for a `metrics.jsonl`.
 fn name(file: &Path) -> String {
     let absolute = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
@@ -413,18 +375,6 @@ pub struct Comparison {
     pub groups: Vec<Group>,
     /// Where the paper's averages come from.
     paper_source: String,
-}
-
-/// The table's columns of perplexities.
-pub const SPLITS: [&str; 3] = ["train", "valid", "test"];
-
-/// One row of the table, ready to print.
-pub(crate) struct Row {
-    pub name: String,
-    pub epochs: String,
-    pub lr_schedule: String,
-    /// Perplexity, and its difference to the published one.
-    pub cells: [[String; 2]; 3],
 }
 
 impl Comparison {
@@ -513,40 +463,6 @@ impl Comparison {
         remarks
     }
 
-    /// The tables for a terminal: one block per model, with differences in percent, and one for
-    /// its averages, and one for those that adapt.
-    pub fn text(&self) -> String {
-        let rows: Vec<Vec<Row>> = self.groups.iter().map(Group::rows).collect();
-        let names = rows.iter().flatten().map(|row| row.name.chars().count());
-        let width = names.chain([12]).max().unwrap_or_default();
-        let mut out = String::new();
-        for (group, rows) in self.groups.iter().zip(rows) {
-            if !rows.is_empty() {
-                group.runs_text(&rows, width, &mut out);
-            }
-            group.evaluation_tables().iter().for_each(|table| table.text(&mut out));
-        }
-        for remark in self.remarks() {
-            let _ = writeln!(out, "{remark}");
-        }
-        out
-    }
-
-    /// The same tables for a Markdown page.
-    pub fn markdown(&self) -> String {
-        let mut out = String::new();
-        for group in &self.groups {
-            if !group.runs.is_empty() {
-                group.runs_markdown(&mut out);
-            }
-            group.evaluation_tables().iter().for_each(|table| table.markdown(&mut out));
-        }
-        for remark in self.remarks() {
-            let _ = writeln!(out, "- {}", for_markdown(&remark));
-        }
-        out
-    }
-
     /// The comparison as one JSON object: `published`, the original's rows for these models, and
     /// `runs`; `table1`, the paper's rows for these models, and `evaluations`. `ptb-word-lm compare
     /// --help` names their fields. What is missing or not a finite number is null.
@@ -609,64 +525,11 @@ impl Comparison {
 
 impl Group {
     /// In percent of the published numbers.
-    fn differences(&self, run: &Run) -> [Option<f64>; 3] {
+    pub(crate) fn differences(&self, run: &Run) -> [Option<f64>; 3] {
         let published = self.published.as_ref().filter(|_| run.compares());
         let published = published.map(|p| [p.train, p.valid, p.test]);
         let finals = run.finals();
         [0, 1, 2].map(|i| Some(100.0 * (finals[i]? / published?[i] - 1.0)))
-    }
-
-    pub(crate) fn rows(&self) -> Vec<Row> {
-        let published = self.published.iter().map(|p| Row {
-            name: p.name.clone(),
-            epochs: p.epochs.to_string(),
-            lr_schedule: p.lr_schedule.clone(),
-            cells: [p.train, p.valid, p.test].map(|value| [figure(value), String::new()]),
-        });
-        let runs = self.runs.iter().map(|run| {
-            let (finals, differences) = (run.finals(), self.differences(run));
-            let overflown = run.overflown();
-            Row {
-                name: run.name.clone(),
-                // `3+`: and a part of the next.
-                epochs: format!("{}{}", run.epochs(), if run.partial.is_some() { "+" } else { "" }),
-                lr_schedule: run.lr_schedule.clone(),
-                cells: [0, 1, 2].map(|i| {
-                    let value = match overflown[i] {
-                        Some(cost) => power(cost),
-                        None => finals[i].map_or("-".to_owned(), figure),
-                    };
-                    [value, percent(differences[i])]
-                }),
-            }
-        });
-        published.chain(runs).collect()
-    }
-
-    fn runs_text(&self, rows: &[Row], width: usize, out: &mut String) {
-        let splits = SPLITS.map(|split| format!("{split:>8}{:7}", ""));
-        let mut lines = vec![format!("{:<width$}  epochs    lr{}", self.model, splits.concat())];
-        for Row { name, epochs, lr_schedule, cells } in rows {
-            let cells =
-                cells.each_ref().map(|[value, difference]| format!("{value:>8}{difference:>7}"));
-            lines.push(format!("{name:<width$} {epochs:>7}{lr_schedule:>6}{}", cells.concat()));
-        }
-        for line in lines {
-            let _ = writeln!(out, "{}", line.trim_end());
-        }
-        out.push('\n');
-    }
-
-    fn runs_markdown(&self, out: &mut String) {
-        let model = for_markdown(&self.model);
-        let _ = writeln!(out, "| {model} | epochs | lr | train | valid | test |");
-        let _ = writeln!(out, "|---|---:|---:|---:|---:|---:|");
-        for Row { name, epochs, lr_schedule, cells } in self.rows() {
-            let cells = cells.map(|cell| cell_for_markdown(&cell));
-            let (name, cells) = (for_markdown(&name), cells.join(" | "));
-            let _ = writeln!(out, "| {name} | {epochs} | {lr_schedule} | {cells} |");
-        }
-        out.push('\n');
     }
 
     /// The paper's row that an evaluation compares with: that of as many models.
@@ -680,64 +543,5 @@ impl Group {
         let paper = self.paper_row(evaluation).map(|row| [row.valid, row.test]);
         let own = evaluation.perplexities();
         [0, 1].map(|i| Some(100.0 * (own[i] / paper?[i] - 1.0)))
-    }
-
-    /// The averages beside the paper's, and the models that adapt to the text; each if there are
-    /// any.
-    pub(crate) fn evaluation_tables(&self) -> Vec<Table> {
-        [Table::of_averages(self), Table::of_adapted(self)].into_iter().flatten().collect()
-    }
-}
-
-/// Gives those that have the same name another one.
-pub(crate) fn tell_apart<T>(
-    all: &mut [T],
-    name: impl Fn(&mut T) -> &mut String,
-    other: impl Fn(&T) -> String,
-) {
-    let mut seen = HashSet::new();
-    let names: Vec<String> = all.iter_mut().map(|one| name(one).clone()).collect();
-    let twice: HashSet<&String> = names.iter().filter(|name| !seen.insert(*name)).collect();
-    for (one, own) in all.iter_mut().zip(&names) {
-        if twice.contains(own) {
-            *name(one) = other(one);
-        }
-    }
-}
-
-/// A text in a cell of a Markdown table.
-pub(crate) fn for_markdown(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('|', "\\|")
-}
-
-/// A perplexity and its difference, or another value and nothing.
-pub(crate) fn cell_for_markdown([value, difference]: &[String; 2]) -> String {
-    match difference.as_str() {
-        "" => value.clone(),
-        difference => format!("{value} ({difference})"),
-    }
-}
-
-/// A difference in percent; nothing if there is none.
-pub(crate) fn percent(difference: Option<f64>) -> String {
-    match difference.filter(|d| d.is_finite()) {
-        Some(d) if d.abs() < 99.95 => format!("{d:+.1}%"),
-        Some(d) => format!("{d:+.0}%"),
-        None => String::new(),
-    }
-}
-
-/// The perplexity of this cost as a power, for one that is too large for a number, in at most 7
-/// characters.
-pub(crate) fn power(cost: f64) -> String {
-    if cost < 999.95 { format!("e^{cost:.1}") } else { format!("e^{cost:.1e}") }
-}
-
-/// A perplexity in at most 8 characters.
-pub(crate) fn figure(perplexity: f64) -> String {
-    match perplexity {
-        p if !p.is_finite() => "nan".to_owned(),
-        p if p.abs() < 99_999.0 => format!("{p:.2}"),
-        p => format!("{p:.1e}"),
     }
 }
