@@ -1,6 +1,7 @@
-//! What the program is made of: where `unsafe` stands, and that what is fetched is known by its
-//! digest.
+//! What the program is made of: where `unsafe` stands, which module imports which, and that what is
+//! fetched is known by its digest.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -57,6 +58,47 @@ fn unsafe_stands_in_the_named_files_with_its_reason() {
         }
     }
     assert!(blocks > 3, "{blocks} blocks were found");
+}
+
+/// No module imports one that imports it, directly or through others; config, text, reader and rnn
+/// know nothing of the model, and only cli knows of cli. (Tests inside the files may.)
+#[test]
+fn modules_import_one_way() {
+    let src = root().join("src");
+    let mut all = Vec::new();
+    files(&src, &mut all);
+    let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for path in all {
+        let name = path.strip_prefix(&src).unwrap().to_str().unwrap();
+        let module = name.trim_end_matches(".rs").split('/').next().unwrap().to_owned();
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let code = code.lines().map(|line| line.split("//").next().unwrap());
+        let code = code.collect::<Vec<_>>().join("\n");
+        let imported = code.split("crate::").skip(1).map(|rest| {
+            rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>()
+        });
+        imports.entry(module.clone()).or_default().extend(imported.filter(|name| *name != module));
+    }
+    let all_below = |module: &str| {
+        let (mut below, mut next) = (BTreeSet::new(), vec![module]);
+        while let Some(module) = next.pop() {
+            for name in imports.get(module).into_iter().flatten() {
+                if below.insert(name.as_str()) {
+                    next.push(name);
+                }
+            }
+        }
+        below
+    };
+    assert!(imports["session"].contains("model") && imports.len() > 30, "{imports:?}");
+    for module in imports.keys() {
+        let below = all_below(module);
+        assert!(!below.contains(module.as_str()), "{module} imports itself through {below:?}");
+        assert!(!below.contains("cli") || module == "main", "{module} imports cli");
+        let is_low = ["config", "text", "reader", "rnn"].contains(&module.as_str());
+        assert!(!is_low || !below.contains("model"), "{module} imports the model");
+    }
 }
 
 /// pip takes a package only if its digest is the one in the list.
