@@ -6,6 +6,7 @@ mod program;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use program::{Expect, TINY, checkpoint, metrics, program, repository, text, texts};
 use serde_json::Value;
@@ -25,8 +26,9 @@ fn train(more: &[&str]) -> Vec<String> {
     lines
 }
 
-fn fails_to_train(more: &[&str]) -> (i32, String) {
-    program(&[TINY, &["--max-steps", "1", "--no-eval"], more].concat()).fails()
+/// A training of a step.
+fn short(more: &[&str]) -> Command {
+    program(&[TINY, &["--max-steps", "1", "--no-eval"], more].concat())
 }
 
 /// The newest checkpoint's variables.
@@ -264,8 +266,7 @@ fn variables_that_are_not_finite_are_refused() {
             let says = format!("variable {name:?}: 1 of its 2048 values are NaN or infinite");
             assert!(error.contains(&says) && error.contains(file), "{args:?}: {error}");
         }
-        let (code, error) = fails_to_train(&["--init-from", text(&npz)]);
-        assert!(code == 1 && error.contains(name) && error.contains("--init-from"), "{error}");
+        short(&["--init-from", text(&npz)]).fails_with(1, &[name, "--init-from"]);
     }
 }
 
@@ -324,9 +325,7 @@ fn wrong_flags_are_usage_errors_that_name_the_flag() {
         } else {
             base.to_vec()
         };
-        let (code, error) = program(&[&base[..], flags].concat()).fails();
-        assert_eq!(code, 2, "{flags:?}: {error}");
-        assert!(error.contains(says), "{flags:?}: {error}");
+        program(&[&base[..], flags].concat()).fails_with(2, &[says]);
     }
     assert_eq!(program(&["train"]).fails().0, 2);
     assert_eq!(program(&[]).fails().0, 2);
@@ -367,7 +366,7 @@ fn flags_that_would_be_ignored_are_refused() {
             "--no-cuda-graph has no effect on the CPU; --device cuda takes a GPU",
         ),
     ] {
-        let (code, error) = fails_to_train(flags);
+        let (code, error) = short(flags).fails();
         assert_eq!(code, 2, "{flags:?}: {error}");
         assert_eq!(error, format!("error: {says}\n"), "{flags:?}")
     }
@@ -447,7 +446,7 @@ fn init_from_starts_a_run_and_resumes_it() {
 
     for (run, file) in [("run", &other), ("plain", &first)] {
         let (code, error) =
-            fails_to_train(&["--init-from", text(file), "--save-path", text(&at(run))]);
+            short(&["--init-from", text(file), "--save-path", text(&at(run))]).fails();
         assert_eq!(code, 2, "{error}");
         let begins = format!(
             "error: --init-from {}: the run in --save-path {} ",
@@ -498,38 +497,30 @@ fn bad_input_is_an_error_in_words() {
     let file = at("a file");
     fs::write(&file, b"").unwrap();
     for path in [file.clone(), file.join("below")] {
-        let (code, error) = fails_to_train(&["--save-path", text(&path)]);
-        assert_eq!(code, 1);
-        assert!(error.contains("--save-path") && error.contains("a file"), "{error}");
+        short(&["--save-path", text(&path)]).fails_with(1, &["--save-path", "a file"]);
     }
-    let (_, error) = fails_to_train(&["--metrics", text(&file.join("m.jsonl"))]);
-    assert!(error.contains("--metrics"), "{error}");
+    short(&["--metrics", text(&file.join("m.jsonl"))]).fails_with(1, &["--metrics"]);
 
     // Variables that are missing, misshapen, damaged.
     let npz = at("some.npz");
     let variables =
         [("Model/embedding".to_owned(), Tensor::zeros([3, 2], (Kind::Float, Device::Cpu)))];
     ptb_word_lm::tf::write_npz(&npz, &variables.into()).unwrap();
-    let (_, error) = fails_to_train(&["--init-from", text(&npz)]);
-    assert!(error.contains("some.npz") && error.contains("missing"), "{error}");
+    short(&["--init-from", text(&npz)]).fails_with(1, &["some.npz", "missing"]);
     fs::write(&npz, b"PK\x03\x04 not a zip").unwrap();
-    let (_, error) = fails_to_train(&["--init-from", text(&npz)]);
-    assert!(error.contains("some.npz"), "{error}");
-    let (_, error) = fails_to_train(&["--init-from", text(&nowhere)]);
-    assert!(error.contains("nowhere"), "{error}");
+    short(&["--init-from", text(&npz)]).fails_with(1, &["some.npz"]);
+    short(&["--init-from", text(&nowhere)]).fails_with(1, &["nowhere"]);
 
     // Another configuration, another vocabulary, another run at work.
     let save = at("run");
     train(&["--max-steps", "1", "--no-eval", "--save-path", text(&save)]);
-    let (code, error) = fails_to_train(&["--save-path", text(&save), "--num-layers", "2"]);
-    assert_eq!(code, 1);
-    assert!(error.contains("num_layers is 1 there and 2 here"), "{error}");
+    short(&["--save-path", text(&save), "--num-layers", "2"])
+        .fails_with(1, &["num_layers is 1 there and 2 here"]);
     let abcd = data("abcd", [&long, &long, &long]);
     failing(&["eval", "--checkpoint", text(&save), "--data-path", text(&abcd)], &["vocabulary"]);
     let lock = fs::File::open(save.join("lock")).unwrap();
     lock.lock().unwrap();
-    let (_, error) = fails_to_train(&["--save-path", text(&save)]);
-    assert!(error.contains("another run is using this folder"), "{error}");
+    short(&["--save-path", text(&save)]).fails_with(1, &["another run is using this folder"]);
 }
 
 #[test]
@@ -539,9 +530,8 @@ fn cuda_without_cuda_says_what_is_missing() {
         train(&["--max-steps", "1", "--no-eval", "--device", "cuda"]);
         return;
     }
-    let (code, error) = program(&["train", "--data-path", "sample", "--device", "cuda"]).fails();
-    assert_eq!(code, 1);
-    assert!(error.contains("NVIDIA driver") && error.contains("make train-cpu"), "{error}");
+    program(&["train", "--data-path", "sample", "--device", "cuda"])
+        .fails_with(1, &["NVIDIA driver", "make train-cpu"]);
 }
 
 #[test]
@@ -563,6 +553,5 @@ fn compare_shows_a_run_beside_the_published_numbers() {
     }
     assert!(table.contains("115.91"), "{table}");
     assert!(table.lines().all(|l| l.chars().count() <= 100), "{table}");
-    let (_, error) = program(&["compare", text(folder.path())]).fails();
-    assert!(error.contains("metrics.jsonl"), "{error}");
+    program(&["compare", text(folder.path())]).fails_with(1, &["metrics.jsonl"]);
 }

@@ -69,13 +69,10 @@ fn another_libtorch_is_refused_when_the_program_starts() {
         &["import", "model.ckpt", "--save-path", "run"],
         &["export", "--checkpoint", "run", "--format", "tf-npz", "-o", "run.npz"],
     ] {
-        let (code, errors) =
-            program(args).current_dir(folder.path()).env("LD_PRELOAD", &other).fails();
-        assert_eq!(code, 1, "{errors}");
-        assert!(
-            errors.contains("libtorch 2.11.0") && errors.contains("2.10.0"),
-            "{args:?}: {errors}"
-        );
+        program(args)
+            .current_dir(folder.path())
+            .env("LD_PRELOAD", &other)
+            .fails_with(1, &["libtorch 2.11.0", "2.10.0"]);
     }
     let (code, out, _) = program(&["doctor"]).env("LD_PRELOAD", &other).ends();
     let says = "libtorch    2.10.0, CPU-only; this program was built against 2.11.0";
@@ -167,9 +164,7 @@ fn output_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none() {
         let reset = || fs::remove_dir_all(at("imported")).unwrap_or_default();
         reset();
         let full = fs::File::options().write(true).open("/dev/full").unwrap();
-        let (code, errors) = program(&args).stdout(full).fails();
-        assert_eq!(code, 1, "{args:?}: {errors}");
-        assert!(errors.contains("No space left on device"), "{args:?}: {errors}");
+        program(&args).stdout(full).fails_with(1, &["No space left on device"]);
 
         reset();
         let (reader, writer) = std::io::pipe().unwrap();
@@ -201,9 +196,8 @@ fn files_are_written_into_folders_that_are_not_there_yet() {
     // A file in the way is named.
     fs::write(at("file"), "").unwrap();
     let out = at("file/model.npz");
-    let (code, errors) =
-        program(&["export", "--checkpoint", &at("run"), "--format", "tf-npz", "-o", &out]).fails();
-    assert!(code == 1 && errors.contains("file/model.npz"), "{errors}");
+    program(&["export", "--checkpoint", &at("run"), "--format", "tf-npz", "-o", &out])
+        .fails_with(1, &["file/model.npz"]);
 }
 
 /// A copy of scripts/ with lists of packages as small as can be, which pip finds without a network.
@@ -344,14 +338,16 @@ fn a_python_without_pip_helps_itself_or_says_what_to_install() {
     // Debian's without python3-venv: neither.
     fs::remove_dir_all(fetch.at(".libtorch")).unwrap();
     stub(&python, &format!("[ \"$1\" != -m ] || exit 1\n{real}"));
-    let (code, errors) = fetch.libtorch("cpu").env("PYTHON", &python).fails();
-    assert!(code == 1 && errors.contains("no pip") && errors.contains("python3-pip"), "{errors}");
-    assert!(errors.contains("LIBTORCH"), "{errors}");
-    let (_, errors) = fetch.libtorch("cpu").env("PYTHON", "/no/such/python").fails();
-    assert!(errors.contains("/no/such/python was not found"), "{errors}");
+    fetch
+        .libtorch("cpu")
+        .env("PYTHON", &python)
+        .fails_with(1, &["no pip", "python3-pip", "LIBTORCH"]);
+    fetch
+        .libtorch("cpu")
+        .env("PYTHON", "/no/such/python")
+        .fails_with(1, &["/no/such/python was not found"]);
     stub(&python, "[ \"$1\" != -c ] || exit 1\necho Python 3.8.10");
-    let (_, errors) = fetch.libtorch("cpu").env("PYTHON", &python).fails();
-    assert!(errors.contains("Python 3.8.10 is too old"), "{errors}");
+    fetch.libtorch("cpu").env("PYTHON", &python).fails_with(1, &["Python 3.8.10 is too old"]);
 }
 
 #[test]
@@ -451,9 +447,10 @@ fn an_installed_program_can_be_moved() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let script = repository("scripts/install.sh");
-    let (code, errors) =
-        Command::new(&script).args(["relative", PROGRAM]).current_dir(repository("")).fails();
-    assert!(code == 2 && errors.contains("not an absolute path"), "{errors}");
+    Command::new(&script)
+        .args(["relative", PROGRAM])
+        .current_dir(repository(""))
+        .fails_with(2, &["not an absolute path"]);
     let install = || Command::new(&script).arg(at("first place")).arg(PROGRAM).works();
     install();
     install(); // over the one that is there
