@@ -27,7 +27,7 @@ fn train(more: &[&str]) -> Vec<String> {
 }
 
 /// A training of a step.
-fn short(more: &[&str]) -> Command {
+fn one_step(more: &[&str]) -> Command {
     program(&[TINY, &["--max-steps", "1", "--no-eval"], more].concat())
 }
 
@@ -266,7 +266,7 @@ fn variables_that_are_not_finite_are_refused() {
             let says = format!("variable {name:?}: 1 of its 2048 values are NaN or infinite");
             assert!(error.contains(&says) && error.contains(file), "{args:?}: {error}");
         }
-        short(&["--init-from", text(&npz)]).fails_with(1, &[name, "--init-from"]);
+        one_step(&["--init-from", text(&npz)]).fails_with(1, &[name, "--init-from"]);
     }
 }
 
@@ -366,7 +366,7 @@ fn flags_that_would_be_ignored_are_refused() {
             "--no-cuda-graph has no effect on the CPU; --device cuda takes a GPU",
         ),
     ] {
-        let (code, error) = short(flags).fails();
+        let (code, error) = one_step(flags).fails();
         assert_eq!(code, 2, "{flags:?}: {error}");
         assert_eq!(error, format!("error: {says}\n"), "{flags:?}")
     }
@@ -446,7 +446,7 @@ fn init_from_starts_a_run_and_resumes_it() {
 
     for (run, file) in [("run", &other), ("plain", &first)] {
         let (code, error) =
-            short(&["--init-from", text(file), "--save-path", text(&at(run))]).fails();
+            one_step(&["--init-from", text(file), "--save-path", text(&at(run))]).fails();
         assert_eq!(code, 2, "{error}");
         let begins = format!(
             "error: --init-from {}: the run in --save-path {} ",
@@ -497,30 +497,30 @@ fn bad_input_is_an_error_in_words() {
     let file = at("a file");
     fs::write(&file, b"").unwrap();
     for path in [file.clone(), file.join("below")] {
-        short(&["--save-path", text(&path)]).fails_with(1, &["--save-path", "a file"]);
+        one_step(&["--save-path", text(&path)]).fails_with(1, &["--save-path", "a file"]);
     }
-    short(&["--metrics", text(&file.join("m.jsonl"))]).fails_with(1, &["--metrics"]);
+    one_step(&["--metrics", text(&file.join("m.jsonl"))]).fails_with(1, &["--metrics"]);
 
     // Variables that are missing, misshapen, damaged.
     let npz = at("some.npz");
     let variables =
         [("Model/embedding".to_owned(), Tensor::zeros([3, 2], (Kind::Float, Device::Cpu)))];
     ptb_word_lm::tf::write_npz(&npz, &variables.into()).unwrap();
-    short(&["--init-from", text(&npz)]).fails_with(1, &["some.npz", "missing"]);
+    one_step(&["--init-from", text(&npz)]).fails_with(1, &["some.npz", "missing"]);
     fs::write(&npz, b"PK\x03\x04 not a zip").unwrap();
-    short(&["--init-from", text(&npz)]).fails_with(1, &["some.npz"]);
-    short(&["--init-from", text(&nowhere)]).fails_with(1, &["nowhere"]);
+    one_step(&["--init-from", text(&npz)]).fails_with(1, &["some.npz"]);
+    one_step(&["--init-from", text(&nowhere)]).fails_with(1, &["nowhere"]);
 
     // Another configuration, another vocabulary, another run at work.
     let save = at("run");
     train(&["--max-steps", "1", "--no-eval", "--save-path", text(&save)]);
-    short(&["--save-path", text(&save), "--num-layers", "2"])
+    one_step(&["--save-path", text(&save), "--num-layers", "2"])
         .fails_with(1, &["num_layers is 1 there and 2 here"]);
     let abcd = data("abcd", [&long, &long, &long]);
     failing(&["eval", "--checkpoint", text(&save), "--data-path", text(&abcd)], &["vocabulary"]);
     let lock = fs::File::open(save.join("lock")).unwrap();
     lock.lock().unwrap();
-    short(&["--save-path", text(&save)]).fails_with(1, &["another run is using this folder"]);
+    one_step(&["--save-path", text(&save)]).fails_with(1, &["another run is using this folder"]);
 }
 
 #[test]

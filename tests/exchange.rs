@@ -22,7 +22,7 @@ use ptb_word_lm::session::{Input, evaluate};
 use ptb_word_lm::tf::{self, Variables};
 use tch::{Device, Kind, Tensor};
 
-/// The tiny run, and that run by Adam.
+/// The tiny run with every step in its metrics; and that run by Adam.
 const TRAIN: &str = "$TINY --no-eval --log-every 1";
 const ADAM: &str =
     "$TINY --no-eval --log-every 1 --optimizer adam --learning-rate 0.01 --max-epoch 5";
