@@ -226,7 +226,7 @@ fn lists_of_words_are_checked() {
         &["\"cat\" there and \"fox\""],
     );
     place.fails_with(
-        1,
+        2,
         "import own.npz --save-path no --max-vocab 5",
         &["--max-vocab", "--data-path"],
     );
