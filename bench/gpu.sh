@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
 # The proof on a machine with a GPU, in one command: golden tests, the bench against PyTorch, the three published runs.
 #
-#   gpu.sh [--out FOLDER] [--copy FOLDER] [--minutes N] [--precision P] [--device cuda] [--retry] [--dry-run]
+#   gpu.sh [--out FOLDER] [--copy FOLDER] [--minutes N] [--precision P] [--device cuda] [--more] [--retry] [--dry-run]
 #
 # It runs from the folder that `make gpu-kit` makes (or finds it in target/gpu-kit) and needs a Python with PyTorch 2.11 (PYTHON), whose
 # libtorch it uses. All that it finds goes into FOLDER (gpu-results here; /dev/shm/gpu, in memory, saves the time of writing checkpoints);
 # after each stage what matters of it is copied to the --copy FOLDER: summary.md, results.tar.gz, gpu.log. A call stops before N
 # minutes are over (9), in the middle of a run if need be, and exits with 3; called again it continues, until everything is done (0)
-# or something has failed (1). A stage that failed is tried again only with --retry. --dry-run goes through every stage with few
-# steps, on the CPU too (--device cpu).
+# or something has failed (1). A stage that failed is tried again only with --retry. --more adds what takes ten minutes more: models
+# that adapt to the text, averages, and a second seed of large. --dry-run goes through every stage with few steps, on the CPU too
+# (--device cpu).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 kit=$here
 [ -x "$kit/ptb-word-lm" ] || kit=$here/../target/gpu-kit
 python=${PYTHON:-python3}
-out=$PWD/gpu-results copy= minutes=9 precision= device=cuda retry= dry=
-usage() { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+out=$PWD/gpu-results copy= minutes=9 precision= device=cuda more= retry= dry=
+usage() { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 while [ $# -gt 0 ]; do
     case $1 in
     --out) out=${2:?$1: a folder}; shift ;;
@@ -23,6 +24,7 @@ while [ $# -gt 0 ]; do
     --minutes) minutes=${2:?$1: a number}; shift ;;
     --precision) precision=${2:?$1: fp32, tf32-cudnn, tf32, bf16 or fp16}; shift ;;
     --device) device=${2:?$1: cuda, cuda:N or cpu}; shift ;;
+    --more) more=1 ;;
     --retry) retry=1 ;;
     --dry-run) dry=1 ;;
     *) usage ;;
@@ -117,6 +119,23 @@ train() { # NAME MODEL SEED: resumable; its seconds, start-ups included, add up
     case $code in 124 | 137) return 3 ;; *) return $code ;; esac
 }
 
+evaluate() { # RUN... [FLAG...]: a line for `compare`
+    local flags=()
+    while [ $# -gt 0 ] && [[ $1 != -* ]]; do flags+=(--checkpoint "$out/runs/$1"); shift; done
+    bounded "$binary" eval --device "$device" --data-path "$data" "${flags[@]}" "$@" --metrics "$out/evaluations.jsonl" >> "$out/gpu.log" 2>&1
+}
+adapt() { # RUN: chooses the flags on the validation text, and evaluates with the best of each kind
+    local flags
+    bounded "$binary" eval --device "$device" --data-path "$data" --checkpoint "$out/runs/$1" --tune --cache 2000 \
+        > "$out/tune-$1.txt" 2>> "$out/gpu.log" || return 1
+    # The lines are such as `Best --dynamic 0.1 --cache 2000 --cache-theta 0.8 --cache-lambda 0.15: 93.578`.
+    sed -n 's/^Best\(.*\): .*/\1/p' "$out/tune-$1.txt" | sort -u > "$out/best-$1.txt"
+    while read -r flags; do
+        # shellcheck disable=SC2086
+        evaluate "$1" $flags < /dev/null || return 1
+    done < "$out/best-$1.txt"
+}
+
 stage machine 20 machine
 stage tests 60 tests
 for model in small medium large; do stage "$model-0" 60 train "$model-0" "$model" 0; done
@@ -125,4 +144,9 @@ for seed in 1 2; do stage "small-$seed" 60 train "small-$seed" small "$seed"; do
 for round in 2 3; do
     for config in small medium large; do stage "bench-$config-$round" 60 bench "$config" "$round"; done
 done
+if [ -n "$more" ]; then
+    stage averages 30 evaluate small-0 small-1 small-2
+    for model in medium large; do stage "plain-$model" 30 evaluate "$model-0"; stage "adapt-$model" 120 adapt "$model-0"; done
+    stage large-2 60 train large-2 large 2
+fi
 finish $failed

@@ -96,7 +96,7 @@ impl<'a> TrainStep<'a> {
     /// Sets the state that the next step starts from.
     ///
     /// # Errors
-    /// A state of another shape.
+    /// A state of another number of tensors or another shape.
     pub(crate) fn assign_state(&mut self, state: &[Tensor]) -> Result<()> {
         let tensors = self.state.len();
         ensure!(state.len() == tensors, "a state of {} tensors; expected {tensors}", state.len());

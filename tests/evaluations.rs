@@ -277,7 +277,7 @@ fn the_committed_evaluations_stand_beside_the_paper() {
         "2 models averaged, dynamic evaluation and cache",
         "117.45",
         "81.42",
-        "the paper's averages",
+        "black marks",
     ] {
         assert!(svg.contains(label), "{label} in {svg}");
         assert!(shown.html.contains(label), "{label}");

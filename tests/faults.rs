@@ -254,6 +254,8 @@ fn a_second_signal_ends_the_process_at_once() {
         let mut slow = program(&[&base[..], &size, &["--save-path", text(&save)]].concat());
         let mut child = slow.stderr(Stdio::null()).spawn().unwrap();
         wait_for_first_line(&mut child);
+        // A signal before the step begins would stop the run without it.
+        std::thread::sleep(Duration::from_secs(1));
         for (k, signal) in signals.iter().enumerate() {
             let status = child.try_wait().unwrap();
             assert_eq!(status, None, "{signals:?}: it ended before signal {k}");

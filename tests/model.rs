@@ -154,6 +154,27 @@ fn a_text_read_word_by_word_is_the_text_read_at_once() {
     }
 }
 
+/// Too few or too many tensors in a state are an error in every mode, also of a single word.
+#[test]
+fn a_state_of_another_length_is_refused() {
+    let config = Config { keep_prob: 1.0, batch_size: 1, ..CONFIG };
+    let v = variables(&config, CellType::BasicLstm);
+    for mode in [RnnMode::Cudnn, RnnMode::Block, RnnMode::Basic] {
+        let model = PtbModel::new(&v, false, mode);
+        let state = model.zero_state(1);
+        let logits = |steps, state: &[Tensor]| model.logits(&ids(&config, steps), state);
+        let longer: Vec<Tensor> =
+            state.iter().chain(&state[..2]).map(Tensor::shallow_clone).collect();
+        for steps in [1, 4] {
+            assert!(logits(steps, &state).is_ok());
+            for wrong in [&state[..5], &state[..2], &[], &longer[..]] {
+                let error = logits(steps, wrong).unwrap_err().to_string();
+                assert!(error.contains("state"), "{mode}: {} tensors: {error}", wrong.len());
+            }
+        }
+    }
+}
+
 #[test]
 fn gradients_are_the_slopes_of_the_cost() {
     let config = Config { num_layers: 2, ..CONFIG };

@@ -114,7 +114,10 @@ Examples:
       find the best flags for the model to adapt to the validation text
   ptb-word-lm eval --checkpoint runs/small --data-path data/ptb \\
       --dynamic 0.1 --cache 2000
-      let the model adapt to the text")]
+      let the model adapt to the text
+  ptb-word-lm eval --checkpoint runs/small --data-path data/ptb \\
+      --metrics evaluations.jsonl
+      keep the perplexities for `compare evaluations.jsonl`")]
     Eval(eval::EvalArgs),
     /// Generate text with a saved model, word by word
     #[command(after_help = "\

@@ -1,7 +1,7 @@
 //! The recurrent layers in one call: `nn::lstm`, which is cuDNN's LSTM on a GPU and oneDNN's on the
 //! CPU.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tch::nn::RNN;
 use tch::{Device, Kind, Tensor, nn};
 
@@ -67,7 +67,7 @@ impl LstmStack {
     fn seq_init(&self, x: &Tensor, state: &[Tensor]) -> Result<(Tensor, State)> {
         // For a single word on the CPU, as when a text is generated, the fused call would bring all
         // weights into its own layout first, which takes longer than the arithmetic.
-        if x.device() == Device::Cpu && x.size()[..2] == [1, 1] {
+        if x.device() == Device::Cpu && x.size()[..2] == [1, 1] && !x.requires_grad() {
             let (output, last) = self.step(&x.squeeze_dim(1), state)?;
             return Ok((output.unsqueeze(1), last));
         }
@@ -166,6 +166,7 @@ pub(super) fn fused_outputs(
         layers += stack.layers().len();
         x = dropout(output, masks.get(layers));
     }
+    ensure!(state.is_empty(), "the initial state has too many tensors");
     Ok((x, final_state))
 }
 

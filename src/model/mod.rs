@@ -302,8 +302,11 @@ impl<'a> PtbModel<'a> {
         // `output` is `gradient`.
         let scalar = (output * gradient).sum(kind);
         let gradients = Tensor::f_run_backward(&[scalar], leaves, false, false)?;
-        let unscale = |g: Tensor| if loss_scale == 1.0 { g } else { g / loss_scale };
-        Ok(gradients.into_iter().map(|g| unscale(g.to_kind(kind))).collect())
+        let unscaled = |gradient: Tensor| {
+            let mut gradient = gradient.to_kind(kind);
+            if loss_scale == 1.0 { gradient } else { gradient.g_div_scalar_(loss_scale) }
+        };
+        Ok(gradients.into_iter().map(unscaled).collect())
     }
 
     /// The original's `train_op`: gradients, clipping by global norm, one step of the optimizer.

@@ -1,6 +1,6 @@
 //! `tf.train.AdamOptimizer`, as TensorFlow 1 computes it.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::Gradient;
 
@@ -28,7 +28,7 @@ impl Adam {
 
     pub(super) fn new(variables: &[&Tensor]) -> Self {
         let zeros = || variables.iter().map(|variable| variable.detach().zeros_like()).collect();
-        let device = variables.first().map_or(tch::Device::Cpu, |variable| variable.device());
+        let device = variables.first().map_or(Device::Cpu, |variable| variable.device());
         let power = |beta: f64| Tensor::full([0; 0], beta, (Kind::Float, device));
         Adam { m: zeros(), v: zeros(), powers: Self::BETAS.map(power) }
     }

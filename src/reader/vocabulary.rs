@@ -102,7 +102,7 @@ impl Counts {
     /// equal count by code point, as Python does.
     pub fn rank(mut self, limits: Limits) -> Ranked {
         limits.add_special(&mut self.0);
-        let count = self.0.len();
+        let numbers = self.0.len();
         let mut words: Vec<Word> = self
             .0
             .into_iter()
@@ -114,7 +114,7 @@ impl Counts {
 
         // Without limits every word gets an id of its own.
         let unk_id = words.iter().position(|word| word.word == UNK).unwrap_or_default();
-        let mut ids = vec![unk_id as i32; count];
+        let mut ids = vec![unk_id as i32; numbers];
         for (id, word) in words.iter().enumerate() {
             ids[word.number] = id as i32;
         }

@@ -1,5 +1,6 @@
 //! Vocabularies as lists of words, their differences, and data with the ids of another vocabulary.
 
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use indexmap::IndexSet;
 use smol_str::SmolStr;
 
 use super::{RawData, Vocabulary};
-use crate::text::{self, TextReader, words};
+use crate::text::{TextReader, words};
 
 impl Vocabulary {
     /// Reads a list of words from a file: one word a line, whose id is the number of the line,
@@ -18,7 +19,10 @@ impl Vocabulary {
     /// As [`Self::from_list`]; a file that cannot be read.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Self::from_lines(text::open(path)?, &path.display().to_string())
+        let name = path.display().to_string();
+        // It may be a pipe.
+        let file = File::open(path).with_context(|| format!("{name}: cannot be read"))?;
+        Self::from_list(Box::new(file), name)
     }
 
     /// Reads a list of words, as [`Self::to_list`] writes it. Messages call it `name`.
@@ -27,10 +31,7 @@ impl Vocabulary {
     /// Text that is not UTF-8; a line of no word or of several, unless it is blank and at the end;
     /// a word that is there twice; fewer than two words.
     pub fn from_list(list: Box<dyn Read>, name: String) -> Result<Self> {
-        Self::from_lines(TextReader::new(list, name.clone()), &name)
-    }
-
-    fn from_lines(mut text: TextReader, name: &str) -> Result<Self> {
+        let mut text = TextReader::new(list, name.clone());
         let mut found: IndexSet<SmolStr> = IndexSet::new();
         let (mut line, mut blank) = (1, None);
         while let Some(piece) = text.next_piece()? {
@@ -104,5 +105,22 @@ impl RawData {
         }
         self.vocabulary = vocabulary.clone();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_list_may_come_through_a_pipe() {
+        let (list, mut program) = std::io::pipe().unwrap();
+        program.write_all(b"a\nb\n").unwrap();
+        drop(program);
+        let words = Vocabulary::read(format!("/dev/fd/{}", list.as_raw_fd())).unwrap();
+        assert_eq!(words.to_list(), "a\nb\n");
     }
 }

@@ -66,7 +66,7 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// The defaults of `train` on a CPU.
+    /// The defaults of `train` on a CPU, except that no steps are logged.
     fn default() -> Self {
         Options {
             rnn_mode: RnnMode::Cudnn,

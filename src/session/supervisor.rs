@@ -74,7 +74,8 @@ impl<'a> Session<'a> {
     }
 
     /// Starts from these variables, and the optimizer's slots if there are any among them, instead
-    /// of random ones. `origin` is the [`Provenance::init_from`] of the run.
+    /// of random ones. `origin` is [`Provenance::init_from`]: the digest of the variables as they
+    /// were read.
     ///
     /// # Errors
     /// Variables or slots that are missing or do not fit.

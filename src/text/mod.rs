@@ -128,7 +128,7 @@ impl TextReader {
     }
 
     /// Sets the size in bytes.
-    pub(crate) fn with_total(self, total: u64) -> Self {
+    fn with_total(self, total: u64) -> Self {
         TextReader { total, ..self }
     }
 

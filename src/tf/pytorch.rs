@@ -11,7 +11,7 @@
 //! PyTorch has no `forget_bias`: it is part of the bias there.
 
 use anyhow::{Context, Result, bail, ensure};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{LSTM_CELL, Shapes, Variables, canonical, ensure_finite, is_float, layer_name};
 use crate::rnn::{kernel_from_libtorch, kernel_to_libtorch};
@@ -43,45 +43,104 @@ pub(super) fn prefix(variables: &Variables) -> Option<String> {
 /// # Errors
 /// Name the variable: missing, of a wrong shape, not of floats, not finite, or not part of this
 /// model.
-pub(super) fn to_tensorflow(mut given: Variables, prefix: &str) -> Result<Converted> {
-    let mut remarks = Vec::new();
-    let mut take = |name: &str| -> Result<Option<Tensor>> {
-        let Some(tensor) = given.remove(&format!("{prefix}{name}")) else { return Ok(None) };
+pub(super) fn to_tensorflow(given: Variables, prefix: &str) -> Result<Converted> {
+    let mut file = Reading { given, prefix, remarks: Vec::new() };
+    let (embedding, softmax) = file.embedding_and_softmax()?;
+    let size = embedding.size();
+    let [vocab, hidden] = size[..] else {
+        bail!("variable {ENCODER:?}: expected shape [vocab, hidden], found {size:?}");
+    };
+    ensure_shape(DECODER, &softmax, &[vocab, hidden])?;
+    let mut variables = Variables::new();
+    let mut k = 0;
+    while let Some((kernel, bias)) = file.layer(k, hidden)? {
+        variables.insert(layer_name(k, LSTM_CELL, "kernel"), kernel);
+        variables.insert(layer_name(k, LSTM_CELL, "bias"), bias);
+        k += 1;
+    }
+    let softmax_b = file.bias(DECODER_BIAS, vocab)?;
+    file.ensure_nothing_else()?;
+    variables.extend([
+        ("Model/embedding".into(), embedding),
+        ("Model/softmax_w".into(), softmax.f_tr()?.f_contiguous()?),
+        ("Model/softmax_b".into(), softmax_b),
+    ]);
+    Ok(Converted { variables, others: file.given, remarks: file.remarks })
+}
+
+fn ensure_shape(name: &str, tensor: &Tensor, expected: &[i64]) -> Result<()> {
+    let found = tensor.size();
+    ensure!(found == expected, "variable {name:?}: expected shape {expected:?}, found {found:?}");
+    Ok(())
+}
+
+fn missing(name: &str) -> String {
+    format!("variable {name:?} is missing")
+}
+
+/// A file of PyTorch's that is being read.
+struct Reading<'a> {
+    /// What was not read yet.
+    given: Variables,
+    prefix: &'a str,
+    remarks: Vec<String>,
+}
+
+impl Reading<'_> {
+    /// Takes a variable, as float32.
+    fn take(&mut self, name: &str) -> Result<Option<Tensor>> {
+        let name_in_file = format!("{}{name}", self.prefix);
+        let Some(tensor) = self.given.remove(&name_in_file) else { return Ok(None) };
         let kind = tensor.f_kind()?;
         ensure!(is_float(kind), "variable {name:?}: expected floats, found {kind:?}");
         let tensor = tensor.f_to_kind(Kind::Float)?;
         ensure_finite(name, &tensor)?;
         Ok(Some(tensor))
-    };
-    let missing = |name: &str| format!("variable {name:?} is missing");
-    let (embedding, softmax) = match (take(ENCODER)?, take(DECODER)?) {
-        (Some(encoder), Some(decoder)) => {
-            if encoder.size() == decoder.size() && encoder.f_equal(&decoder)? {
-                remarks.push(format!(
-                    "{ENCODER} and {DECODER} are equal (tied weights); here they are two \
-                     variables, which training moves apart"
-                ));
+    }
+
+    /// Takes a bias of this many numbers, or makes one of zeros.
+    fn bias(&mut self, name: &str, len: i64) -> Result<Tensor> {
+        match self.take(name)? {
+            Some(bias) => {
+                ensure_shape(name, &bias, &[len])?;
+                Ok(bias)
             }
-            (encoder, decoder)
+            None => {
+                self.remarks.push(format!("{name} is missing and is taken to be zero"));
+                Ok(Tensor::f_zeros([len], (Kind::Float, Device::Cpu))?)
+            }
         }
-        (Some(one), None) | (None, Some(one)) => {
-            remarks.push(format!(
-                "one of {ENCODER} and {DECODER} is missing and is taken to be the other (tied \
-                 weights); here they are two variables, which training moves apart"
-            ));
-            (one.copy(), one)
+    }
+
+    /// Takes `encoder.weight` and `decoder.weight`, which may be tied.
+    fn embedding_and_softmax(&mut self) -> Result<(Tensor, Tensor)> {
+        match (self.take(ENCODER)?, self.take(DECODER)?) {
+            (Some(encoder), Some(decoder)) => {
+                if encoder.size() == decoder.size() && encoder.f_equal(&decoder)? {
+                    self.remarks.push(format!(
+                        "{ENCODER} and {DECODER} are equal (tied weights); here they are two \
+                         variables, which training moves apart"
+                    ));
+                }
+                Ok((encoder, decoder))
+            }
+            (Some(one), None) | (None, Some(one)) => {
+                self.remarks.push(format!(
+                    "one of {ENCODER} and {DECODER} is missing and is taken to be the other (tied \
+                     weights); here they are two variables, which training moves apart"
+                ));
+                Ok((one.copy(), one))
+            }
+            (None, None) => bail!(missing(ENCODER)),
         }
-        (None, None) => bail!(missing(ENCODER)),
-    };
-    let size = embedding.size();
-    let [vocab, width] = size[..] else {
-        bail!("variable {ENCODER:?}: expected shape [vocab, hidden], found {size:?}");
-    };
-    let mut layers = Vec::new();
-    while let Some(w_ih) = take(&format!("rnn.weight_ih_l{}", layers.len()))? {
-        let k = layers.len();
+    }
+
+    /// Takes layer `k` of `width` units: its kernel and bias in TensorFlow's layout. None if there
+    /// is no such layer.
+    fn layer(&mut self, k: usize, width: i64) -> Result<Option<(Tensor, Tensor)>> {
+        let Some(w_ih) = self.take(&format!("rnn.weight_ih_l{k}"))? else { return Ok(None) };
         let name = format!("rnn.weight_hh_l{k}");
-        let w_hh = take(&name)?.with_context(|| missing(&name))?;
+        let w_hh = self.take(&name)?.with_context(|| missing(&name))?;
         let hidden = w_hh.size().last().copied().unwrap_or_default();
         ensure!(
             hidden == width,
@@ -89,60 +148,25 @@ pub(super) fn to_tensorflow(mut given: Variables, prefix: &str) -> Result<Conver
              have to be the same (emsize and nhid in PyTorch's example)",
             w_hh.size()
         );
-        let mut biases = Vec::new();
-        for name in [format!("rnn.bias_ih_l{k}"), format!("rnn.bias_hh_l{k}")] {
-            match take(&name)? {
-                Some(bias) => {
-                    let (found, expected) = (bias.size(), [4 * hidden]);
-                    ensure!(
-                        found == expected,
-                        "variable {name:?}: expected shape {expected:?}, found {found:?}"
-                    );
-                    biases.push(bias);
-                }
-                None => remarks.push(format!("{name} is missing and is taken to be zero")),
-            }
-        }
-        let zeros = Tensor::f_zeros([4 * hidden], (Kind::Float, w_hh.device()))?;
-        let bias = biases.iter().try_fold(zeros, |sum, bias| sum.f_add(bias))?;
-        let converted = kernel_from_libtorch(&w_ih, &w_hh, &bias);
-        layers.push(converted.with_context(|| {
+        let first = self.bias(&format!("rnn.bias_ih_l{k}"), 4 * hidden)?;
+        let second = self.bias(&format!("rnn.bias_hh_l{k}"), 4 * hidden)?;
+        let layer = kernel_from_libtorch(&w_ih, &w_hh, &first.f_add(&second)?);
+        layer.map(Some).with_context(|| {
             format!("the layer of {name:?}: expected an LSTM (no GRU, no simple RNN)")
-        })?);
+        })
     }
-    let softmax_b = match take(DECODER_BIAS)? {
-        Some(bias) => bias,
-        None => {
-            remarks.push(format!("{DECODER_BIAS} is missing and is taken to be zero"));
-            Tensor::f_zeros([vocab], (Kind::Float, softmax.device()))?
-        }
-    };
-    for (name, tensor, expected) in
-        [(DECODER, &softmax, vec![vocab, width]), (DECODER_BIAS, &softmax_b, vec![vocab])]
-    {
-        let found = tensor.size();
+
+    /// Errors if weights are left that are no part of such a model.
+    fn ensure_nothing_else(&self) -> Result<()> {
+        let foreign = self.given.iter().filter(|(_, t)| is_float(t.kind()) && t.dim() > 0);
+        let foreign: Vec<_> = foreign.map(|(name, t)| format!("{name:?} {:?}", t.size())).collect();
         ensure!(
-            found == expected,
-            "variable {name:?}: expected shape {expected:?}, found {found:?}"
+            foreign.is_empty(),
+            "it has weights that the example's model does not have: {}",
+            foreign.join(", ")
         );
+        Ok(())
     }
-    let foreign = given.iter().filter(|(_, t)| is_float(t.kind()) && t.dim() > 0);
-    let foreign: Vec<_> = foreign.map(|(name, t)| format!("{name:?} {:?}", t.size())).collect();
-    ensure!(
-        foreign.is_empty(),
-        "it has weights that the example's model does not have: {}",
-        foreign.join(", ")
-    );
-    let mut variables = Variables::from([
-        ("Model/embedding".into(), embedding),
-        ("Model/softmax_w".into(), softmax.f_tr()?.f_contiguous()?),
-        ("Model/softmax_b".into(), softmax_b),
-    ]);
-    for (k, (kernel, bias)) in layers.into_iter().enumerate() {
-        variables.insert(layer_name(k, LSTM_CELL, "kernel"), kernel);
-        variables.insert(layer_name(k, LSTM_CELL, "bias"), bias);
-    }
-    Ok(Converted { variables, others: given, remarks })
 }
 
 /// A model of LSTMs under the names of PyTorch's `word_language_model`. An optimizer's slots are

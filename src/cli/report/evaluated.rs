@@ -249,10 +249,10 @@ impl Evaluated {
         let mut fields = json!({
             "name": self.name, "path": self.path.to_string_lossy(), "line": self.line,
         });
-        let event = json!(self.event);
-        for (name, value) in event.as_object().into_iter().flatten().filter(|(n, _)| *n != "event")
-        {
-            fields[name] = value.clone();
+        if let Value::Object(event) = json!(self.event) {
+            for (name, value) in event.into_iter().filter(|(name, _)| name != "event") {
+                fields[name] = value;
+            }
         }
         fields["difference_percent"] = json!({"valid": differences[0], "test": differences[1]});
         fields["remarks"] = json!(self.remarks());

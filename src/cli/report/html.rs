@@ -40,7 +40,7 @@ pub fn report(comparison: &Comparison) -> Result<String> {
         out,
         "<title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
     );
-    out += "<p>Perplexities per word; in percent, the difference to TensorFlow's.</p>\n";
+    out += "<p>Perplexities per word; in percent, the difference to the published ones.</p>\n";
     for group in &comparison.groups {
         if !group.runs.is_empty() {
             table(&mut out, group);

@@ -547,8 +547,8 @@ impl Comparison {
         out
     }
 
-    /// The comparison as one JSON object: `published`, the original's rows for these models,
-    /// `runs`, `table1`, the paper's rows for these models, and `evaluations`. `ptb-word-lm compare
+    /// The comparison as one JSON object: `published`, the original's rows for these models, and
+    /// `runs`; `table1`, the paper's rows for these models, and `evaluations`. `ptb-word-lm compare
     /// --help` names their fields. What is missing or not a finite number is null.
     pub fn json(&self) -> Value {
         let published: Vec<&Published> =
