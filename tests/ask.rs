@@ -1,53 +1,14 @@
 //! What people ask a trained model: how likely are these lines, which of them is the best, what
 //! comes next; about texts of all kinds, also those that other toolkits wrote.
 
-use std::fs;
-use std::io::Write;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+mod program;
 
-use ptb_word_lm::checkpoint::Checkpoint;
+use std::fs;
+use std::process::Command;
+
+use program::{Expect, SMALL, checkpoint, json_lines, program, text, texts};
 use ptb_word_lm::reader::{EOS, UNK};
 use serde_json::Value;
-
-/// Runs the program with something on standard input.
-fn run_with(args: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
-        .args(args)
-        .env("OMP_NUM_THREADS", "1")
-        .env_remove("RUST_BACKTRACE")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
-    // It may refuse its flags and go before it reads.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
-}
-
-/// Runs something that must succeed: standard output and standard error.
-fn run(args: &[&str], input: &str) -> (String, String) {
-    let output = run_with(args, input);
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{args:?} failed: {errors}");
-    (String::from_utf8(output.stdout).unwrap(), errors)
-}
-
-/// Runs something that must fail with this exit code, in these words.
-fn fails(code: i32, args: &[&str], input: &str, says: &[&str]) {
-    let output = run_with(args, input);
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {errors}");
-    assert!(!errors.contains("panicked"), "{errors}");
-    for words in says {
-        assert!(errors.contains(words), "{args:?} should say {words:?}: {errors}");
-    }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 /// A folder with texts of one's own, and a model of them.
 struct Own {
@@ -58,17 +19,14 @@ struct Own {
 
 impl Own {
     /// The three texts are these, and the model trains for a second.
-    fn of(texts: [&str; 3], flags: &[&str]) -> Self {
+    fn of(three: [&str; 3], flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        for (name, text) in ["train", "valid", "test"].iter().zip(texts) {
-            fs::write(folder.path().join(format!("{name}.txt")), text).unwrap();
-        }
+        texts(folder.path(), three);
         let mut own = Own { folder, notices: String::new() };
-        let small = ["train", "--device", "cpu", "--model", "test", "--hidden-size", "24"];
-        let more = ["--num-steps", "10", "--batch-size", "4", "--max-steps", "40"];
+        let more = ["--batch-size", "4", "--max-steps", "40"];
         let (data, save) = (own.data(), own.save());
         let places = ["--data-path", &data, "--save-path", &save];
-        own.notices = run(&[&small[..], &more, &places, flags].concat(), "").1;
+        own.notices = program(&[SMALL, &more, &places, flags].concat()).works().1;
         own
     }
 
@@ -87,28 +45,32 @@ impl Own {
     }
 
     fn words(&self) -> Vec<String> {
-        let checkpoint = Checkpoint::load(Path::new(&self.save()), &mut |n| panic!("{n}")).unwrap();
+        let checkpoint = checkpoint(&self.folder.path().join("run"));
         checkpoint.vocabulary.unwrap().words().map(str::to_owned).collect()
     }
 
-    /// Runs a command on the model: standard output and standard error.
-    fn run(&self, command: &str, flags: &[&str], input: &str) -> (String, String) {
+    /// A command on the model, which reads this on standard input.
+    fn program(&self, command: &str, flags: &[&str], input: &str) -> Command {
         let save = self.save();
         let model = [command, "--device", "cpu", "--checkpoint", &save];
-        run(&[&model[..], flags].concat(), input)
+        let mut program = program(&[&model[..], flags].concat());
+        program.given(input);
+        program
+    }
+
+    /// Runs it: standard output and standard error.
+    fn run(&self, command: &str, flags: &[&str], input: &str) -> (String, String) {
+        self.program(command, flags, input).works()
     }
 
     fn fails(&self, code: i32, command: &str, flags: &[&str], input: &str, says: &[&str]) {
-        let save = self.save();
-        let model = [command, "--device", "cpu", "--checkpoint", &save];
-        fails(code, &[&model[..], flags].concat(), input, says);
+        self.program(command, flags, input).fails_with(code, says);
     }
 
     /// Scores lines: an object for each, the totals, and standard error.
     fn score(&self, flags: &[&str], input: &str) -> (Vec<Value>, Value, String) {
         let (out, errors) = self.run("score", &[&["--json"], flags].concat(), input);
-        let mut lines: Vec<Value> =
-            out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let mut lines = json_lines(&out);
         let total = lines.pop().unwrap();
         assert_eq!((&total["event"], &total["lines"]), (&"total".into(), &lines.len().into()));
         (lines, total, errors)
@@ -377,12 +339,7 @@ fn marks_of_other_toolkits_are_counted_and_mapped() {
     assert!(errors.contains("line's start: 200") && errors.contains("read as what they mean"));
     let (save, data) = (mapped.save(), mapped.data());
     let eval = ["eval", "--device", "cpu", "--checkpoint", &save, "--data-path", &data];
-    fails(1, &eval, "", &["vocabulary"]);
-}
-
-/// The objects that `predict --json` prints.
-fn predictions(out: &str) -> Vec<Value> {
-    out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    program(&eval).fails_with(1, &["vocabulary"]);
 }
 
 #[test]
@@ -393,7 +350,7 @@ fn predict_says_what_comes_next() {
     let (out, errors) = predict(&["--prompt", "the cat", "--top", "3"], "");
     let (json, _) = predict(&["--prompt", "the cat", "--top", "3", "--json"], "");
     assert_eq!((out.lines().count(), errors.as_str()), (3, ""));
-    let objects = predictions(&json);
+    let objects = json_lines(&json);
     assert_eq!(objects.len(), 1);
     assert_eq!((&objects[0]["prompt"], &objects[0]["unknown"]), (&"the cat".into(), &0.into()));
     let next = objects[0]["next"].as_array().unwrap();
@@ -412,7 +369,7 @@ fn predict_says_what_comes_next() {
     }
     // All words, and those of an average with itself.
     let (all, _) = predict(&["--prompt", "the cat", "--top", "100", "--json"], "");
-    let all = predictions(&all);
+    let all = json_lines(&all);
     let sum: f64 =
         all[0]["next"].as_array().unwrap().iter().map(|w| number(&w["probability"])).sum();
     assert!(
@@ -426,11 +383,11 @@ fn predict_says_what_comes_next() {
     let lines = ["the cat", "", "the xyzzy", "a dog lay"];
     for input in [lines.join("\n"), lines.join("\n") + "\n", lines.join("\r\n"), lines.join("\r")] {
         let (json, errors) = predict(&["--json", "--top", "2"], &input);
-        let objects = predictions(&json);
+        let objects = json_lines(&json);
         assert_eq!(objects.len(), lines.len(), "{json}");
         for (object, line) in objects.iter().zip(lines) {
             let (alone, _) = predict(&["--json", "--top", "2", "--prompt", line], "");
-            assert_eq!(object, &predictions(&alone)[0]);
+            assert_eq!(object, &json_lines(&alone)[0]);
         }
         assert_eq!(objects[2]["unknown"], 1);
         assert!(errors.contains("read as <unk>: xyzzy"), "{errors}");

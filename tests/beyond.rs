@@ -1,60 +1,31 @@
-//! What the original does not have: averages of models, and models that adapt themselves to the text.
+//! What the original does not have: averages of models, and models that adapt themselves to the
+//! text.
+
+mod program;
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
+use program::{
+    Expect, checkpoint, json_lines, model, perplexities, program, repository, short_sample, text,
+};
 use ptb_word_lm::adapt::{Adaptation, Adaptive, Dynamic};
 use ptb_word_lm::average::Mean;
 use ptb_word_lm::cache::Cache;
-use ptb_word_lm::checkpoint::{Checkpoint, SaveFolder};
+use ptb_word_lm::checkpoint::SaveFolder;
 use ptb_word_lm::config::{Config, Precision, RnnMode};
 use ptb_word_lm::model::{PtbModel, PtbVariables};
 use ptb_word_lm::optimizer::clip_by_global_norm;
 use ptb_word_lm::predictor::{Plain, Predictor};
 use ptb_word_lm::reader::{EOS, RawData, Vocabulary};
 use ptb_word_lm::rnn::CellType;
-use serde_json::Value;
 use tch::{Device, Kind, Tensor};
-
-/// Runs the program: exit code, standard output and standard error.
-fn program(args: &[&str]) -> (Option<i32>, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
-        .args(args)
-        .env("OMP_NUM_THREADS", "1")
-        .env_remove("RUST_BACKTRACE")
-        .output()
-        .expect("the program starts");
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
-
-/// Runs something that must succeed: standard output and standard error.
-fn run(args: &[&str]) -> (String, String) {
-    let (code, out, errors) = program(args);
-    assert_eq!(code, Some(0), "{args:?} failed: {errors}");
-    (out, errors)
-}
-
-/// Runs something that must fail with this exit code, in these words.
-fn fails(code: i32, args: &[&str], says: &[&str]) {
-    let (found, _, errors) = program(args);
-    assert_eq!(found, Some(code), "{args:?}: {errors}");
-    assert!(!errors.contains("panicked"), "{errors}");
-    for words in says {
-        assert!(errors.contains(words), "{args:?} should say {words:?}: {errors}");
-    }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 /// Trains a small model on the sample corpus, for a second.
 fn train(save: &Path, more: &[&str]) {
     let base =
         ["train", "--device", "cpu", "--model", "test", "--data-path", "sample", "--no-eval"];
-    run(&[&base[..], &["--max-steps", "60", "--save-path", text(save)], more].concat());
+    program(&[&base[..], &["--max-steps", "60", "--save-path", text(save)], more].concat()).works();
 }
 
 /// Two runs that differ in cell, layers, size, batch and seed, in folders `a` and `b`.
@@ -66,16 +37,6 @@ fn two_runs() -> tempfile::TempDir {
         &["--hidden-size", "17", "--cell", "gru", "--batch-size", "13"],
     );
     folder
-}
-
-/// A run's model in double precision, and its words.
-fn load(save: &Path) -> (PtbVariables, Vocabulary) {
-    let checkpoint = Checkpoint::load(save, &mut |n| panic!("{n}")).unwrap();
-    let cell = checkpoint.cell().unwrap();
-    let variables =
-        PtbVariables::new(&checkpoint.run.config, cell, Device::Cpu, Kind::Double, 0).unwrap();
-    variables.assign(&checkpoint.variables).unwrap();
-    (variables, checkpoint.vocabulary.unwrap())
 }
 
 /// Probabilities of the words of a row but the first, from zeros, by the plain softmax.
@@ -111,14 +72,6 @@ fn of_average(models: &[Vec<f64>]) -> f64 {
     (-(0..words).map(|word| mean(word).ln()).sum::<f64>() / words as f64).exp()
 }
 
-/// The two perplexities that `eval` prints.
-fn printed(out: &str) -> [f64; 2] {
-    let lines: Vec<&str> = out.lines().collect();
-    assert_eq!(lines.len(), 2, "{out}");
-    let value = |line: &str, name: &str| line.strip_prefix(name).unwrap().parse().unwrap();
-    [value(lines[0], "Valid Perplexity: "), value(lines[1], "Test Perplexity: ")]
-}
-
 fn assert_close(found: f64, expected: f64) {
     // Three decimals are printed.
     assert!((found / expected - 1.0).abs() < 1e-5, "{found} instead of {expected}");
@@ -129,7 +82,7 @@ fn the_average_is_that_of_the_probabilities() {
     let folder = two_runs();
     let (a, b) = (folder.path().join("a"), folder.path().join("b"));
     let data = RawData::read("sample").unwrap();
-    let models = [&a, &b].map(|save| load(save).0);
+    let models = [&a, &b].map(|save| model(save, Kind::Double).0);
     // The first one's rows.
     let rows = models[0].config().batch_size as usize;
     assert_ne!(rows, models[1].config().batch_size as usize);
@@ -138,20 +91,23 @@ fn the_average_is_that_of_the_probabilities() {
 
     let base = ["eval", "--device", "cpu", "--data-path", "sample", "--checkpoint"];
     let (a, b) = (text(&a), text(&b));
-    let (out, errors) = run(&[&base[..], &[a, "--checkpoint", b]].concat());
+    let (out, errors) = program(&[&base[..], &[a, "--checkpoint", b]].concat()).works();
     let expected = [of_average(&valid), of_average(&test)];
-    for (found, expected) in printed(&out).into_iter().zip(expected) {
+    for (found, expected) in perplexities(&out).into_iter().zip(expected) {
         assert_close(found, expected);
     }
     assert!(errors.contains(a) && errors.contains(b), "each model's own figures: {errors}");
 
     // Each alone; and the average of a model with itself is the model.
-    let alone = run(&[&base[..], &[a]].concat());
+    let alone = program(&[&base[..], &[a]].concat()).works();
     assert_eq!(alone.1, "");
-    for (found, expected) in printed(&alone.0).into_iter().zip([&valid[0], &test[0]]) {
+    for (found, expected) in perplexities(&alone.0).into_iter().zip([&valid[0], &test[0]]) {
         assert_close(found, of_average(std::slice::from_ref(expected)));
     }
-    assert_eq!(run(&[&base[..], &[a, "--checkpoint", a, "--save_path", a]].concat()).0, alone.0);
+    assert_eq!(
+        program(&[&base[..], &[a, "--checkpoint", a, "--save_path", a]].concat()).works().0,
+        alone.0
+    );
 }
 
 #[test]
@@ -161,16 +117,14 @@ fn models_of_other_words_are_not_averaged() {
     train(&a, &["--hidden-size", "8"]);
     let eval = |checkpoints: [&Path; 2]| {
         let [a, b] = checkpoints.map(text);
-        ["eval", "--device", "cpu", "--data-path", "sample", "--checkpoint", a, "--checkpoint", b]
-            .map(str::to_owned)
+        let base = ["eval", "--device", "cpu", "--data-path", "sample"];
+        program(&[&base[..], &["--checkpoint", a, "--checkpoint", b]].concat())
     };
     let refused = |checkpoints: [&Path; 2], says: &[&str]| {
-        let args = eval(checkpoints);
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        fails(1, &args, &[&checkpoints.map(text)[..], says].concat());
+        eval(checkpoints).fails_with(1, &[&checkpoints.map(text)[..], says].concat());
     };
     // As many words, two of them exchanged.
-    let mut other = Checkpoint::load(&a, &mut |n| panic!("{n}")).unwrap();
+    let mut other = checkpoint(&a);
     let words = other.vocabulary.take().unwrap();
     let mut exchanged: Vec<&str> = words.words().collect();
     exchanged.swap(5, 9);
@@ -184,8 +138,8 @@ fn models_of_other_words_are_not_averaged() {
     refused([&a, &b], &["different words"]);
     refused([&b, &a], &["different words"]);
     let nowhere = folder.path().join("nowhere");
-    fails(1, &eval([&a, &nowhere]).each_ref().map(String::as_str), &["nowhere"]);
-    fails(2, &["eval", "--data-path", "sample"], &["--checkpoint"]);
+    eval([&a, &nowhere]).fails_with(1, &["nowhere"]);
+    program(&["eval", "--data-path", "sample"]).fails_with(2, &["--checkpoint"]);
 }
 
 /// ln p of every next word after these, on average over the models, from the beginning.
@@ -211,8 +165,8 @@ fn by_probability(log_probs: &[f64]) -> Vec<usize> {
 fn score_generate_and_predict_average_too() {
     let folder = two_runs();
     let saves = ["a", "b"].map(|name| folder.path().join(name));
-    let models = saves.each_ref().map(|save| load(save).0);
-    let words = load(&saves[0]).1;
+    let models = saves.each_ref().map(|save| model(save, Kind::Double).0);
+    let words = model(&saves[0], Kind::Double).1;
     let both =
         ["--device", "cpu", "--checkpoint", text(&saves[0]), "--checkpoint", text(&saves[1])];
     let ids = |text: &str| -> Vec<i32> {
@@ -230,9 +184,8 @@ fn score_generate_and_predict_average_too() {
     for independent in [false, true] {
         let flag: &[&str] = if independent { &["--independent"] } else { &[] };
         let args = [&["score"], &both[..], &["--json", "--per-word", text(&file)], flag].concat();
-        let (out, _) = run(&args);
-        let objects: Vec<Value> =
-            out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let (out, _) = program(&args).works();
+        let objects = json_lines(&out);
         let per_word =
             objects.iter().flat_map(|line| line["per_word"].as_array().into_iter().flatten());
         let found: Vec<f64> =
@@ -254,7 +207,8 @@ fn score_generate_and_predict_average_too() {
         let begin = if prompt.is_empty() { vec![eos] } else { ids(prompt) };
         let log_probs = mean_log_probs(&models, &begin);
         let (out, errors) =
-            run(&[&["predict"], &both[..], &["--top", "5", "--prompt", prompt]].concat());
+            program(&[&["predict"], &both[..], &["--top", "5", "--prompt", prompt]].concat())
+                .works();
         assert_eq!(errors, "");
         let lines: Vec<&str> = out.lines().collect();
         assert_eq!(lines.len(), 5, "{out}");
@@ -266,12 +220,12 @@ fn score_generate_and_predict_average_too() {
         }
     }
     let alone = ["predict", "--device", "cpu", "--checkpoint", text(&saves[0]), "--prompt", "the"];
-    assert_eq!(run(&alone).0.lines().count(), 10);
-    let (out, _) = run(&[&alone[..], &["--top", "100000"]].concat());
+    assert_eq!(program(&alone).works().0.lines().count(), 10);
+    let (out, _) = program(&[&alone[..], &["--top", "100000"]].concat()).works();
     let sum: f64 =
         out.lines().map(|line| line.split_once(' ').unwrap().0.parse::<f64>().unwrap()).sum();
     assert!(out.lines().count() == words.len() && (sum - 1.0).abs() < 1e-2, "{sum}");
-    fails(2, &[&alone[..], &["--top", "0"]].concat(), &["--top"]);
+    program(&[&alone[..], &["--top", "0"]].concat()).fails_with(2, &["--top"]);
 
     // Always the likeliest word.
     let mut text_ids = ids("the company");
@@ -281,7 +235,7 @@ fn score_generate_and_predict_average_too() {
     }
     let expected: Vec<&str> = text_ids.iter().map(|&id| words.word(id).unwrap()).collect();
     let flags = ["--temperature", "0", "--words", "12", "--prompt", "the company"];
-    let (out, _) = run(&[&["generate"], &both[..], &flags].concat());
+    let (out, _) = program(&[&["generate"], &both[..], &flags].concat()).works();
     let shown: Vec<&str> = expected.iter().copied().filter(|&word| word != EOS).collect();
     assert_eq!(out.split_whitespace().collect::<Vec<_>>(), shown);
 }
@@ -535,11 +489,11 @@ fn averages_are_of_adapted_models() {
 fn eval_and_score_adapt() {
     let folder = two_runs();
     let saves = ["a", "b"].map(|name| folder.path().join(name));
-    let file = |save: &Path| Checkpoint::load(save, &mut |n| panic!("{n}")).unwrap().variables;
+    let file = |save: &Path| checkpoint(save).variables;
     let before = saves.each_ref().map(|save| file(save));
     let [a, b] = saves.each_ref().map(|save| text(save));
     let base = ["eval", "--device", "cpu", "--data-path", "sample", "--checkpoint"];
-    let eval = |more: &[&str]| run(&[&base[..], &[a], more].concat()).0;
+    let eval = |more: &[&str]| program(&[&base[..], &[a], more].concat()).works().0;
     let plain = eval(&[]);
     // Nothing changes without a rate, a size or a weight, to the last digit.
     for off in [
@@ -558,7 +512,7 @@ fn eval_and_score_adapt() {
         cache: Some(Cache { size: 300, theta: 0.4, lambda: 0.12 }),
     };
     let data = RawData::read("sample").unwrap();
-    let models = saves.each_ref().map(|save| load(save).0);
+    let models = saves.each_ref().map(|save| model(save, Kind::Double).0);
     let of = |tokens: &[i32]| {
         models.each_ref().map(|v| -> Vec<f64> {
             let costs = adaptive(v, adaptation).costs(tokens).unwrap();
@@ -568,22 +522,20 @@ fn eval_and_score_adapt() {
     let (valid, test) = (of(&data.valid.tokens), of(&data.test.tokens));
     let out = eval(&flags);
     assert_ne!(out, plain);
-    for (found, expected) in printed(&out).into_iter().zip([&valid[..1], &test[..1]]) {
+    for (found, expected) in perplexities(&out).into_iter().zip([&valid[..1], &test[..1]]) {
         assert_close(found, of_average(expected));
     }
-    let out = run(&[&base[..], &[a, "--checkpoint", b], &flags].concat()).0;
-    for (found, expected) in printed(&out).into_iter().zip([&valid, &test]) {
+    let out = program(&[&base[..], &[a, "--checkpoint", b], &flags].concat()).works().0;
+    for (found, expected) in perplexities(&out).into_iter().zip([&valid, &test]) {
         assert_close(found, of_average(expected));
     }
 
     // The test text's score is the same; with --independent every line is read by the trained model.
-    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/sample/ptb.test.txt");
+    let sample = repository("data/sample/ptb.test.txt");
     let score = ["score", "--device", "cpu", "--checkpoint", a, "--json", text(&sample)];
     let score = |more: &[&str]| {
-        let (out, _) = run(&[&score[..], more].concat());
-        let objects: Vec<Value> =
-            out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        objects.last().unwrap()["perplexity"].as_f64().unwrap()
+        let (out, _) = program(&[&score[..], more].concat()).works();
+        json_lines(&out).last().unwrap()["perplexity"].as_f64().unwrap()
     };
     assert_close(score(&flags), of_average(&test[..1]));
     assert_eq!(score(&["--dynamic", "0"]), score(&[]));
@@ -608,10 +560,11 @@ fn eval_and_score_adapt() {
         (&["--cache-theta", "1"], "without --cache"),
         (&["--cache-lambda", "0.5"], "without --cache"),
     ] {
-        fails(2, &[&base[..], &[a], flags].concat(), &[says]);
+        program(&[&base[..], &[a], flags].concat()).fails_with(2, &[says]);
     }
     for flag in ["--dynamic", "--cache-theta", "--cache-lambda"] {
-        fails(2, &[&base[..], &[a, "--tune", flag, "0.1"]].concat(), &[flag, "--tune"]);
+        program(&[&base[..], &[a, "--tune", flag, "0.1"]].concat())
+            .fails_with(2, &[flag, "--tune"]);
     }
 }
 
@@ -621,18 +574,10 @@ fn tune_prints_the_validation_text_s_perplexities() {
     let folder = two_runs();
     let saves = ["a", "b"].map(|name| folder.path().join(name));
     let data = folder.path().join("data");
-    fs::create_dir(&data).unwrap();
-    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/sample");
-    for split in ["train", "valid", "test"] {
-        let name = format!("ptb.{split}.txt");
-        let whole = fs::read_to_string(sample.join(&name)).unwrap();
-        let lines = if split == "train" { usize::MAX } else { 150 };
-        let part: Vec<&str> = whole.lines().take(lines).collect();
-        fs::write(data.join(&name), part.join("\n") + "\n").unwrap();
-    }
+    short_sample(&data);
     let [a, b] = saves.each_ref().map(|save| text(save));
     let eval = |more: &[&str]| {
-        run(&[&["eval", "--device", "cpu", "--data-path", text(&data)], more].concat())
+        program(&[&["eval", "--device", "cpu", "--data-path", text(&data)], more].concat()).works()
     };
     let both = ["--checkpoint", a, "--checkpoint", b];
     let tune = [&both[..], &["--tune", "--cache", "100", "--dynamic-steps", "10"]].concat();
@@ -650,7 +595,7 @@ fn tune_prints_the_validation_text_s_perplexities() {
         if flags.contains(&"--dynamic") {
             flags.extend(["--dynamic-steps", "10"]);
         }
-        assert_close(printed(&eval(&[&both[..], &flags].concat()).0)[0], *perplexity);
+        assert_close(perplexities(&eval(&[&both[..], &flags].concat()).0)[0], *perplexity);
     }
     // A point that is not the best.
     let block = out.split("--dynamic ").find(|block| block.starts_with("0.05: ")).unwrap();
@@ -659,9 +604,9 @@ fn tune_prints_the_validation_text_s_perplexities() {
     let flags =
         "--dynamic 0.05 --dynamic-steps 10 --cache 100 --cache-theta 0.5 --cache-lambda 0.1";
     let flags: Vec<&str> = flags.split_whitespace().collect();
-    assert_close(printed(&eval(&[&both[..], &flags].concat()).0)[0], cell);
+    assert_close(perplexities(&eval(&[&both[..], &flags].concat()).0)[0], cell);
     // No word of the test text matters.
-    fs::write(data.join("ptb.test.txt"), "the the the\n").unwrap();
+    fs::write(data.join("test.txt"), "the the the\n").unwrap();
     assert_eq!(eval(&tune).0, out);
     // Without a size there is a cache of the default size; without a cache the rates remain.
     let (out, _) = eval(&["--checkpoint", a, "--tune", "--cache", "0"]);
@@ -675,12 +620,12 @@ fn imported_models_are_averaged_and_adapt() {
     let path = |name: &str| folder.path().join(name);
     let (a, b, tf, imported) = (path("a"), path("b"), path("model.ckpt"), path("imported"));
     let export = ["export", "--format", "tf-checkpoint", "--checkpoint"];
-    run(&[&export[..], &[text(&a), "--output", text(&tf)]].concat());
+    program(&[&export[..], &[text(&a), "--output", text(&tf)]].concat()).works();
     // Its words are not known: those of the data are taken.
-    run(&["import", text(&tf), "--save-path", text(&imported), "--model", "test"]);
+    program(&["import", text(&tf), "--save-path", text(&imported), "--model", "test"]).works();
     let eval = |first: &Path, more: &[&str]| {
         let base = ["eval", "--device", "cpu", "--data-path", "sample", "--checkpoint", text(&b)];
-        run(&[&base[..], &["--checkpoint", text(first)], more].concat()).0
+        program(&[&base[..], &["--checkpoint", text(first)], more].concat()).works().0
     };
     for flags in [&[][..], &["--dynamic", "0.1", "--cache", "200"]] {
         assert_eq!(eval(&imported, flags), eval(&a, flags), "{flags:?}");

@@ -1,54 +1,23 @@
 //! The program as a person runs it: end to end on the sample corpus, resuming, and what it says to
 //! bad input.
 
+mod program;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
+use program::{Expect, TINY, checkpoint, metrics, program, repository, text, texts};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
-
-/// Flags that make the sample corpus a matter of a second: one layer, few units, 60 steps an epoch.
-const TINY: &[&str] =
-    &["--model", "test", "--hidden-size", "16", "--num-steps", "15", "--batch-size", "100"];
-
-fn run(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
-        .args(args)
-        .env("OMP_NUM_THREADS", "1")
-        .env_remove("RUST_BACKTRACE")
-        .output()
-        .expect("the program starts")
-}
-
-fn stdout(output: &Output) -> String {
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "it failed: {errors}");
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-/// Runs something that must fail: its exit code, and its error in words, not as a panic.
-fn fails(args: &[&str]) -> (i32, String) {
-    let output = run(args);
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    let code = output.status.code().unwrap_or_else(|| panic!("{args:?} was killed: {errors}"));
-    println!("REFUSED cli {args:?}"); // scripts/torture.sh counts them
-    assert!(code == 1 || code == 2, "{args:?} gave exit code {code}: {errors}");
-    assert!(
-        !errors.contains("panicked")
-            && !errors.contains("backtrace")
-            && !errors.contains("frame #"),
-        "{errors}"
-    );
-    (code, errors)
-}
 
 /// The lines of a run up to the test perplexity. With `--save-path` and a test, the original's last
 /// line follows, and names the folder.
 fn train(more: &[&str]) -> Vec<String> {
-    let args = [&["train", "--data-path", "sample", "--device", "cpu"], TINY, more].concat();
-    let mut lines: Vec<String> = stdout(&run(&args)).lines().map(str::to_owned).collect();
+    let args = [TINY, more].concat();
+    let (out, _) = program(&args).works();
+    let mut lines: Vec<String> = out.lines().map(str::to_owned).collect();
     let folder = args.iter().skip_while(|arg| **arg != "--save-path").nth(1);
     if let Some(folder) = folder.filter(|_| !args.contains(&"--no-eval")) {
         assert_eq!(lines.pop().unwrap(), format!("Saving model to {folder}."));
@@ -57,34 +26,14 @@ fn train(more: &[&str]) -> Vec<String> {
     lines
 }
 
-fn fails_to_train(more: &[&str]) -> (i32, String) {
-    fails(
-        &[
-            &["train", "--data-path", "sample", "--device", "cpu", "--max-steps", "1", "--no-eval"],
-            TINY,
-            more,
-        ]
-        .concat(),
-    )
-}
-
-fn metrics(path: &Path) -> Vec<Value> {
-    fs::read_to_string(path)
-        .unwrap()
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
+/// A training of a step.
+fn one_step(more: &[&str]) -> Command {
+    program(&[TINY, &["--max-steps", "1", "--no-eval"], more].concat())
 }
 
 /// The newest checkpoint's variables.
 fn saved(folder: &Path) -> BTreeMap<String, Tensor> {
-    let checkpoint =
-        ptb_word_lm::checkpoint::Checkpoint::load(folder, &mut |n| panic!("{n}")).unwrap();
-    checkpoint.variables
+    checkpoint(folder).variables
 }
 
 #[test]
@@ -188,9 +137,8 @@ fn a_run_that_is_stopped_and_resumed_is_the_run_that_was_not() {
     // Resuming a finished run trains nothing, and says the same.
     let again = train(&[&flags[..], &[text(&parts)]].concat());
     assert_eq!(again, [whole_lines.last().unwrap().clone()]);
-    let eval =
-        run(&["eval", "--checkpoint", text(&parts), "--data-path", "sample", "--device", "cpu"]);
-    let evaluated = stdout(&eval);
+    let eval = ["eval", "--checkpoint", text(&parts), "--data-path", "sample", "--device", "cpu"];
+    let (evaluated, _) = program(&eval).works();
     let valid = whole_lines.iter().find(|l| l.starts_with("Epoch: 2 Valid")).unwrap();
     assert!(
         evaluated.contains(valid.strip_prefix("Epoch: 2 ").unwrap())
@@ -214,18 +162,9 @@ fn max_steps_0_trains_nothing_and_evaluates() {
 #[test]
 fn all_modes_and_the_original_s_spelling_give_the_same_run() {
     let final_line = |flags: &[&str]| {
-        let args =
-            [&["train", "--data_path=sample", "--max_steps", "20", "--device", "cpu"], TINY, flags]
-                .concat();
-        stdout(&run(&args))
-            .lines()
-            .last()
-            .unwrap()
-            .rsplit(' ')
-            .next()
-            .unwrap()
-            .parse::<f64>()
-            .unwrap()
+        let args = [&["train", "--data_path=sample", "--max_steps", "20"], &TINY[3..], flags];
+        let (out, _) = program(&args.concat()).works();
+        out.lines().last().unwrap().rsplit(' ').next().unwrap().parse::<f64>().unwrap()
     };
     let basic = final_line(&["--rnn_mode", "basic"]);
     for mode in ["block", "cudnn", "BLOCK"] {
@@ -245,7 +184,7 @@ fn variables_go_out_and_come_in_unchanged() {
         ("safetensors", "model.safetensors"),
     ] {
         let output = at(file);
-        stdout(&run(&[
+        program(&[
             "export",
             "--checkpoint",
             text(&at("run")),
@@ -253,7 +192,8 @@ fn variables_go_out_and_come_in_unchanged() {
             format,
             "--output",
             text(&output),
-        ]));
+        ])
+        .works();
         if format == "safetensors" {
             let bytes = fs::read(&output).unwrap();
             let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -263,18 +203,12 @@ fn variables_go_out_and_come_in_unchanged() {
         let started = train(&["--max-steps", "0", "--init-from", text(&output)]);
         assert_eq!(started.last(), lines.last(), "{format}");
         let imported = at(&format!("imported from {format}"));
-        stdout(&run(&["import", text(&output), "--save-path", text(&imported), "--model", "test"]));
+        program(&["import", text(&output), "--save-path", text(&imported), "--model", "test"])
+            .works();
         assert_eq!(saved(&imported), saved(&at("run")));
-        let eval = run(&[
-            "eval",
-            "--checkpoint",
-            text(&imported),
-            "--data-path",
-            "sample",
-            "--device",
-            "cpu",
-        ]);
-        assert!(stdout(&eval).ends_with(&format!("{}\n", lines.last().unwrap())), "{format}");
+        let eval = ["--data-path", "sample", "--device", "cpu", "--checkpoint", text(&imported)];
+        let (out, _) = program(&[&["eval"], &eval[..]].concat()).works();
+        assert!(out.ends_with(&format!("{}\n", lines.last().unwrap())), "{format}");
     }
 }
 
@@ -283,24 +217,22 @@ fn variables_go_out_and_come_in_unchanged() {
 fn checkpoints_of_format_v1_come_in() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tf_checkpoint");
+    let fixtures = repository("tests/fixtures/tf_checkpoint");
     // Nine words, as the models have.
-    for split in ["train", "valid", "test"] {
-        fs::write(at(&format!("ptb.{split}.txt")), " a b c d e f g h \n".repeat(50)).unwrap();
-    }
+    texts(folder.path(), [" a b c d e f g h \n".repeat(50).as_str(); 3]);
     let data = ["--data-path", text(folder.path())];
     for (k, path) in ["v1", "v1/model.ckpt-3", "v1_slices/model.ckpt-5"].iter().enumerate() {
         let path = fixtures.join(path);
         let imported = at(&k.to_string());
         let import = ["import", text(&path), "--save-path", text(&imported), "--model", "test"];
-        stdout(&run(&[&import[..], &data].concat()));
+        program(&[&import[..], &data].concat()).works();
         let model = ptb_word_lm::tf::Model::read(&path).unwrap();
         assert_eq!(saved(&imported), model.variables);
         let eval = ["eval", "--checkpoint", text(&imported), "--device", "cpu"];
-        let evaluated = stdout(&run(&[&eval[..], &data].concat()));
+        let evaluated = program(&[&eval[..], &data].concat()).works().0;
         let train = ["train", "--model", "test", "--hidden-size", "4", "--num-layers", "2"];
         let from = ["--max-steps", "0", "--device", "cpu", "--init-from", text(&path)];
-        let started = stdout(&run(&[&train[..], &from, &data].concat()));
+        let started = program(&[&train[..], &from, &data].concat()).works().0;
         assert_eq!(evaluated.lines().last(), started.lines().last());
     }
 }
@@ -313,16 +245,14 @@ fn variables_that_are_not_finite_are_refused() {
     train(&["--max-steps", "1", "--no-eval", "--save-path", text(&at("good"))]);
     let name = "Model/RNN/multi_rnn_cell/cell_0/basic_lstm_cell/kernel";
     for (value, file) in [(f64::NAN, "nan"), (f64::INFINITY, "infinite")] {
-        let mut checkpoint =
-            ptb_word_lm::checkpoint::Checkpoint::load(&at("good"), &mut |n| panic!("{n}")).unwrap();
+        let mut checkpoint = checkpoint(&at("good"));
         let _ = checkpoint.variables[name].get(3).get(5).fill_(value);
         let npz = at(&format!("{file}.npz"));
         ptb_word_lm::tf::write_npz(&npz, &checkpoint.variables).unwrap();
         let save = at(file);
         checkpoint.variables = ptb_word_lm::tf::read_npz(&npz).unwrap();
         ptb_word_lm::checkpoint::SaveFolder::open(&save, 1).unwrap().save(&checkpoint).unwrap();
-        let resumed =
-            [&["train", "--data-path", "sample", "--save-path", text(&save)], TINY].concat();
+        let resumed = [TINY, &["--save-path", text(&save)]].concat();
         for args in [
             &["import", text(&npz), "--save-path", text(&at("imported"))][..],
             &["eval", "--checkpoint", text(&save), "--data-path", "sample"],
@@ -331,13 +261,12 @@ fn variables_that_are_not_finite_are_refused() {
             &resumed,
         ] {
             fs::write(at("a text"), "the cat\n").unwrap();
-            let (code, error) = fails(args);
+            let (code, error) = program(args).fails();
             assert_eq!(code, 1, "{error}");
             let says = format!("variable {name:?}: 1 of its 2048 values are NaN or infinite");
             assert!(error.contains(&says) && error.contains(file), "{args:?}: {error}");
         }
-        let (code, error) = fails_to_train(&["--init-from", text(&npz)]);
-        assert!(code == 1 && error.contains(name) && error.contains("--init-from"), "{error}");
+        one_step(&["--init-from", text(&npz)]).fails_with(1, &[name, "--init-from"]);
     }
 }
 
@@ -353,31 +282,20 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before_it() {
     let mut flipped = whole.clone();
     let middle = flipped.len() / 2;
     flipped[middle] ^= 1;
+    let eval = |save: &Path| {
+        program(&["eval", "--data-path", "sample", "--device", "cpu", "--checkpoint", text(save)])
+    };
     for damaged in [&whole[..whole.len() - 1], &whole[..100], &[], &flipped] {
         fs::write(&newest, damaged).unwrap();
-        let output =
-            run(&["eval", "--checkpoint", text(&save), "--data-path", "sample", "--device", "cpu"]);
-        stdout(&output);
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let (_, errors) = eval(&save).works();
         assert!(
             errors.contains("model-20.safetensors") && errors.contains("trying the one before it"),
             "{errors}"
         );
-        let (_, error) = fails(&[
-            "eval",
-            "--checkpoint",
-            text(&newest),
-            "--data-path",
-            "sample",
-            "--device",
-            "cpu",
-        ]);
-        assert!(error.contains("model-20.safetensors"), "{error}");
+        eval(&newest).fails_with(1, &["model-20.safetensors"]);
     }
     fs::write(save.join("model-10.safetensors"), b"").unwrap();
-    let (_, error) =
-        fails(&["eval", "--checkpoint", text(&save), "--data-path", "sample", "--device", "cpu"]);
-    assert!(error.contains("no checkpoint in it is whole"), "{error}");
+    eval(&save).fails_with(1, &["no checkpoint in it is whole"]);
 }
 
 #[test]
@@ -407,12 +325,10 @@ fn wrong_flags_are_usage_errors_that_name_the_flag() {
         } else {
             base.to_vec()
         };
-        let (code, error) = fails(&[&base[..], flags].concat());
-        assert_eq!(code, 2, "{flags:?}: {error}");
-        assert!(error.contains(says), "{flags:?}: {error}");
+        program(&[&base[..], flags].concat()).fails_with(2, &[says]);
     }
-    assert_eq!(fails(&["train"]).0, 2);
-    assert_eq!(fails(&[]).0, 2);
+    assert_eq!(program(&["train"]).fails().0, 2);
+    assert_eq!(program(&[]).fails().0, 2);
 }
 
 /// A flag that would be ignored is an error that names it and the flag that it needs or
@@ -450,7 +366,7 @@ fn flags_that_would_be_ignored_are_refused() {
             "--no-cuda-graph has no effect on the CPU; --device cuda takes a GPU",
         ),
     ] {
-        let (code, error) = fails_to_train(flags);
+        let (code, error) = one_step(flags).fails();
         assert_eq!(code, 2, "{flags:?}: {error}");
         assert_eq!(error, format!("error: {says}\n"), "{flags:?}")
     }
@@ -492,7 +408,7 @@ fn flags_that_would_be_ignored_are_refused() {
             "--top-p has no effect with --temperature 0",
         ),
     ] {
-        let (code, error) = fails(&[args, &["--checkpoint", text(&save)]].concat());
+        let (code, error) = program(&[args, &["--checkpoint", text(&save)]].concat()).fails();
         assert_eq!((code, error), (2, format!("error: {says}\n")), "{args:?}");
     }
 }
@@ -505,7 +421,7 @@ fn init_from_starts_a_run_and_resumes_it() {
     let export = |name: &str, file: &Path| {
         let save = at(name);
         let args = ["export", "--checkpoint", text(&save), "--format", "tf-npz", "--output"];
-        stdout(&run(&[&args[..], &[text(file)]].concat()));
+        program(&[&args[..], &[text(file)]].concat()).works();
     };
     let (first, other) = (at("first.npz"), at("other.npz"));
     train(&["--max-steps", "5", "--no-eval", "--save-path", text(&at("plain"))]);
@@ -530,7 +446,7 @@ fn init_from_starts_a_run_and_resumes_it() {
 
     for (run, file) in [("run", &other), ("plain", &first)] {
         let (code, error) =
-            fails_to_train(&["--init-from", text(file), "--save-path", text(&at(run))]);
+            one_step(&["--init-from", text(file), "--save-path", text(&at(run))]).fails();
         assert_eq!(code, 2, "{error}");
         let begins = format!(
             "error: --init-from {}: the run in --save-path {} ",
@@ -547,13 +463,7 @@ fn init_from_starts_a_run_and_resumes_it() {
 fn bad_input_is_an_error_in_words() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let failing = |args: &[&str], says: &[&str]| {
-        let (code, error) = fails(args);
-        assert_eq!(code, 1, "{error}");
-        for words in says {
-            assert!(error.contains(words), "{args:?} should say {words:?}: {error}");
-        }
-    };
+    let failing = |args: &[&str], says: &[&str]| program(args).fails_with(1, says);
     let huge = ["train", "--data-path", "sample", "--device", "cpu", "--hidden-size", "1000000"];
     failing(&huge, &["no memory for layers of --hidden-size 1000000"]);
     let nowhere = at("nowhere");
@@ -563,69 +473,54 @@ fn bad_input_is_an_error_in_words() {
     );
     failing(&["eval", "--checkpoint", text(&nowhere), "--data-path", "sample"], &["nowhere"]);
 
-    let data = |name: &str, texts: [&[u8]; 3]| -> PathBuf {
-        let path = at(name);
-        fs::create_dir(&path).unwrap();
-        for (split, bytes) in ["train", "valid", "test"].iter().zip(texts) {
-            fs::write(path.join(format!("ptb.{split}.txt")), bytes).unwrap();
-        }
-        path
+    let data = |name: &str, three: [&[u8]; 3]| -> PathBuf {
+        texts(&at(name), three);
+        at(name)
     };
     let long = b"a b c d\n".repeat(100);
     let short = data("short", [b"a b c\n", b"a\n", b"a b\n"]);
     failing(
         &["train", "--data-path", text(&short)],
-        &["ptb.train.txt", "decrease batch_size or num_steps"],
+        &["train.txt", "decrease batch_size or num_steps"],
     );
     let empty = data("empty", [&long, b"", &long]);
-    failing(&["train", "--data-path", text(&empty)], &["ptb.valid.txt", "empty"]);
+    failing(&["train", "--data-path", text(&empty)], &["valid.txt", "empty"]);
     let latin = data("latin", [&long, &long, b"a b\n\xe9 c\n"]);
-    failing(
-        &["train", "--data-path", text(&latin)],
-        &["ptb.test.txt", "UTF-8", "line 2", "byte 4"],
-    );
+    failing(&["train", "--data-path", text(&latin)], &["test.txt", "UTF-8", "line 2", "byte 4"]);
     let one = data("one", [b"\n\n\n\n", b"\n", b"\n"]);
     failing(&["train", "--data-path", text(&one)], &["1 word"]);
     let missing = data("missing", [&long, &long, &long]);
-    fs::remove_file(missing.join("ptb.test.txt")).unwrap();
-    failing(&["train", "--data-path", text(&missing)], &["ptb.test.txt"]);
+    fs::remove_file(missing.join("test.txt")).unwrap();
+    failing(&["train", "--data-path", text(&missing)], &["test.txt"]);
 
     // A save path that is a file, and one inside of a file.
     let file = at("a file");
     fs::write(&file, b"").unwrap();
     for path in [file.clone(), file.join("below")] {
-        let (code, error) = fails_to_train(&["--save-path", text(&path)]);
-        assert_eq!(code, 1);
-        assert!(error.contains("--save-path") && error.contains("a file"), "{error}");
+        one_step(&["--save-path", text(&path)]).fails_with(1, &["--save-path", "a file"]);
     }
-    let (_, error) = fails_to_train(&["--metrics", text(&file.join("m.jsonl"))]);
-    assert!(error.contains("--metrics"), "{error}");
+    one_step(&["--metrics", text(&file.join("m.jsonl"))]).fails_with(1, &["--metrics"]);
 
     // Variables that are missing, misshapen, damaged.
     let npz = at("some.npz");
     let variables =
         [("Model/embedding".to_owned(), Tensor::zeros([3, 2], (Kind::Float, Device::Cpu)))];
     ptb_word_lm::tf::write_npz(&npz, &variables.into()).unwrap();
-    let (_, error) = fails_to_train(&["--init-from", text(&npz)]);
-    assert!(error.contains("some.npz") && error.contains("missing"), "{error}");
+    one_step(&["--init-from", text(&npz)]).fails_with(1, &["some.npz", "missing"]);
     fs::write(&npz, b"PK\x03\x04 not a zip").unwrap();
-    let (_, error) = fails_to_train(&["--init-from", text(&npz)]);
-    assert!(error.contains("some.npz"), "{error}");
-    let (_, error) = fails_to_train(&["--init-from", text(&nowhere)]);
-    assert!(error.contains("nowhere"), "{error}");
+    one_step(&["--init-from", text(&npz)]).fails_with(1, &["some.npz"]);
+    one_step(&["--init-from", text(&nowhere)]).fails_with(1, &["nowhere"]);
 
     // Another configuration, another vocabulary, another run at work.
     let save = at("run");
     train(&["--max-steps", "1", "--no-eval", "--save-path", text(&save)]);
-    let (code, error) = fails_to_train(&["--save-path", text(&save), "--num-layers", "2"]);
-    assert_eq!(code, 1);
-    assert!(error.contains("num_layers is 1 there and 2 here"), "{error}");
+    one_step(&["--save-path", text(&save), "--num-layers", "2"])
+        .fails_with(1, &["num_layers is 1 there and 2 here"]);
     let abcd = data("abcd", [&long, &long, &long]);
     failing(&["eval", "--checkpoint", text(&save), "--data-path", text(&abcd)], &["vocabulary"]);
     let lock = fs::File::open(save.join("lock")).unwrap();
     lock.lock().unwrap();
-    let (_, error) = fails_to_train(&["--save-path", text(&save)]);
-    assert!(error.contains("another run is using this folder"), "{error}");
+    one_step(&["--save-path", text(&save)]).fails_with(1, &["another run is using this folder"]);
 }
 
 #[test]
@@ -635,9 +530,8 @@ fn cuda_without_cuda_says_what_is_missing() {
         train(&["--max-steps", "1", "--no-eval", "--device", "cuda"]);
         return;
     }
-    let (code, error) = fails(&["train", "--data-path", "sample", "--device", "cuda"]);
-    assert_eq!(code, 1);
-    assert!(error.contains("NVIDIA driver") && error.contains("make train-cpu"), "{error}");
+    program(&["train", "--data-path", "sample", "--device", "cuda"])
+        .fails_with(1, &["NVIDIA driver", "make train-cpu"]);
 }
 
 #[test]
@@ -652,13 +546,12 @@ fn compare_shows_a_run_beside_the_published_numbers() {
         r#"{"event":"final","split":"test","perplexity":110.1145}"#,
     ];
     fs::write(run_folder.join("metrics.jsonl"), lines.join("\n")).unwrap();
-    let table = stdout(&run(&["compare", text(&run_folder)]));
+    let table = program(&["compare", text(&run_folder)]).works().0;
     let row = table.lines().find(|l| l.starts_with("my run")).unwrap_or_else(|| panic!("{table}"));
     for cell in ["2016", "37.99", "+0.0%", "133.53", "+10.0%", "110.11", "-5.0%"] {
         assert!(row.contains(cell), "{cell} in {row}");
     }
     assert!(table.contains("115.91"), "{table}");
     assert!(table.lines().all(|l| l.chars().count() <= 100), "{table}");
-    let (_, error) = fails(&["compare", text(folder.path())]);
-    assert!(error.contains("metrics.jsonl"), "{error}");
+    program(&["compare", text(folder.path())]).fails_with(1, &["metrics.jsonl"]);
 }

@@ -4,16 +4,17 @@
 //! Some tests start this very program again as a worker, by the name of an ignored test.
 
 mod golden_file;
-mod tiny;
+mod program;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use golden_file::Golden;
+use program::{DROPOUT, Ended, Expect, TINY, checkpoint, ended, metrics, program, text};
 use ptb_word_lm::checkpoint::{Checkpoint, RunConfig};
 use ptb_word_lm::config::{Config, Precision, RnnMode};
 use ptb_word_lm::distributed::{Place, ProcessGroup, Team};
@@ -24,22 +25,10 @@ use ptb_word_lm::rnn::CellType;
 use ptb_word_lm::session::{CheckpointEvery, Event, Input, Options, Session};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
-use tiny::{DROPOUT, TINY};
-
-const BIN: &str = env!("CARGO_BIN_EXE_ptb-word-lm");
 
 fn tiny(more: &[&str]) -> Command {
-    let mut command = Command::new(BIN);
     let logged = if more.contains(&"--save-path") { &["--log-every", "1"][..] } else { &[] };
-    command
-        .args(TINY)
-        .args(DROPOUT)
-        .args(logged)
-        .args(more)
-        .env("OMP_NUM_THREADS", "1")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
+    program(&[TINY, DROPOUT, logged, more].concat())
 }
 
 /// Flags of a run that ends only by a signal.
@@ -54,37 +43,13 @@ fn wait_until(seconds: u64, what: &str, done: impl Fn() -> bool) {
     }
 }
 
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-fn errors(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// Runs to the end, and returns what it printed.
-fn finish(mut command: Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", errors(&output));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn metrics(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).unwrap();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-}
-
 /// A figure of each of the given events, by their order.
 fn figures(path: &Path, event: &str, name: &str) -> Vec<f64> {
-    metrics(path)
-        .iter()
-        .filter(|line| line["event"] == event)
-        .map(|line| line[name].as_f64().unwrap())
-        .collect()
-}
-
-fn load(save: &Path) -> Checkpoint {
-    Checkpoint::load(save, &mut |notice| panic!("{notice}")).unwrap()
+    let lines = fs::read_to_string(path).unwrap();
+    // The last line of a run that goes on may not be whole yet.
+    let events = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let events = events.filter(|line| line["event"] == event);
+    events.map(|line| line[name].as_f64().unwrap()).collect()
 }
 
 fn assert_close(ours: &[f64], expected: &[f64], tolerance: f64, what: &str) {
@@ -129,8 +94,13 @@ fn as_rank(command: &mut Command, rank: usize, size: usize, port: &str) {
         .env("OMP_NUM_THREADS", "1");
 }
 
+/// Waits for a process.
+fn end_of(child: Child) -> Ended {
+    ended(child.wait_with_output().unwrap())
+}
+
 /// Runs an ignored test of this file in `size` processes; their results.
-fn as_workers(test: &str, size: usize, environment: &[(&str, &str)]) -> Vec<Output> {
+fn as_workers(test: &str, size: usize, environment: &[(&str, &str)]) -> Vec<Ended> {
     let port = free_port();
     let start = |rank| {
         let mut command = Command::new(std::env::current_exe().unwrap());
@@ -141,16 +111,14 @@ fn as_workers(test: &str, size: usize, environment: &[(&str, &str)]) -> Vec<Outp
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let children: Vec<Child> = (0..size).map(start).collect();
-    children.into_iter().map(|child| child.wait_with_output().unwrap()).collect()
+    children.into_iter().map(end_of).collect()
 }
 
-fn assert_all_pass(outputs: &[Output], test: &str) {
-    for (rank, output) in outputs.iter().enumerate() {
-        let stdout = String::from_utf8_lossy(&output.stdout);
+fn assert_all_pass(workers: &[Ended], test: &str) {
+    for (rank, (code, out, errors)) in workers.iter().enumerate() {
         assert!(
-            output.status.success() && stdout.contains("1 passed"),
-            "{test}, rank {rank}: {stdout} {}",
-            errors(output)
+            *code == Some(0) && out.contains("1 passed"),
+            "{test}, rank {rank}: {out} {errors}"
         );
     }
 }
@@ -222,7 +190,7 @@ fn golden_files_through_workers() {
     for size in [2, 4] {
         let outputs = as_workers("golden_worker", size, &[]);
         assert_all_pass(&outputs, "golden_worker");
-        let seen = String::from_utf8_lossy(&outputs[0].stdout).matches("GOLDEN ").count();
+        let seen = outputs[0].1.matches("GOLDEN ").count();
         assert!(
             seen >= 2,
             "{size} workers: only {seen} golden files have a batch that they can share out"
@@ -288,16 +256,16 @@ fn several_workers_compute_the_run_of_one() {
 fn several_workers_compute_the_run_of_one_by_adam() {
     let adam = ["--optimizer", "adam", "--learning-rate", "0.01"];
     let folder = compare_with_one(&["2"], &adam);
-    let checkpoint = load(&folder.path().join("2"));
-    assert!(checkpoint.variables.contains_key("Model/embedding/Adam_1"));
-    assert!(checkpoint.variables["Model/softmax_w/Adam"].abs().max().double_value(&[]) > 0.0);
+    let trained = checkpoint(&folder.path().join("2"));
+    assert!(trained.variables.contains_key("Model/embedding/Adam_1"));
+    assert!(trained.variables["Model/softmax_w/Adam"].abs().max().double_value(&[]) > 0.0);
     // Worker 0 shares the slots of its checkpoint out to the others.
     let parts = folder.path().join("parts");
     for (workers, steps) in [("2", "10"), ("1", "20"), ("2", "1000")] {
         let more = ["--workers", workers, "--max-steps", steps, "--save-path", text(&parts)];
-        finish(tiny(&[&adam[..], &more].concat()));
+        tiny(&[&adam[..], &more].concat()).works();
     }
-    assert_same_variables(&load(&parts), &checkpoint, 1e-4, "2, 1, 2 workers");
+    assert_same_variables(&checkpoint(&parts), &trained, 1e-4, "2, 1, 2 workers");
 }
 
 /// Compares a run by several workers with the run of one. Returns the folder with the runs, each
@@ -307,7 +275,7 @@ fn compare_with_one(several: &[&str], flags: &[&str]) -> tempfile::TempDir {
     let run = |workers: &str| {
         let save = folder.path().join(workers);
         let more = ["--workers", workers, "--save-path", text(&save)];
-        let lines = finish(tiny(&[flags, &more].concat()));
+        let (lines, _) = tiny(&[flags, &more].concat()).works();
         (save, lines)
     };
     let (one, lines) = run("1");
@@ -331,7 +299,7 @@ fn compare_with_one(several: &[&str], flags: &[&str]) -> tempfile::TempDir {
             assert_close(&ours, &expected, tolerance, &format!("{what}: {event} {name}"));
         }
         assert_eq!(metrics(&files[0])[0]["workers"].to_string(), workers);
-        assert_same_variables(&load(&several), &load(&one), 1e-5, &what);
+        assert_same_variables(&checkpoint(&several), &checkpoint(&one), 1e-5, &what);
     }
     folder
 }
@@ -340,9 +308,9 @@ fn compare_with_one(several: &[&str], flags: &[&str]) -> tempfile::TempDir {
 fn a_run_goes_on_with_another_number_of_workers() {
     let folder = tempfile::tempdir().unwrap();
     let (straight, changing) = (folder.path().join("straight"), folder.path().join("changing"));
-    finish(tiny(&["--max-steps", "40", "--no-eval", "--save-path", text(&straight)]));
+    tiny(&["--max-steps", "40", "--no-eval", "--save-path", text(&straight)]).works();
     for (workers, steps) in [("4", "10"), ("1", "20"), ("2", "30"), ("4", "40")] {
-        finish(tiny(&[
+        tiny(&[
             "--max-steps",
             steps,
             "--no-eval",
@@ -350,9 +318,10 @@ fn a_run_goes_on_with_another_number_of_workers() {
             workers,
             "--save-path",
             text(&changing),
-        ]));
+        ])
+        .works();
     }
-    let [straight, changing] = [load(&straight), load(&changing)];
+    let [straight, changing] = [checkpoint(&straight), checkpoint(&changing)];
     // In the middle of an epoch, so that the state of all rows is there too.
     assert_eq!(changing.state.len(), 4);
     assert_same_variables(&changing, &straight, 1e-5, "4, 1, 2, 4 workers");
@@ -381,9 +350,8 @@ fn a_lost_worker_ends_the_run_by_its_name() {
         wait_for_step(&save, 6);
         let start = Instant::now();
         signal_to(signal, worker_pid(&parent, victim));
-        let output = parent.wait_with_output().unwrap();
-        let errors = errors(&output);
-        assert!(!output.status.success(), "{what}");
+        let (code, _, errors) = end_of(parent);
+        assert_ne!(code, Some(0), "{what}");
         // Some seconds beyond: a worker that is silent is held for lost only then.
         assert!(
             start.elapsed() < Duration::from_secs(timeout + 10),
@@ -398,12 +366,12 @@ fn a_lost_worker_ends_the_run_by_its_name() {
                 "{errors}"
             );
         }
-        let kept = load(&save).progress.global_step;
+        let kept = checkpoint(&save).progress.global_step;
         assert!(kept >= 6, "{what}");
         let (steps, workers) = ((kept + 2).to_string(), if workers == 2 { "4" } else { "1" });
         let more = ["--max-steps", &steps, "--workers", workers, "--save-path", text(&save)];
-        finish(tiny(&[&ENDLESS[..], &more].concat()));
-        assert_eq!(load(&save).progress.global_step, kept + 2, "{what}");
+        tiny(&[&ENDLESS[..], &more].concat()).works();
+        assert_eq!(checkpoint(&save).progress.global_step, kept + 2, "{what}");
     }
 }
 
@@ -444,10 +412,10 @@ fn a_signal_stops_all_workers_after_the_same_step_and_saves() {
         let parent = tiny(&[&endless[..], &[text(&save)]].concat()).spawn().unwrap();
         wait_for_step(&save, 6);
         signal_to(signal, to.map_or(parent.id(), |rank| worker_pid(&parent, rank)));
-        let output = parent.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(code), "{to:?} {signal}: {}", errors(&output));
+        let (found, _, errors) = end_of(parent);
+        assert_eq!(found, Some(code), "{to:?} {signal}: {errors}");
         let steps = figures(&save.join("metrics.jsonl"), "step", "global_step");
-        assert_eq!(load(&save).progress.global_step, *steps.last().unwrap() as i64 + 1);
+        assert_eq!(checkpoint(&save).progress.global_step, *steps.last().unwrap() as i64 + 1);
     }
     // The starting process itself is killed: the workers stop and save.
     let save = folder.path().join("parent");
@@ -460,7 +428,7 @@ fn a_signal_stops_all_workers_after_the_same_step_and_saves() {
     let is_gone = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default() == b"";
     let what = "the end of the workers whose starting process was killed";
     wait_until(30, what, || workers.iter().all(is_gone));
-    assert!(load(&save).progress.global_step >= 6);
+    assert!(checkpoint(&save).progress.global_step >= 6);
 }
 
 /// SIGUSR1 to the starting process, or to any worker: rank 0 saves once, and all continue.
@@ -498,8 +466,8 @@ fn a_checkpoint_of_all_workers_is_saved_on_request() {
         assert_eq!(saved[0].state[0].size(), [100, 16], "{to:?}");
         wait_for(saved[0].progress.global_step as f64 + 5.0);
         signal_to("TERM", parent.id());
-        let output = parent.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(143), "{to:?}: {}", errors(&output));
+        let (code, _, errors) = end_of(parent);
+        assert_eq!(code, Some(143), "{to:?}: {errors}");
         // That one, and the one at the end.
         assert!(within_epochs().len() <= 2, "{to:?}");
     }
@@ -511,7 +479,7 @@ fn a_checkpoint_of_all_workers_is_saved_on_request() {
 fn workers_started_one_by_one_find_each_other() {
     let folder = tempfile::tempdir().unwrap();
     let (alone, save) = (folder.path().join("alone"), folder.path().join("save"));
-    finish(tiny(&["--max-steps", "20", "--no-eval", "--save-path", text(&alone)]));
+    tiny(&["--max-steps", "20", "--no-eval", "--save-path", text(&alone)]).works();
     let port = free_port();
     let start = |rank, size, more: &[&str]| {
         let mut command = tiny(more);
@@ -521,12 +489,10 @@ fn workers_started_one_by_one_find_each_other() {
     let more = ["--max-steps", "20", "--no-eval", "--save-path", text(&save)];
     let late = start(1, 2, &more);
     std::thread::sleep(Duration::from_millis(500));
-    let outputs = [start(0, 2, &more), late].map(|child| child.wait_with_output().unwrap());
-    for output in &outputs {
-        assert!(output.status.success(), "{}", errors(output));
-    }
-    assert!(outputs[1].stdout.is_empty() && outputs[1].stderr.is_empty(), "rank 1 prints nothing");
-    assert_same_variables(&load(&save), &load(&alone), 1e-5, "by hand");
+    let [first, second] = [start(0, 2, &more), late].map(end_of);
+    assert_eq!(first.0, Some(0), "{}", first.2);
+    assert_eq!(second, (Some(0), String::new(), String::new()), "rank 1 prints nothing");
+    assert_same_variables(&checkpoint(&save), &checkpoint(&alone), 1e-5, "by hand");
 
     // Rank 0, and the store with it, is killed.
     let save = folder.path().join("endless");
@@ -536,18 +502,16 @@ fn workers_started_one_by_one_find_each_other() {
     wait_for_step(&save, 6);
     first.kill().unwrap();
     first.wait().unwrap();
-    let output = second.wait_with_output().unwrap();
-    let message = errors(&output);
-    assert_eq!(output.status.code(), Some(1));
+    let (code, _, message) = end_of(second);
+    assert_eq!(code, Some(1));
     assert!(
         message.starts_with("error: rank 1: rank 0, which keeps the store at 127.0.0.1:"),
         "{message}"
     );
-    assert!(load(&save).progress.global_step >= 6);
+    assert!(checkpoint(&save).progress.global_step >= 6);
 
     // Rank 1 never comes.
-    let output = start(0, 2, &["--worker-timeout", "2"]).wait_with_output().unwrap();
-    let message = errors(&output);
+    let (_, _, message) = end_of(start(0, 2, &["--worker-timeout", "2"]));
     assert!(
         message.contains("rank 1 of 2 did not come to 127.0.0.1:")
             && message.contains("within 2 s"),
@@ -556,8 +520,7 @@ fn workers_started_one_by_one_find_each_other() {
 
     // Told different things.
     let two = |first: &[&str], second: &[&str]| {
-        [start(0, 2, first), start(1, 2, second)]
-            .map(|child| errors(&child.wait_with_output().unwrap()))
+        [start(0, 2, first), start(1, 2, second)].map(|child| end_of(child).2)
     };
     let [first, second] = two(&["--max-steps", "3", "--seed", "1"], &["--max-steps", "3"]);
     assert!(second.contains("rank 1: the workers do not run the same: run is"), "{second}");
@@ -636,8 +599,7 @@ fn drifting_worker() {
 #[test]
 fn what_cannot_be_shared_out_is_refused_in_words() {
     let fails = |more: &[&str], environment: &[(&str, &str)]| {
-        let output = tiny(more).envs(environment.iter().copied()).output().unwrap();
-        (output.status.code().unwrap(), errors(&output))
+        tiny(more).envs(environment.iter().copied()).fails()
     };
     let (code, error) = fails(&["--workers", "3"], &[]);
     assert!(
@@ -667,28 +629,10 @@ fn ptb_two_workers_cost_what_one_does() {
         let costs: BTreeMap<&str, Vec<f64>> = ["1", "2"]
             .map(|workers| {
                 let file = folder.path().join(format!("{model} {workers}"));
-                let mut command = Command::new(BIN);
-                command.args([
-                    "train",
-                    "--device",
-                    "cpu",
-                    "--model",
-                    model,
-                    "--data-path",
-                    &data,
-                    "--workers",
-                    workers,
-                ]);
-                command.args([
-                    "--max-steps",
-                    "10",
-                    "--no-eval",
-                    "--log-every",
-                    "1",
-                    "--metrics",
-                    text(&file),
-                ]);
-                finish(command);
+                let base = ["train", "--device", "cpu", "--model", model, "--data-path", &data];
+                let short = ["--max-steps", "10", "--no-eval", "--log-every", "1"];
+                let more = ["--workers", workers, "--metrics", text(&file)];
+                program(&[&base[..], &short, &more].concat()).works();
                 (workers, figures(&file, "step", "cost"))
             })
             .into();

@@ -2,50 +2,16 @@
 //! pip's and cargo's variables), full disks and closed pipes, and an installed program that is
 //! moved.
 
-mod tiny;
+mod program;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use clap::CommandFactory;
-use tiny::TINY;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_ptb-word-lm");
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-fn program(args: &[&str]) -> Command {
-    let mut command = Command::new(PROGRAM);
-    command.args(args).env("OMP_NUM_THREADS", "1").env_remove("DATA").stdin(Stdio::null());
-    command
-}
-
-fn output(command: &mut Command) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = command.output().expect("it starts");
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    (status.code(), text(stdout), text(stderr))
-}
-
-/// Runs what must succeed, and returns its standard output.
-fn run(command: &mut Command) -> String {
-    let (code, out, errors) = output(command);
-    assert_eq!(code, Some(0), "{command:?}: {out}\n{errors}");
-    out
-}
-
-/// Runs what must fail, and returns its exit code and standard error.
-fn fails(command: &mut Command) -> (i32, String) {
-    let (code, out, errors) = output(command);
-    assert!(code.is_some_and(|code| code > 0), "{command:?} should fail: {out}\n{errors}");
-    assert!(!errors.contains("panicked"), "{errors}");
-    (code.unwrap(), errors)
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
+use program::{Expect, PROGRAM, TINY, program, repository, text};
 
 /// Compiles a shared library.
 fn library(source: &str, path: &Path) {
@@ -53,7 +19,7 @@ fn library(source: &str, path: &Path) {
     fs::write(&file, source).unwrap();
     let compiler = std::env::var("CXX").unwrap_or("c++".into());
     let name = format!("-Wl,-soname,{}", path.file_name().unwrap().to_str().unwrap());
-    run(Command::new(compiler).args(["-shared", "-fPIC", &name, "-o"]).arg(path).arg(file));
+    Command::new(compiler).args(["-shared", "-fPIC", &name, "-o"]).arg(path).arg(file).works();
 }
 
 /// A stand-in for a program on the search path.
@@ -74,10 +40,10 @@ fn our_libtorch_wins_over_another_on_the_search_path() {
     for name in ["libtorch_cpu.so", "libc10.so", "libtorch.so"] {
         library("", &folder.path().join(name));
     }
-    let version = run(program(&["--version"]).env("LD_LIBRARY_PATH", folder.path()));
+    let version = program(&["--version"]).env("LD_LIBRARY_PATH", folder.path()).works().0;
     assert!(version.contains("libtorch 2.11.0 (built against 2.11.0)"), "{version}");
     // The empty libraries would be found if they were looked for.
-    let ldd = run(Command::new("ldd").arg(PROGRAM).env("LD_LIBRARY_PATH", folder.path()));
+    let ldd = Command::new("ldd").arg(PROGRAM).env("LD_LIBRARY_PATH", folder.path()).works().0;
     assert!(ldd.contains("/libtorch_cpu.so") && !ldd.contains(text(folder.path())), "{ldd}");
 }
 
@@ -103,15 +69,12 @@ fn another_libtorch_is_refused_when_the_program_starts() {
         &["import", "model.ckpt", "--save-path", "run"],
         &["export", "--checkpoint", "run", "--format", "tf-npz", "-o", "run.npz"],
     ] {
-        let (code, errors) =
-            fails(program(args).current_dir(folder.path()).env("LD_PRELOAD", &other));
-        assert_eq!(code, 1, "{errors}");
-        assert!(
-            errors.contains("libtorch 2.11.0") && errors.contains("2.10.0"),
-            "{args:?}: {errors}"
-        );
+        program(args)
+            .current_dir(folder.path())
+            .env("LD_PRELOAD", &other)
+            .fails_with(1, &["libtorch 2.11.0", "2.10.0"]);
     }
-    let (code, out, _) = output(program(&["doctor"]).env("LD_PRELOAD", &other));
+    let (code, out, _) = program(&["doctor"]).env("LD_PRELOAD", &other).ends();
     let says = "libtorch    2.10.0, CPU-only; this program was built against 2.11.0";
     assert!(code == Some(1) && out.contains(says), "{out}");
     assert!(!folder.path().join("run").exists(), "nothing was written");
@@ -120,7 +83,7 @@ fn another_libtorch_is_refused_when_the_program_starts() {
 #[test]
 fn an_exported_data_is_no_reason_for_doctor_to_fail() {
     let doctor = |args: &[&str]| {
-        output(program(&[&["doctor"], args].concat()).env("DATA", "/no/such/folder"))
+        program(&[&["doctor"], args].concat()).env("DATA", "/no/such/folder").ends()
     };
     let (code, out, errors) = doctor(&[]);
     assert_eq!(code, Some(0), "{out}{errors}");
@@ -182,9 +145,9 @@ fn output_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none() {
     let at = |name: &str| folder.path().join(name);
     fs::write(at("text"), "the company said\nthe company\nthe year\n").unwrap();
     let saved = text(&at("run")).to_owned();
-    run(&mut program(&[TINY, &["--max-steps", "2", "--save-path", &saved]].concat()));
+    program(&[TINY, &["--max-steps", "2", "--save-path", &saved]].concat()).works();
     let npz = text(&at("run.npz")).to_owned();
-    run(&mut program(&["export", "--checkpoint", &saved, "--format", "tf-npz", "-o", &npz]));
+    program(&["export", "--checkpoint", &saved, "--format", "tf-npz", "-o", &npz]).works();
 
     let commands = writing(folder.path());
     let parser = ptb_word_lm::cli::Cli::command();
@@ -201,16 +164,12 @@ fn output_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none() {
         let reset = || fs::remove_dir_all(at("imported")).unwrap_or_default();
         reset();
         let full = fs::File::options().write(true).open("/dev/full").unwrap();
-        let (code, errors) = fails(program(&args).stdout(full));
-        assert_eq!(code, 1, "{args:?}: {errors}");
-        assert!(errors.contains("No space left on device"), "{args:?}: {errors}");
+        program(&args).stdout(full).fails_with(1, &["No space left on device"]);
 
         reset();
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let closed = program(&args).stdout(writer).output().unwrap();
-        let errors = String::from_utf8_lossy(&closed.stderr);
-        assert!(closed.status.success(), "{args:?}: {errors}");
+        let (_, errors) = program(&args).stdout(writer).works();
         assert!(!errors.contains("error"), "{args:?}: {errors}");
     }
 }
@@ -219,48 +178,26 @@ fn output_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none() {
 fn files_are_written_into_folders_that_are_not_there_yet() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| text(&folder.path().join(name)).to_owned();
-    run(&mut program(&[TINY, &["--max-steps", "1", "--save-path", &at("run")]].concat()));
+    program(&[TINY, &["--max-steps", "1", "--save-path", &at("run")]].concat()).works();
     for (format, name, file) in [
         ("tf-checkpoint", "a/b/model.ckpt", "a/b/model.ckpt.index"),
         ("tf-npz", "c/d/model.npz", "c/d/model.npz"),
         ("safetensors", "e/f/model.safetensors", "e/f/model.safetensors"),
     ] {
-        run(&mut program(&[
-            "export",
-            "--checkpoint",
-            &at("run"),
-            "--format",
-            format,
-            "-o",
-            &at(name),
-        ]));
+        program(&["export", "--checkpoint", &at("run"), "--format", format, "-o", &at(name)])
+            .works();
         assert!(Path::new(&at(file)).exists(), "{file}");
     }
-    run(&mut program(&[
-        "compare",
-        &at("run"),
-        "--plot",
-        &at("g/p.svg"),
-        "--html",
-        &at("h/r.html"),
-    ]));
+    program(&["compare", &at("run"), "--plot", &at("g/p.svg"), "--html", &at("h/r.html")]).works();
     assert!(Path::new(&at("g/p.svg")).exists() && Path::new(&at("h/r.html")).exists());
-    run(&mut program(&["man", &at("i/man1")]));
+    program(&["man", &at("i/man1")]).works();
     let page = fs::read_to_string(at("i/man1/ptb-word-lm-train.1")).unwrap();
     assert!(page.contains("\\-\\-save\\-path") && page.contains("Train a model"));
     // A file in the way is named.
     fs::write(at("file"), "").unwrap();
     let out = at("file/model.npz");
-    let (code, errors) = fails(&mut program(&[
-        "export",
-        "--checkpoint",
-        &at("run"),
-        "--format",
-        "tf-npz",
-        "-o",
-        &out,
-    ]));
-    assert!(code == 1 && errors.contains("file/model.npz"), "{errors}");
+    program(&["export", "--checkpoint", &at("run"), "--format", "tf-npz", "-o", &out])
+        .fails_with(1, &["file/model.npz"]);
 }
 
 /// A copy of scripts/ with lists of packages as small as can be, which pip finds without a network.
@@ -287,7 +224,7 @@ for wheel in sys.argv[2:]:
 impl Fetch {
     fn new() -> Self {
         let fetch = Fetch { folder: tempfile::tempdir().unwrap() };
-        run(Command::new("cp").arg("-r").arg(Path::new(ROOT).join("scripts")).arg(fetch.at("")));
+        Command::new("cp").arg("-r").arg(repository("scripts")).arg(fetch.at("")).works();
         fs::create_dir(fetch.at("wheels")).unwrap();
         fetch.list(
             "cpu",
@@ -307,7 +244,7 @@ impl Fetch {
 
     fn list(&self, kind: &str, wheels: &[&str]) {
         let mut python = Command::new("python3");
-        let list = run(python.args(["-c", WHEELS]).arg(self.at("wheels")).args(wheels));
+        let list = python.args(["-c", WHEELS]).arg(self.at("wheels")).args(wheels).works().0;
         fs::write(self.at(&format!("scripts/libtorch-{kind}.txt")), list).unwrap();
     }
 
@@ -352,14 +289,14 @@ fn libtorch_is_fetched_whatever_pip_is_set_to() {
         ("PIP_CONFIG_FILE", text(&fetch.at("pip.conf"))),
     ]
     .map(|(name, value)| (name, value.to_owned()));
-    run(fetch.libtorch("cpu").envs(variables.clone()));
+    fetch.libtorch("cpu").envs(variables.clone()).works();
     assert_eq!(fetch.fetched("torch/lib/libtorch_cpu.so"), "cpu");
     assert_eq!(fetch.fetched("nvidia/cu13/lib/libcudart.so"), "old");
     assert!(fetch.at(".libtorch/cpu.stamp").exists());
 
     // The other libraries come into the same folders. A program that has the old one open keeps it.
     let open = fs::File::open(fetch.at(".libtorch/nvidia/cu13/lib/libcudart.so")).unwrap();
-    run(fetch.libtorch("cuda").envs(variables));
+    fetch.libtorch("cuda").envs(variables).works();
     assert_eq!(fetch.fetched("nvidia/cu13/lib/libcudart.so"), "new");
     assert_eq!(fetch.fetched("nvidia/cudnn/lib/libcudnn.so"), "new");
     assert_eq!(std::io::read_to_string(open).unwrap(), "old");
@@ -370,8 +307,8 @@ fn libtorch_is_fetched_whatever_pip_is_set_to() {
     }
     // What is there is not fetched again.
     fs::remove_dir_all(fetch.at("wheels")).unwrap();
-    run(&mut fetch.libtorch("cpu"));
-    run(&mut fetch.libtorch("cuda"));
+    fetch.libtorch("cpu").works();
+    fetch.libtorch("cuda").works();
 }
 
 #[test]
@@ -380,7 +317,7 @@ fn another_file_than_the_pinned_one_is_not_taken() {
     let list = fs::read_to_string(fetch.at("scripts/libtorch-cpu.txt")).unwrap();
     fetch.list("cpu", &["torch=torch/lib/libtorch_cpu.so=another"]);
     fs::write(fetch.at("scripts/libtorch-cpu.txt"), list).unwrap();
-    fails(&mut fetch.libtorch("cpu"));
+    fetch.libtorch("cpu").fails();
     assert!(!fetch.at(".libtorch").exists(), "nothing of it is taken for a libtorch");
 }
 
@@ -395,20 +332,22 @@ fn a_python_without_pip_helps_itself_or_says_what_to_install() {
          printf '#!/bin/sh\\nexec python3 \"$@\"\\n' > \"$3/bin/python\"; chmod +x \"$3/bin/python\"; exit ;; esac\n{real}"
     );
     stub(&python, &makes);
-    run(fetch.libtorch("cpu").env("PYTHON", &python));
+    fetch.libtorch("cpu").env("PYTHON", &python).works();
     assert_eq!(fetch.fetched("torch/lib/libtorch_cpu.so"), "cpu");
 
     // Debian's without python3-venv: neither.
     fs::remove_dir_all(fetch.at(".libtorch")).unwrap();
     stub(&python, &format!("[ \"$1\" != -m ] || exit 1\n{real}"));
-    let (code, errors) = fails(fetch.libtorch("cpu").env("PYTHON", &python));
-    assert!(code == 1 && errors.contains("no pip") && errors.contains("python3-pip"), "{errors}");
-    assert!(errors.contains("LIBTORCH"), "{errors}");
-    let (_, errors) = fails(fetch.libtorch("cpu").env("PYTHON", "/no/such/python"));
-    assert!(errors.contains("/no/such/python was not found"), "{errors}");
+    fetch
+        .libtorch("cpu")
+        .env("PYTHON", &python)
+        .fails_with(1, &["no pip", "python3-pip", "LIBTORCH"]);
+    fetch
+        .libtorch("cpu")
+        .env("PYTHON", "/no/such/python")
+        .fails_with(1, &["/no/such/python was not found"]);
     stub(&python, "[ \"$1\" != -c ] || exit 1\necho Python 3.8.10");
-    let (_, errors) = fails(fetch.libtorch("cpu").env("PYTHON", &python));
-    assert!(errors.contains("Python 3.8.10 is too old"), "{errors}");
+    fetch.libtorch("cpu").env("PYTHON", &python).fails_with(1, &["Python 3.8.10 is too old"]);
 }
 
 #[test]
@@ -417,7 +356,7 @@ fn libtorch_is_fetched_for_linux_on_two_processors_only() {
     let machine = |system: &str, processor: &str| {
         let script = format!("[ \"$1\" = -s ] && echo {system} || echo {processor}");
         stub(&fetch.at("bin/uname"), &script);
-        output(&mut fetch.libtorch("cpu"))
+        fetch.libtorch("cpu").ends()
     };
     for (system, processor) in [("Darwin", "arm64"), ("Linux", "riscv64"), ("Linux", "armv7l")] {
         let (code, _, errors) = machine(system, processor);
@@ -427,7 +366,7 @@ fn libtorch_is_fetched_for_linux_on_two_processors_only() {
     assert_eq!(code, Some(0), "{errors}");
     // NVIDIA's packages are the same for every Python, so each has one digest for each processor.
     for list in ["libtorch-cpu.txt", "libtorch-cuda.txt", "cuda-headers.txt"] {
-        let list = fs::read_to_string(Path::new(ROOT).join("scripts").join(list)).unwrap();
+        let list = fs::read_to_string(repository("scripts").join(list)).unwrap();
         let packages = list.split("\nnvidia-").skip(1);
         assert!(
             packages.map(|package| package.matches("sha256:").count()).all(|count| count == 2),
@@ -442,7 +381,9 @@ fn another_libtorch_is_refused_before_anything_is_built() {
     let at = |name: &str| folder.path().join(name);
     let check = |libtorch: &Path| {
         let mut make = Command::new("make");
-        make.args(["--no-print-directory", "build"]).current_dir(ROOT).env("LIBTORCH", libtorch);
+        make.args(["--no-print-directory", "build"])
+            .current_dir(repository(""))
+            .env("LIBTORCH", libtorch);
         // Cargo is not to be reached.
         stub(&at("bin/cargo"), "echo cargo was reached >&2; exit 1");
         for name in
@@ -450,7 +391,7 @@ fn another_libtorch_is_refused_before_anything_is_built() {
         {
             make.env_remove(name);
         }
-        output(make.env("PATH", path_with(&at("bin")))).2
+        make.env("PATH", path_with(&at("bin"))).ends().2
     };
     assert!(check(&at("torch")).contains("has no lib/libtorch_cpu.so"));
     for folder in ["torch/lib", "torch/include/torch/csrc/api/include/torch"] {
@@ -477,7 +418,7 @@ fn another_libtorch_is_refused_before_anything_is_built() {
 fn make_finds_the_program_where_cargo_builds_it() {
     let would_run = |variables: &[(&str, &str)]| {
         let mut make = Command::new("make");
-        make.args(["--no-print-directory", "-n", "compare"]).current_dir(ROOT);
+        make.args(["--no-print-directory", "-n", "compare"]).current_dir(repository(""));
         for name in [
             "MAKEFLAGS",
             "MAKELEVEL",
@@ -487,7 +428,7 @@ fn make_finds_the_program_where_cargo_builds_it() {
         ] {
             make.env_remove(name);
         }
-        run(make.envs(variables.iter().copied()))
+        make.envs(variables.iter().copied()).works().0
     };
     for (variables, program) in [
         (&[][..], "target/release/ptb-word-lm"),
@@ -505,16 +446,18 @@ fn make_finds_the_program_where_cargo_builds_it() {
 fn an_installed_program_can_be_moved() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let script = Path::new(ROOT).join("scripts/install.sh");
-    let (code, errors) = fails(Command::new(&script).args(["relative", PROGRAM]).current_dir(ROOT));
-    assert!(code == 2 && errors.contains("not an absolute path"), "{errors}");
-    let install = || run(Command::new(&script).arg(at("first place")).arg(PROGRAM));
+    let script = repository("scripts/install.sh");
+    Command::new(&script)
+        .args(["relative", PROGRAM])
+        .current_dir(repository(""))
+        .fails_with(2, &["not an absolute path"]);
+    let install = || Command::new(&script).arg(at("first place")).arg(PROGRAM).works();
     install();
     install(); // over the one that is there
     fs::rename(at("first place"), at("moved")).unwrap();
 
     let moved = at("moved/bin/ptb-word-lm");
-    let ldd = run(Command::new("ldd").arg(&moved).env_remove("LD_LIBRARY_PATH"));
+    let ldd = Command::new("ldd").arg(&moved).env_remove("LD_LIBRARY_PATH").works().0;
     let libraries: Vec<&str> = ldd.lines().filter_map(|line| line.split(" => ").nth(1)).collect();
     // Its own libraries lie beside it, and the rest is the system's.
     let own = ["libtorch_cpu.so", "libc10.so", "libgomp"];
@@ -530,7 +473,7 @@ fn an_installed_program_can_be_moved() {
     }
     let mut command = Command::new(&moved);
     command.args([TINY, &["--max-steps", "1"]].concat()).env("OMP_NUM_THREADS", "1");
-    let trained = run(command.env_remove("LD_LIBRARY_PATH").current_dir(folder.path()));
+    let trained = command.env_remove("LD_LIBRARY_PATH").current_dir(folder.path()).works().0;
     assert!(trained.contains("Test Perplexity: "), "{trained}");
 
     let read = |path: &str| fs::read_to_string(at("moved/share").join(path)).unwrap();
@@ -546,7 +489,7 @@ fn an_installed_program_can_be_moved() {
 #[test]
 fn scripts_use_no_option_that_some_systems_lack() {
     let mut read = 0;
-    for entry in fs::read_dir(Path::new(ROOT).join("scripts")).unwrap() {
+    for entry in fs::read_dir(repository("scripts")).unwrap() {
         let path = entry.unwrap().path();
         let script = fs::read_to_string(&path).unwrap();
         for line in script.lines().filter(|line| line.trim_start().starts_with("cp ")) {
@@ -566,10 +509,10 @@ fn scripts_use_no_option_that_some_systems_lack() {
 
 #[test]
 fn every_top_level_folder_has_its_line_in_the_readme() {
-    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
-    let ignored = fs::read_to_string(Path::new(ROOT).join(".gitignore")).unwrap();
+    let readme = fs::read_to_string(repository("README.md")).unwrap();
+    let ignored = fs::read_to_string(repository(".gitignore")).unwrap();
     let mut folders = 0;
-    for entry in fs::read_dir(ROOT).unwrap() {
+    for entry in fs::read_dir(repository("")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
         if !path.is_dir()

@@ -1,75 +1,19 @@
 //! Evaluations in metrics files: what `eval --metrics` writes, and how `compare` shows it.
 
+mod program;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
+use program::{Expect, checkpoint, metrics, perplexities, program, repository, short_sample, text};
 use ptb_word_lm::cli::report::html;
 use ptb_word_lm::cli::report::results::{Comparison, MetricsFile};
 use serde_json::{Value, json};
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-fn program(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"));
-    command.args(args).env("OMP_NUM_THREADS", "1");
-    command
-}
-
-/// Runs something that must succeed: standard output and standard error.
-fn works(command: &mut Command) -> (String, String) {
-    let Output { status, stdout, stderr } = command.output().expect("the program starts");
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    let (out, errors) = (text(stdout), text(stderr));
-    assert!(status.success(), "{command:?}: {errors}");
-    (out, errors)
-}
-
-/// Runs something that must fail with this exit code, in these words.
-fn fails(command: &mut Command, code: i32, says: &str) {
-    let output = command.output().expect("the program starts");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{command:?}: {errors}");
-    assert!(errors.contains(says) && !errors.contains("panicked"), "{says:?} in {errors}");
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-fn lines(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).unwrap();
-    assert!(text.ends_with('\n'), "{text}");
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// The sample corpus with short texts to evaluate.
-fn short_texts(folder: &Path) -> PathBuf {
-    let data = folder.join("texts");
-    fs::create_dir(&data).unwrap();
-    for split in ["train", "valid", "test"] {
-        let name = format!("ptb.{split}.txt");
-        let whole = fs::read_to_string(Path::new(ROOT).join("data/sample").join(&name)).unwrap();
-        let lines = if split == "train" { usize::MAX } else { 100 };
-        let part: Vec<&str> = whole.lines().take(lines).collect();
-        fs::write(data.join(&name), part.join("\n") + "\n").unwrap();
-    }
-    data
-}
-
 fn train(data: &Path, save: &Path, more: &[&str]) {
     let base = ["train", "--device", "cpu", "--no-eval", "--quiet", "--data-path", text(data)];
-    works(&mut program(&[&base[..], &["--save-path", text(save)], more].concat()));
-}
-
-/// The two perplexities that `eval` prints.
-fn printed(out: &str) -> [f64; 2] {
-    let value = |name: &str| {
-        let line = out.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_else(|| panic!("{out}")).parse().unwrap()
-    };
-    [value("Valid Perplexity: "), value("Test Perplexity: ")]
+    program(&[&base[..], &["--save-path", text(save)], more].concat()).works();
 }
 
 fn assert_close(found: &Value, expected: f64) {
@@ -81,18 +25,19 @@ fn assert_close(found: &Value, expected: f64) {
 fn eval_appends_a_line_for_each_evaluation() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let (a, b, metrics) = (at("a"), at("b"), at("new/eval.jsonl"));
+    let (a, b, written) = (at("a"), at("b"), at("new/eval.jsonl"));
     let tiny = ["--model", "test", "--hidden-size", "12", "--max-steps", "60"];
-    let data = short_texts(folder.path());
+    let data = at("texts");
+    short_sample(&data);
     train(&data, &a, &[&tiny[..], &["--seed", "3"]].concat());
     train(&data, &b, &[&tiny[..], &["--cell", "gru", "--lr-schedule", "2017"]].concat());
     let base = ["eval", "--device", "cpu", "--threads", "1", "--data-path", text(&data)];
     let of = |saves: &[&PathBuf], more: &[&str]| {
         let mut args = base.to_vec();
         saves.iter().for_each(|save| args.extend(["--checkpoint", text(save)]));
-        args.extend(["--metrics", text(&metrics)]);
+        args.extend(["--metrics", text(&written)]);
         args.extend(more);
-        printed(&works(&mut program(&args)).0)
+        perplexities(&program(&args).works().0)
     };
     let adapt = ["--dynamic", "0.1", "--cache", "50", "--cache-theta", "0.4"];
     let alone = of(&[&a], &[]);
@@ -101,7 +46,7 @@ fn eval_appends_a_line_for_each_evaluation() {
     let adapted = of(&[&a], &adapt);
     let off = of(&[&a], &["--dynamic", "0", "--cache", "0"]);
 
-    let found = lines(&metrics);
+    let found = metrics(&written);
     assert_eq!(found.len(), 5);
     for (line, [valid, test]) in found.iter().zip([alone, other, both, adapted, off]) {
         assert_eq!(line["event"], "eval");
@@ -112,7 +57,7 @@ fn eval_appends_a_line_for_each_evaluation() {
         assert!(line["seconds"].as_f64().unwrap() > 0.0);
     }
     // What a run's start event has under the same names.
-    let start = &lines(&a.join("metrics.jsonl"))[0];
+    let start = &metrics(&a.join("metrics.jsonl"))[0];
     for field in ["device", "versions", "data", "precision"] {
         assert_eq!(found[0][field], start[field], "{field}");
     }
@@ -140,7 +85,7 @@ fn eval_appends_a_line_for_each_evaluation() {
     assert_eq!(found[3]["cache"], json!({"size": 50, "theta": 0.4, "lambda": 0.2}));
 
     // `compare` reads them: there is no paper's row for such models and such a text.
-    let (shown, _) = works(&mut program(&["compare", text(&metrics)]));
+    let (shown, _) = program(&["compare", text(&written)]).works();
     assert!(shown.contains("other sizes: averages of models"), "{shown}");
     let says = format!("evaluated on {} with a vocabulary of 305 words", data.display());
     assert!(shown.contains(&says), "{shown}");
@@ -149,12 +94,12 @@ fn eval_appends_a_line_for_each_evaluation() {
 
     let fails_with = |more: &[&str], code: i32, says: &str| {
         let args = [&base[..], &["--checkpoint", text(&a)], more].concat();
-        fails(&mut program(&args), code, says);
+        program(&args).fails_with(code, &[says]);
     };
-    let below = metrics.join("more.jsonl");
-    fails_with(&["--tune", "--metrics", text(&metrics)], 2, "--metrics has no effect with --tune");
+    let below = written.join("more.jsonl");
+    fails_with(&["--tune", "--metrics", text(&written)], 2, "--metrics has no effect with --tune");
     fails_with(&["--metrics", text(&below)], 1, "--metrics");
-    assert_eq!(lines(&metrics).len(), 5);
+    assert_eq!(metrics(&written).len(), 5);
 }
 
 /// The checkpoint of an imported model does not tell its seed; a perplexity may be too large for a
@@ -164,17 +109,18 @@ fn what_is_not_known_is_null() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let (save, file, imported) = (at("run"), at("model.npz"), at("imported"));
-    let data = short_texts(folder.path());
+    let data = at("texts");
+    short_sample(&data);
     train(&data, &save, &["--model", "test", "--max-steps", "2", "--seed", "7"]);
     let args = ["export", "--format", "tf-npz", "--checkpoint", text(&save), "-o", text(&file)];
-    works(&mut program(&args));
+    program(&args).works();
     let args = ["import", text(&file), "--save-path", text(&imported), "--model", "test"];
-    works(&mut program(&args));
-    let metrics = at("eval.jsonl");
+    program(&args).works();
+    let written = at("eval.jsonl");
     let eval = |save: &Path| {
-        let flags = ["--device", "cpu", "--data-path", text(&data), "--metrics", text(&metrics)];
-        works(&mut program(&[&["eval", "--checkpoint", text(save)], &flags[..]].concat()));
-        lines(&metrics).pop().unwrap()
+        let flags = ["--device", "cpu", "--data-path", text(&data), "--metrics", text(&written)];
+        program(&[&["eval", "--checkpoint", text(save)], &flags[..]].concat()).works();
+        metrics(&written).pop().unwrap()
     };
     let line = eval(&imported);
     assert_eq!((&line["model"], &line["lr_schedule"]), (&json!("test"), &Value::Null));
@@ -185,8 +131,7 @@ fn what_is_not_known_is_null() {
 
     // Costs that are finite, and perplexities that are too large for a number.
     let wild = at("wild");
-    let mut checkpoint =
-        ptb_word_lm::checkpoint::Checkpoint::load(&save, &mut |n| panic!("{n}")).unwrap();
+    let mut checkpoint = checkpoint(&save);
     for variable in checkpoint.variables.values_mut() {
         *variable = &*variable * 1e6;
     }
@@ -199,7 +144,7 @@ fn what_is_not_known_is_null() {
     }
     let cost = line["cost_per_word"]["test"].as_f64().unwrap();
     assert!(cost > 1000.0, "{line}");
-    let (shown, _) = works(&mut program(&["compare", text(&metrics)]));
+    let (shown, _) = program(&["compare", text(&written)]).works();
     assert!(shown.contains("has perplexities that are not finite numbers"), "{shown}");
     assert!(shown.lines().any(|line| line.starts_with("eval:2 ") && line.contains(" e^")));
 }
@@ -264,7 +209,7 @@ fn row<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
 #[test]
 fn the_committed_evaluations_stand_beside_the_paper() {
     let folder = tempfile::tempdir().unwrap();
-    let results = |name: &str| Path::new(ROOT).join("results").join(name);
+    let results = |name: &str| repository("results").join(name);
     let adapt = results("adapt-small-cpu.jsonl");
     let shown = compare(&[&adapt, &results("averages-small-cuda.jsonl")]);
     let Shown { text: table, json, .. } = &shown;
@@ -313,7 +258,7 @@ fn the_committed_evaluations_stand_beside_the_paper() {
     assert_eq!(shown.errors, "");
 
     // The document has these tables and this picture.
-    let document = fs::read_to_string(Path::new(ROOT).join("docs/results.md")).unwrap();
+    let document = fs::read_to_string(repository("docs/results.md")).unwrap();
     let of_file = |file: &Path| compare(&[file]).markdown;
     for markdown in [of_file(&adapt), of_file(&results("averages-small-cuda.jsonl"))] {
         for line in markdown.lines() {
@@ -322,7 +267,7 @@ fn the_committed_evaluations_stand_beside_the_paper() {
     }
     let [svg, png] = ["bars.svg", "bars.png"].map(|name| folder.path().join(name));
     let args = ["compare", text(&adapt), "--plot", text(&svg), "--plot", text(&png)];
-    works(&mut program(&args));
+    program(&args).works();
     let svg = fs::read_to_string(svg).unwrap();
     for label in [
         "1 model",
@@ -339,7 +284,7 @@ fn the_committed_evaluations_stand_beside_the_paper() {
     }
     // Two bars for each evaluation, and two marks for each average that the paper has.
     assert_eq!(svg.matches("<rect").count(), 1 + 2 * 7 + 2 * 2);
-    assert_eq!(svg, fs::read_to_string(Path::new(ROOT).join("docs/adapt-small-cpu.svg")).unwrap());
+    assert_eq!(svg, fs::read_to_string(repository("docs/adapt-small-cpu.svg")).unwrap());
     let picture = png::Decoder::new(std::io::BufReader::new(fs::File::open(png).unwrap()));
     let mut reader = picture.read_info().unwrap();
     let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
@@ -361,7 +306,7 @@ fn runs_and_evaluations_are_shown_together() {
     let both = format!("{}{}\n", run_of_small(), on_ptb(10, 83.5, 80.0));
     fs::write(results.join("zz.jsonl"), both).unwrap();
     // All files of results/.
-    let (table, errors) = works(program(&["compare"]).current_dir(folder.path()));
+    let (table, errors) = program(&["compare"]).current_dir(folder.path()).works();
     assert_eq!(errors, "");
     let position = |text: &str| table.find(text).unwrap_or_else(|| panic!("{text} in {table}"));
     let in_order = [
@@ -399,14 +344,12 @@ fn runs_and_evaluations_are_shown_together() {
     // With runs the picture is that of their curves.
     let svg = folder.path().join("curves.svg");
     let args = ["compare", text(&files[0]), text(&files[1]), "--plot", text(&svg)];
-    works(&mut program(&args));
+    program(&args).works();
     let svg = fs::read_to_string(svg).unwrap();
     assert!(svg.contains("run train 268.50") && !svg.contains("averaged"), "{svg}");
     // The metrics of a run with evaluations behind them still repeat the run.
     let config = ["train", "--config", text(&files[2]), "--data-path", "sample"];
-    works(&mut program(
-        &[&config[..], &["--device", "cpu", "--max-steps", "0", "--no-eval"]].concat(),
-    ));
+    program(&[&config[..], &["--device", "cpu", "--max-steps", "0", "--no-eval"]].concat()).works();
 }
 
 #[test]
@@ -438,7 +381,7 @@ fn damaged_evaluations_are_passed_over_and_reported() {
         let error = MetricsFile::read(&path, &mut |_| ()).unwrap_err();
         assert!(format!("{error:#}").contains("no start event"), "{error:#}");
     }
-    fails(&mut program(&["compare", text(&path)]), 1, "no start event");
+    program(&["compare", text(&path)]).fails_with(1, &["no start event"]);
 }
 
 /// Only what is on PTB with its 10,000 words stands beside the paper's numbers.
@@ -497,7 +440,7 @@ fn evaluations_of_one_name_are_told_apart() {
     }
     // In the picture, their names follow labels that are the same.
     let svg = folder.path().join("bars.svg");
-    works(&mut program(&["compare", text(&files[0]), "--plot", text(&svg)]));
+    program(&["compare", text(&files[0]), "--plot", text(&svg)]).works();
     let svg = fs::read_to_string(svg).unwrap();
     assert!(svg.contains("1 model (eval:1)") && svg.contains("1 model (eval:2)"), "{svg}");
 }

@@ -1,23 +1,20 @@
 //! The examples, run as their first lines say, by `cargo run --release --example NAME`.
 
+mod program;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use program::{Expect, program, repository, text};
 use ptb_word_lm::sample;
 use ptb_word_lm::tf::{self, Variables};
 
 /// Runs an example, which must succeed; its standard output.
 fn example(name: &str, args: &[&str]) -> String {
-    let output = Command::new(env!("CARGO"))
-        .args(["run", "--release", "--quiet", "--example", name, "--"])
-        .args(args)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .env("OMP_NUM_THREADS", "1")
-        .output()
-        .expect("cargo starts");
-    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("it writes UTF-8")
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["run", "--release", "--quiet", "--example", name, "--"]).args(args);
+    cargo.current_dir(repository("")).env("OMP_NUM_THREADS", "1").works().0
 }
 
 /// The number after `label` in `text`.
@@ -80,23 +77,10 @@ fn a_checkpoint_of_tensorflow_costs_what_tensorflow_says() {
 #[test]
 fn generate_writes_words_of_the_text_after_the_prompt() {
     let folder = tempfile::tempdir().unwrap();
-    let run = folder.path().to_str().unwrap();
-    let train = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
-        .args([
-            "train",
-            "--data-path",
-            "sample",
-            "--device",
-            "cpu",
-            "--max-steps",
-            "150",
-            "--no-eval",
-        ])
-        .args(["--hidden-size", "64", "--save-path", run])
-        .env("OMP_NUM_THREADS", "1")
-        .output()
-        .unwrap();
-    assert!(train.status.success(), "{}", String::from_utf8_lossy(&train.stderr));
+    let run = text(folder.path());
+    let train = "train --data-path sample --device cpu --max-steps 150 --no-eval --hidden-size 64";
+    let train: Vec<&str> = train.split_whitespace().collect();
+    program(&[&train[..], &["--save-path", run]].concat()).works();
     let text = example("generate", &[run, "the"]);
     let words: Vec<&str> = text.split_whitespace().collect();
     // 40 words, of which those at a line's end are the newline; and the last newline.
@@ -110,7 +94,7 @@ fn generate_writes_words_of_the_text_after_the_prompt() {
 #[test]
 fn a_run_that_is_stopped_after_an_epoch_goes_on_with_the_next() {
     let folder = tempfile::tempdir().unwrap();
-    let run = folder.path().to_str().unwrap();
+    let run = text(folder.path());
     let first = example("resume", &[run]);
     let second = example("resume", &[run]);
     for (text, epoch, other) in [(&first, 1, 2), (&second, 2, 1)] {
@@ -138,7 +122,7 @@ fn a_model_of_one_s_own_learns_scores_and_writes() {
 #[test]
 fn the_sample_corpus_is_what_its_generator_writes() {
     let folder = tempfile::tempdir().unwrap();
-    example("sample_corpus", &[folder.path().to_str().unwrap()]);
+    example("sample_corpus", &[text(folder.path())]);
     for (split, text) in
         [("train", sample::TRAIN), ("valid", sample::VALID), ("test", sample::TEST)]
     {

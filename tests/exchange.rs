@@ -3,77 +3,35 @@
 
 #[allow(dead_code)]
 mod golden_file;
-mod tiny;
+mod program;
 
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Command;
 
 use golden_file::Golden;
-use ptb_word_lm::checkpoint::{Checkpoint, from_safetensors, to_safetensors};
+use program::{Expect, Place, json_lines, metrics, repository, texts};
+use ptb_word_lm::checkpoint::{from_safetensors, to_safetensors};
 use ptb_word_lm::config::RnnMode;
 use ptb_word_lm::model::{PtbModel, PtbVariables};
 use ptb_word_lm::reader::RawData;
 use ptb_word_lm::rnn::CellType;
 use ptb_word_lm::session::{Input, evaluate};
 use ptb_word_lm::tf::{self, Variables};
-use serde_json::Value;
 use tch::{Device, Kind, Tensor};
-use tiny::TINY;
 
-/// A folder in which the program is run, by its command lines.
-struct Folder(tempfile::TempDir);
+/// The tiny run with every step in its metrics; and that run by Adam.
+const TRAIN: &str = "$TINY --no-eval --log-every 1";
+const ADAM: &str =
+    "$TINY --no-eval --log-every 1 --optimizer adam --learning-rate 0.01 --max-epoch 5";
 
-impl Folder {
-    fn new() -> Self {
-        Folder(tempfile::tempdir().unwrap())
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn run(&self, line: &str) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
-            .args(line.split_whitespace())
-            .current_dir(self.0.path())
-            .env("OMP_NUM_THREADS", "1")
-            .env_remove("RUST_BACKTRACE")
-            .output()
-            .expect("the program starts")
-    }
-
-    /// Runs something that must succeed: standard output and standard error.
-    fn succeeds(&self, line: &str) -> (String, String) {
-        let output = self.run(line);
-        let [out, errors] =
-            [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
-        assert!(output.status.success(), "{line} failed: {errors}");
-        (out, errors)
-    }
-
+impl Place {
     /// Runs something that must succeed, and say this on standard error.
     fn says(&self, line: &str, says: &str) {
-        let (_, errors) = self.succeeds(line);
+        let (_, errors) = self.works(line);
         assert!(errors.contains(says), "{line} should say {says:?}: {errors}");
-    }
-
-    /// Runs something that must fail with this exit code, in these words.
-    fn fails(&self, code: i32, line: &str, says: &[&str]) {
-        let output = self.run(line);
-        let errors = String::from_utf8(output.stderr).unwrap();
-        println!("REFUSED exchange {line}"); // scripts/torture.sh counts them
-        assert_eq!(output.status.code(), Some(code), "{line}: {errors}");
-        for words in says {
-            assert!(errors.contains(words), "{line} should say {words:?}: {errors}");
-        }
-    }
-
-    /// The newest checkpoint of a save path.
-    fn load(&self, save: &str) -> Checkpoint {
-        Checkpoint::load(&self.at(save), &mut |n| panic!("{n}")).unwrap()
     }
 
     fn read(&self, file: &str) -> Variables {
@@ -82,21 +40,11 @@ impl Folder {
 
     /// A figure of each step in the metrics of a save path, from a step of the run on.
     fn steps(&self, save: &str, from: i64, name: &str) -> Vec<f64> {
-        let text = fs::read_to_string(self.at(save).join("metrics.jsonl")).unwrap();
-        let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let events = metrics(&self.at(save)).into_iter();
         let steps =
             events.filter(|e| e["event"] == "step" && e["global_step"].as_i64().unwrap() >= from);
         steps.map(|step| step[name].as_f64().unwrap()).collect()
     }
-}
-
-/// The tiny run, and that run by Adam.
-fn tiny() -> String {
-    format!("{} --no-eval --log-every 1", TINY.join(" "))
-}
-
-fn tiny_adam() -> String {
-    format!("{} --optimizer adam --learning-rate 0.01 --max-epoch 5", tiny())
 }
 
 /// Asserts that two tensors differ by no more than so much of the largest value.
@@ -114,12 +62,12 @@ fn assert_close(ours: &Tensor, expected: &Tensor, tolerance: f64, what: &str) {
 struct Outside {
     /// Id in the golden file, by id in the program.
     order: Tensor,
-    folder: Folder,
+    folder: Place,
 }
 
 impl Outside {
     fn new(golden: &Golden) -> Self {
-        let folder = Folder::new();
+        let folder = Place::new();
         let tokens = Vec::<i64>::try_from(golden.arrays["tokens"].flatten(0, -1)).unwrap();
         let count = |id: &i64| tokens.iter().filter(|token| *token == id).count();
         let mut order: Vec<i64> = (0..golden.config.vocab_size).collect();
@@ -129,9 +77,7 @@ impl Outside {
         let absent = order.iter().filter(|id| count(id) == 0);
         assert!((absent.clone().count() as i64) < golden.config.batch_size, "{}", golden.name);
         let words = tokens.iter().chain(absent).map(|id| format!(" w{id:06}")).collect::<String>();
-        for split in ["train", "valid", "test"] {
-            fs::write(folder.at(&format!("ptb.{split}.txt")), &words).unwrap();
-        }
+        texts(&folder.at(""), [&words; 3]);
         let outside = Outside { order: Tensor::from_slice(&order), folder };
         let init = outside.reordered(golden.group("init"), &outside.order);
         tf::write_npz(outside.folder.at("w.npz"), &init).unwrap();
@@ -186,8 +132,8 @@ fn golden_runs_of_adam_from_outside() {
                     );
                 }
             }
-            let trained =
-                outside.reordered(folder.load(mode).variables, &outside.order.argsort(0, false));
+            let trained = outside
+                .reordered(folder.checkpoint(mode).variables, &outside.order.argsort(0, false));
             for (group, suffix) in [("final", ""), ("final_m", "/Adam"), ("final_v", "/Adam_1")] {
                 for (name, expected) in golden.group(group) {
                     let ours = &trained[&(name.clone() + suffix)];
@@ -211,14 +157,14 @@ fn golden_runs_of_adam_from_outside() {
 /// same run to the last bit.
 #[test]
 fn adam_continues_from_what_was_exported() {
-    let folder = Folder::new();
-    let train = tiny_adam();
-    folder.succeeds(&format!("{train} --max-max-epoch 1 --save-path run"));
-    let first = folder.load("run");
+    let folder = Place::new();
+    let train = ADAM;
+    folder.works(&format!("{train} --max-max-epoch 1 --save-path run"));
+    let first = folder.checkpoint("run");
     let epoch_size = first.progress.global_step;
     for (format, name) in [("tf-npz", "x.npz"), ("tf-checkpoint", "x.ckpt")] {
         let (out, _) =
-            folder.succeeds(&format!("export --checkpoint run --format {format} -o {name}"));
+            folder.works(&format!("export --checkpoint run --format {format} -o {name}"));
         for slot in ["Model/Model/embedding/Adam_1", "Train/Model/beta2_power"] {
             assert!(out.contains(slot), "{out}");
         }
@@ -228,7 +174,7 @@ fn adam_continues_from_what_was_exported() {
         assert_eq!(all, first.variables, "{format}");
     }
     let end = epoch_size + 10;
-    folder.succeeds(&format!("{train} --max-max-epoch 2 --max-steps {end} --save-path run"));
+    folder.works(&format!("{train} --max-max-epoch 2 --max-steps {end} --save-path run"));
     let expected = folder.steps("run", epoch_size, "cost");
     assert_eq!(expected.len(), 10);
 
@@ -242,8 +188,8 @@ fn adam_continues_from_what_was_exported() {
     folder.says(&format!("{import} imported x.ckpt"), "Adam continues from the slots in it");
     // It is not continued by another optimizer, but with whatever else suits the run.
     let says = ["optimizer is \"adam\" there and \"sgd\" here"];
-    folder.fails(1, &format!("{} --save-path imported", tiny()), &says);
-    folder.succeeds(&format!("{ten} --save-path imported"));
+    folder.fails_with(1, &format!("{TRAIN} --save-path imported"), &says);
+    folder.works(&format!("{ten} --save-path imported"));
     assert_eq!(folder.steps("imported", 0, "cost"), expected);
 
     // Without the slots it is another run from the second step on.
@@ -254,14 +200,14 @@ fn adam_continues_from_what_was_exported() {
     folder.says(&format!("{ten} --init-from plain.npz --save-path plain"), none);
     let other = folder.steps("plain", 0, "cost");
     assert!(other[0] == expected[0] && other[9] != expected[9], "{other:?} {expected:?}");
-    let (_, said) = folder.succeeds(&format!("{import} bare plain.npz"));
+    let (_, said) = folder.works(&format!("{import} bare plain.npz"));
     assert!(!said.contains("Adam"), "{said}");
     let says = "bare: there are no slots of Adam; they start at zero";
     folder.says(&format!("{ten} --save-path bare"), says);
     assert_eq!(folder.steps("bare", 0, "cost"), other);
 
     // Gradient descent needs none, and says so.
-    let line = format!("{} --max-steps 1 --init-from x.npz --save-path by_sgd", tiny());
+    let line = format!("{TRAIN} --max-steps 1 --init-from x.npz --save-path by_sgd");
     folder.says(&line, "Adam's slots in it are left out");
     // Slots that are not all there are not continued from.
     let mut slots = folder.read("x.npz");
@@ -269,25 +215,28 @@ fn adam_continues_from_what_was_exported() {
     tf::write_npz(folder.at("part.npz"), &slots).unwrap();
     let says = "only some of Adam's slots are in it; \"Model/softmax_b/Adam\" is missing";
     let line = format!("{ten} --init-from part.npz --save-path no");
-    folder.fails(1, &line, &["--init-from part.npz", says]);
-    folder.fails(1, &format!("{import} part part.npz"), &["part.npz", says, "--optimizer sgd"]);
+    folder.fails_with(1, &line, &["--init-from part.npz", says]);
+    folder.fails_with(
+        1,
+        &format!("{import} part part.npz"),
+        &["part.npz", says, "--optimizer sgd"],
+    );
     for (file, save) in [("part.npz", "part"), ("x.npz", "plain_from_x")] {
         let line = format!("{import} {save} {file} --optimizer sgd");
         folder.says(&line, "Adam's slots in it are left out");
-        assert!(!folder.load(save).has_slots());
+        assert!(!folder.checkpoint(save).has_slots());
     }
-    folder.succeeds(&format!("{} --max-steps 1 --save-path plain_from_x", tiny()));
+    folder.works(&format!("{TRAIN} --max-steps 1 --save-path plain_from_x"));
 }
 
 /// What TensorFlow 1.15 saved of the example trained by Adam is imported with its slots, and
 /// exported under the same names.
 #[test]
 fn tensorflow_s_slots_come_in_and_go_out() {
-    let folder = Folder::new();
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tf_checkpoint/ptb_adam");
-    symlink(&from, folder.at("tensorflow")).unwrap();
-    folder.succeeds("import tensorflow --save-path run --model test");
-    folder.succeeds("export --checkpoint run --format tf-checkpoint -o model.ckpt");
+    let folder = Place::new();
+    symlink(repository("tests/fixtures/tf_checkpoint/ptb_adam"), folder.at("tensorflow")).unwrap();
+    folder.works("import tensorflow --save-path run --model test");
+    folder.works("export --checkpoint run --format tf-checkpoint -o model.ckpt");
     let [ours, mut theirs] = ["model.ckpt", "tensorflow"].map(|path| folder.read(path));
     // A model that no run trained is at step 0, and its learning rate is the configuration's.
     theirs.insert("Model/global_step".into(), Tensor::from(0i64));
@@ -312,12 +261,12 @@ fn perplexity(variables: &Variables, forget_bias: f64) -> f64 {
 /// `forget_bias` is no variable, and yet stays with the model: flag, checkpoint, export, import.
 #[test]
 fn forget_bias_is_kept_with_the_model() {
-    let folder = Folder::new();
-    let train = format!("{} --max-steps 30", tiny());
+    let folder = Place::new();
+    let train = format!("{TRAIN} --max-steps 30");
     let import = "import --data-path sample --save-path";
-    let of = |save: &str| folder.load(save).run.config.forget_bias;
-    folder.succeeds(&format!("{train} --save-path plain"));
-    folder.succeeds("export --checkpoint plain --format tf-npz -o plain.npz");
+    let of = |save: &str| folder.checkpoint(save).run.config.forget_bias;
+    folder.works(&format!("{train} --save-path plain"));
+    folder.works("export --checkpoint plain --format tf-npz -o plain.npz");
     assert!(
         !folder.read("plain.npz").contains_key("Model/forget_bias"),
         "the original's 0 is not written"
@@ -331,82 +280,89 @@ fn forget_bias_is_kept_with_the_model() {
     assert_eq!([of("assumed"), of("given")], [0.0, 0.1]);
     for (format, file) in [("tf-npz", "known.npz"), ("tf-checkpoint", "known.ckpt")] {
         let (out, _) =
-            folder.succeeds(&format!("export --checkpoint given --format {format} -o {file}"));
+            folder.works(&format!("export --checkpoint given --format {format} -o {file}"));
         assert!(out.contains("Model/forget_bias"), "{out}");
-        let (_, said) = folder.succeeds(&format!("{import} {format} {file}"));
+        let (_, said) = folder.works(&format!("{import} {format} {file}"));
         assert!(said.contains(&format!("{file}: its forget_bias is 0.1")), "{said}");
         assert!(!said.contains("not part of the model: Model/forget_bias"), "{said}");
-        folder.succeeds(&format!("{import} both_{format} {file} --forget-bias=0.1"));
+        folder.works(&format!("{import} both_{format} {file} --forget-bias=0.1"));
         assert_eq!([of(format), of(&format!("both_{format}"))], [0.1, 0.1]);
         let says = ["its forget_bias is 0.1, but --forget-bias is 1"];
-        folder.fails(1, &format!("{import} no {file} --forget-bias 1"), &says);
+        folder.fails_with(1, &format!("{import} no {file} --forget-bias 1"), &says);
         let line = format!("{train} --init-from {file} --save-path never --forget-bias 1");
-        folder.fails(1, &line, &says);
+        folder.fails_with(1, &line, &says);
     }
     // A checkpoint of this program says it, and brings its words.
     let line = "import given/model-0.safetensors --save-path copied";
     folder.says(line, "given/model-0.safetensors: its forget_bias is 0.1");
     assert_eq!(of("copied"), 0.1);
-    assert_eq!(folder.load("copied").vocabulary, folder.load("given").vocabulary);
+    assert_eq!(folder.checkpoint("copied").vocabulary, folder.checkpoint("given").vocabulary);
     // Another program may have written it as a float32.
     let mut narrow = folder.read("known.npz");
     narrow.insert("Model/forget_bias".into(), Tensor::from(0.1f32));
     tf::write_npz(folder.at("narrow.npz"), &narrow).unwrap();
-    folder.succeeds(&format!("{import} narrow narrow.npz --forget-bias 0.1"));
+    folder.works(&format!("{import} narrow narrow.npz --forget-bias 0.1"));
     assert_eq!(of("narrow"), 0.1);
-    folder.fails(2, &format!("{import} no plain.npz --forget-bias nan"), &["--forget-bias is NaN"]);
+    folder.fails_with(
+        2,
+        &format!("{import} no plain.npz --forget-bias nan"),
+        &["--forget-bias is NaN"],
+    );
 
     // It is computed with: `eval` agrees with the plain evaluation.
     for (save, forget_bias) in [("assumed", 0.0), ("given", 0.1), ("tf-npz", 0.1)] {
         let (out, _) =
-            folder.succeeds(&format!("eval --checkpoint {save} --data-path sample --device cpu"));
+            folder.works(&format!("eval --checkpoint {save} --data-path sample --device cpu"));
         let (_, ours) = out.trim().rsplit_once("Test Perplexity: ").unwrap();
-        let expected = perplexity(&folder.load(save).variables, forget_bias);
+        let expected = perplexity(&folder.checkpoint(save).variables, forget_bias);
         assert!((ours.parse::<f64>().unwrap() / expected - 1.0).abs() < 1e-5, "{ours} {expected}");
     }
     let [assumed_bias, given_bias] =
-        [0.0, 0.1].map(|b| perplexity(&folder.load("plain").variables, b));
+        [0.0, 0.1].map(|b| perplexity(&folder.checkpoint("plain").variables, b));
     assert!((assumed_bias / given_bias - 1.0).abs() > 1e-4, "{assumed_bias} {given_bias}");
 
     // Training goes on with it, without the flag too, and not against it.
     let known = format!("{train} --init-from known.npz --save-path trained");
     folder.says(&known, "known.npz: its forget_bias is 0.1");
-    folder.succeeds(&known);
+    folder.works(&known);
     for flags in ["--forget-bias 0.1", ""] {
-        folder.succeeds(&format!("{train} --save-path trained {flags}"));
+        folder.works(&format!("{train} --save-path trained {flags}"));
         assert_eq!(of("trained"), 0.1);
     }
     let says = ["forget_bias is 0.1 there and 0.0 here"];
-    folder.fails(1, &format!("{train} --save-path trained --forget-bias 0"), &says);
+    folder.fails_with(1, &format!("{train} --save-path trained --forget-bias 0"), &says);
     // The run of its metrics is the same run.
-    folder.succeeds("train --config trained --save-path again");
+    folder.works("train --config trained --save-path again");
     assert_eq!(of("again"), 0.1);
-    assert_eq!(folder.load("again").variables, folder.load("trained").variables);
+    assert_eq!(folder.checkpoint("again").variables, folder.checkpoint("trained").variables);
     folder.says(&format!("{train} --init-from plain.npz --save-path fresh"), assumed);
     // An imported model is trained on as it is, too.
-    folder.succeeds(&format!("{train} --save-path given"));
-    assert_eq!(folder.load("given").variables, folder.load("trained").variables);
+    folder.works(&format!("{train} --save-path given"));
+    assert_eq!(folder.checkpoint("given").variables, folder.checkpoint("trained").variables);
 }
 
 /// Cells without a forget gate: the flag is refused, and nothing is assumed of them.
 #[test]
 fn forget_bias_is_for_lstms() {
-    let folder = Folder::new();
+    let folder = Place::new();
     for cell in ["gru", "basic_rnn"] {
-        let train = format!("{} --cell {cell} --max-steps 2 --threads 1", tiny());
-        folder.succeeds(&format!("{train} --save-path {cell}"));
-        folder.succeeds(&format!("export --checkpoint {cell} --format tf-npz -o {cell}.npz"));
+        let train = format!("{TRAIN} --cell {cell} --max-steps 2 --threads 1");
+        folder.works(&format!("{train} --save-path {cell}"));
+        folder.works(&format!("export --checkpoint {cell} --format tf-npz -o {cell}.npz"));
         let import = format!("import {cell}.npz --save-path imported_{cell}");
         let says = ["--forget-bias has no effect", cell];
-        folder.fails(2, &format!("{import} --forget-bias 1"), &says);
-        folder.fails(2, &format!("{train} --save-path no --forget-bias 1"), &says);
+        folder.fails_with(2, &format!("{import} --forget-bias 1"), &says);
+        folder.fails_with(2, &format!("{train} --save-path no --forget-bias 1"), &says);
         for line in [import, format!("{train} --init-from {cell}.npz --save-path from_{cell}")] {
-            let (_, said) = folder.succeeds(&line);
+            let (_, said) = folder.works(&line);
             assert!(!said.contains("forget_bias"), "{said}");
         }
         // The run of its metrics does not have the flag.
-        folder.succeeds(&format!("train --config {cell} --save-path {cell}_again"));
-        assert_eq!(folder.load(&format!("{cell}_again")).variables, folder.load(cell).variables);
+        folder.works(&format!("train --config {cell} --save-path {cell}_again"));
+        assert_eq!(
+            folder.checkpoint(&format!("{cell}_again")).variables,
+            folder.checkpoint(cell).variables
+        );
     }
 }
 
@@ -443,14 +399,14 @@ fn assert_same_perplexity(ours: f64, theirs: f64, what: &str) {
 /// its words and a card.
 #[test]
 fn pytorch_s_names_go_out_and_come_in() {
-    let folder = Folder::new();
-    let train = format!("{} --num-layers 2", TINY.join(" "));
-    folder.succeeds(&format!("{train} --max-steps 40 --save-path run"));
-    let run = folder.load("run");
+    let folder = Place::new();
+    let train = "$TINY --num-layers 2";
+    folder.works(&format!("{train} --max-steps 40 --save-path run"));
+    let run = folder.checkpoint("run");
     let expected = perplexity(&run.variables, 0.0);
 
     let export = "export --checkpoint run --format pytorch -o";
-    let (out, _) = folder.succeeds(&format!("{export} out"));
+    let (out, _) = folder.works(&format!("{export} out"));
     assert!(out.starts_with("out/model.safetensors: decoder.bias, "), "{out}");
     let tensors = safetensors(&folder.at("out/model.safetensors"));
     let vocab = run.run.config.vocab_size;
@@ -476,8 +432,7 @@ fn pytorch_s_names_go_out_and_come_in() {
     let words: Vec<String> = run.vocabulary.unwrap().words().map(str::to_owned).collect();
     assert_eq!(fs::read_to_string(folder.at("out/words.txt")).unwrap(), words.join("\n") + "\n");
     let card = fs::read_to_string(folder.at("out/README.md")).unwrap();
-    let metrics = fs::read_to_string(folder.at("run/metrics.jsonl")).unwrap();
-    let test: Value = serde_json::from_str(metrics.trim().lines().last().unwrap()).unwrap();
+    let test = metrics(&folder.at("run")).pop().unwrap();
     assert_eq!(test["event"], "final");
     for says in [
         "library_name: pytorch",
@@ -496,56 +451,53 @@ fn pytorch_s_names_go_out_and_come_in() {
 
     // Back from the file and from the folder, with the words.
     for (k, from) in ["out", "out/model.safetensors"].into_iter().enumerate() {
-        folder.succeeds(&format!("import {from} --save-path back{k} --model test"));
-        let back = folder.load(&format!("back{k}"));
+        folder.works(&format!("import {from} --save-path back{k} --model test"));
+        let back = folder.checkpoint(&format!("back{k}"));
         assert_eq!(back.variables, run.variables);
         let back_words: Vec<String> = back.vocabulary.unwrap().words().map(str::to_owned).collect();
         assert_eq!(back_words, words);
     }
     let line = format!("{train} --init-from out/model.safetensors --max-steps 0 --save-path start");
-    let (out, _) = folder.succeeds(&line);
+    let (out, _) = folder.works(&line);
     let (_, printed) = out.rsplit_once("Test Perplexity: ").unwrap();
     assert_same_perplexity(printed.lines().next().unwrap().parse().unwrap(), expected, "started");
     // Other words are refused.
-    fs::create_dir(folder.at("other")).unwrap();
-    for split in ["train", "valid", "test"] {
-        let text: String = (0..vocab - 1).map(|k| format!("w{k} ")).collect();
-        fs::write(folder.at("other").join(format!("{split}.txt")), text + "\n").unwrap();
-    }
+    let other = (0..vocab - 1).map(|k| format!("w{k} ")).collect::<String>() + "\n";
+    texts(&folder.at("other"), [&other; 3]);
     let says = ["vocabulary is not that of --data-path other"];
-    folder.fails(1, "import out --save-path no --data-path other", &says);
+    folder.fails_with(1, "import out --save-path no --data-path other", &says);
 
     // The forget gates' constant is in a bias; Adam's slots stay here.
-    folder.succeeds(&format!(
+    folder.works(&format!(
         "{train} --max-steps 40 --forget-bias 1 --optimizer adam --learning-rate 0.01 \
          --save-path biased"
     ));
-    folder.succeeds("export --checkpoint biased --format pytorch -o deep/er/biased.safetensors");
+    folder.works("export --checkpoint biased --format pytorch -o deep/er/biased.safetensors");
     let tensors = safetensors(&folder.at("deep/er/biased.safetensors"));
-    let mut variables = folder.load("biased").variables;
+    let mut variables = folder.checkpoint("biased").variables;
     variables.retain(|name, _| !name.contains("Adam") && !name.contains("power"));
     let expected = perplexity(&variables, 1.0);
     assert_same_perplexity(pytorch_perplexity(&tensors), expected, "forget_bias 1");
-    folder.succeeds("import deep/er/biased.safetensors --save-path biased_back --model test");
-    let back = folder.load("biased_back");
+    folder.works("import deep/er/biased.safetensors --save-path biased_back --model test");
+    let back = folder.checkpoint("biased_back");
     assert_eq!(back.run.config.forget_bias, 0.0);
     assert_same_perplexity(perplexity(&back.variables, 0.0), expected, "forget_bias 1 and back");
 
     // An exported model may be written again, but nobody else's README.md or words.txt.
-    folder.succeeds(&format!("{export} out"));
+    folder.works(&format!("{export} out"));
     for (name, of) in [("README.md", "mine"), ("words.txt", "my_words")] {
         fs::create_dir(folder.at(of)).unwrap();
         fs::write(folder.at(of).join(name), "my own\n").unwrap();
         let says = [&format!("{of}/{name}")[..], "there already", "--output"];
         for output in [of.to_owned(), format!("{of}/x.safetensors")] {
-            folder.fails(1, &format!("{export} {output}"), &says);
+            folder.fails_with(1, &format!("{export} {output}"), &says);
         }
         assert_eq!(fs::read_to_string(folder.at(of).join(name)).unwrap(), "my own\n");
     }
-    folder.fails(2, &format!("{export} model.pt"), &["--output model.pt", ".safetensors"]);
-    folder.succeeds(&format!("{train} --cell gru --max-steps 1 --no-eval --save-path gru"));
+    folder.fails_with(2, &format!("{export} model.pt"), &["--output model.pt", ".safetensors"]);
+    folder.works(&format!("{train} --cell gru --max-steps 1 --no-eval --save-path gru"));
     let line = "export --checkpoint gru --format pytorch -o gru_out";
-    folder.fails(1, line, &["--checkpoint gru", "gru_cells", "LSTMs only"]);
+    folder.fails_with(1, line, &["--checkpoint gru", "gru_cells", "LSTMs only"]);
     assert!(!folder.at("gru_out").exists());
 }
 
@@ -553,7 +505,7 @@ fn pytorch_s_names_go_out_and_come_in() {
 /// without biases.
 #[test]
 fn models_trained_in_pytorch_come_in() {
-    let folder = Folder::new();
+    let folder = Place::new();
     let vocab = RawData::read("sample").unwrap().vocabulary.len() as i64;
     tch::manual_seed(3);
     let rand = |size: &[i64]| Tensor::randn(size, (Kind::Float, Device::Cpu)) * 0.5;
@@ -582,11 +534,11 @@ fn models_trained_in_pytorch_come_in() {
     let import = "import x.safetensors --data-path sample --model test --save-path";
     let comes_in = |given: &Variables, same_as: &Variables, save: &str, says: &[&str]| {
         write(given);
-        let (_, said) = folder.succeeds(&format!("{import} {save}"));
+        let (_, said) = folder.works(&format!("{import} {save}"));
         for words in says {
             assert!(said.contains(words), "{save} should say {words:?}: {said}");
         }
-        let ours = perplexity(&folder.load(save).variables, 0.0);
+        let ours = perplexity(&folder.checkpoint(save).variables, 0.0);
         assert_same_perplexity(ours, pytorch_perplexity(same_as), save);
         said
     };
@@ -620,10 +572,10 @@ fn models_trained_in_pytorch_come_in() {
         other.remove(name);
         other.extend(tensor.map(|tensor| (name.to_owned(), tensor)));
         write(&other);
-        folder.fails(1, &format!("{import} no"), &[says, &["x.safetensors"]].concat());
-        let train = format!("{} --hidden-size 8 --num-layers 2 --save-path no", tiny());
-        let train = train.replace("--hidden-size 16 ", "");
-        folder.fails(1, &format!("{train} --init-from x.safetensors"), says);
+        folder.fails_with(1, &format!("{import} no"), &[says, &["x.safetensors"]].concat());
+        let train = "train --data-path sample --device cpu --model test --hidden-size 8 \
+                     --num-layers 2 --save-path no --init-from x.safetensors";
+        folder.fails_with(1, train, says);
     };
     refused("rnn.weight_hr_l0", Some(rand(&[4, 8])), &["\"rnn.weight_hr_l0\" [4, 8]"]);
     refused("rnn.weight_ih_l0_reverse", Some(rand(&[32, 8])), &["rnn.weight_ih_l0_reverse"]);
@@ -634,7 +586,11 @@ fn models_trained_in_pytorch_come_in() {
     refused("decoder.weight", Some(rand(&[8, vocab])), &["decoder.weight", "expected shape"]);
     refused("decoder.bias", Some(rand(&[vocab]) * f64::NAN), &["\"decoder.bias\"", "NaN"]);
     fs::write(folder.at("x.safetensors"), b"not one").unwrap();
-    folder.fails(1, &format!("{import} no"), &["x.safetensors", "not a whole safetensors file"]);
+    folder.fails_with(
+        1,
+        &format!("{import} no"),
+        &["x.safetensors", "not a whole safetensors file"],
+    );
 }
 
 /// PyTorch itself: it computes the same test perplexity of a model from here, and a model that it
@@ -643,23 +599,18 @@ fn models_trained_in_pytorch_come_in() {
 #[ignore = "needs PyTorch: TORCH_PYTHON (make test-tensorflow, after make bench)"]
 fn pytorch_and_this_program_agree() {
     let python = std::env::var_os("TORCH_PYTHON").expect("TORCH_PYTHON names a Python with it");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folder = Folder::new();
+    let folder = Place::new();
     let pytorch = |args: &[&str]| -> f64 {
         let mut command = Command::new(&python);
-        command.arg(root.join("tests/golden/pytorch.py")).arg(args[0]).arg(folder.at(args[1]));
-        command.arg(root.join("data/sample")).args(&args[2..]).env("PYTHONDONTWRITEBYTECODE", "1");
-        let output = command.output().unwrap();
-        let printed = String::from_utf8(output.stdout).unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{errors}");
-        printed.rsplit_once("Test Perplexity: ").unwrap().1.trim().parse().unwrap()
+        command.arg(repository("tests/golden/pytorch.py")).arg(args[0]).arg(folder.at(args[1]));
+        command.arg(repository("data/sample")).args(&args[2..]).env("PYTHONDONTWRITEBYTECODE", "1");
+        command.works().0.rsplit_once("Test Perplexity: ").unwrap().1.trim().parse().unwrap()
     };
     for (name, flags) in [("plain", ""), ("biased", "--forget-bias 1 --num-layers 3")] {
-        let train = format!("{} --max-steps 40 --no-eval --save-path {name}", TINY.join(" "));
-        folder.succeeds(&format!("{train} {flags}"));
-        folder.succeeds(&format!("export --checkpoint {name} --format pytorch -o {name}_out"));
-        let checkpoint = folder.load(name);
+        let train = format!("$TINY --max-steps 40 --no-eval --save-path {name}");
+        folder.works(&format!("{train} {flags}"));
+        folder.works(&format!("export --checkpoint {name} --format pytorch -o {name}_out"));
+        let checkpoint = folder.checkpoint(name);
         let ours = perplexity(&checkpoint.variables, checkpoint.run.config.forget_bias);
         let theirs = pytorch(&["evaluate", &format!("{name}_out/model.safetensors")]);
         assert_same_perplexity(ours, theirs, name);
@@ -667,13 +618,13 @@ fn pytorch_and_this_program_agree() {
     for kind in ["untied", "tied"] {
         fs::create_dir(folder.at(kind)).unwrap();
         let theirs = pytorch(&["train", &format!("{kind}/model.safetensors"), kind]);
-        folder.succeeds(&format!("import {kind} --save-path from_{kind} --model test"));
-        let text = root.join("data/sample/ptb.test.txt");
+        folder.works(&format!("import {kind} --save-path from_{kind} --model test"));
+        let text = repository("data/sample/ptb.test.txt");
         fs::copy(text, folder.at("test.txt")).unwrap();
         // (`eval` would want the data's ids; these are the model's own.)
         let score = format!("score --checkpoint from_{kind} --device cpu --json test.txt");
-        let (out, _) = folder.succeeds(&score);
-        let total: Value = serde_json::from_str(out.trim().lines().last().unwrap()).unwrap();
+        let (out, _) = folder.works(&score);
+        let total = json_lines(&out).pop().unwrap();
         assert_eq!(total["event"], "total");
         assert_same_perplexity(total["perplexity"].as_f64().unwrap(), theirs, kind);
     }

@@ -5,16 +5,16 @@
 //! sets both high. Lines that begin with TORTURE are rows of docs/reliability.md: what was tried,
 //! how often, how often survived, and lost.
 
-mod tiny;
+mod program;
 
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use program::{DROPOUT, Expect, TINY, checkpoint, ended, program, text, texts};
 use ptb_word_lm::checkpoint::{Checkpoint, SaveFolder};
 use ptb_word_lm::{sample, tf};
-use tiny::{DROPOUT, TINY};
 
 /// What is said beside the tiny run: two epochs, a checkpoint every third step.
 const MORE: &[&str] =
@@ -31,20 +31,14 @@ fn command_with(save: &Path, others: &[(&str, &str)]) -> Command {
         let at = flags.iter().position(|f| f == flag).unwrap();
         flags[at + 1] = value;
     }
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"));
-    command
-        .args(flags)
-        .arg(save)
-        .env("OMP_NUM_THREADS", "1")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    let mut command = program(&flags);
+    command.arg(save);
     command
 }
 
 /// What a run comes to: its variables, its state's end, and the perplexities that it prints, in the
 /// order of the epochs.
 fn outcome(save: &Path) -> (Checkpoint, Vec<String>) {
-    let checkpoint = Checkpoint::load(save, &mut |n| panic!("{n}")).unwrap();
     let text = fs::read_to_string(save.join("metrics.jsonl")).unwrap();
     let mut epochs = std::collections::BTreeMap::new();
     for line in text.lines() {
@@ -60,7 +54,7 @@ fn outcome(save: &Path) -> (Checkpoint, Vec<String>) {
         }
     }
     (
-        checkpoint,
+        checkpoint(save),
         epochs.into_iter().map(|(which, perplexity)| format!("{which} {perplexity}")).collect(),
     )
 }
@@ -72,11 +66,10 @@ fn assert_same(run: &Path, reference: &(Checkpoint, Vec<String>), what: &str) {
     assert_eq!(perplexities, reference.1, "{what}: the perplexities differ");
 }
 
-fn finish(child: Child, what: &str) -> String {
-    let output = child.wait_with_output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{what}: {errors}");
-    errors
+/// Waits for a run that must succeed.
+fn finish(child: Child, what: &str) {
+    let (code, _, errors) = ended(child.wait_with_output().unwrap());
+    assert_eq!(code, Some(0), "{what}: {errors}");
 }
 
 fn count(name: &str, default: u64) -> u64 {
@@ -118,10 +111,14 @@ const ADAM: [&str; 4] = ["--optimizer", "adam", "--learning-rate", "0.01"];
 /// not killed.
 fn kill_at_random_moments(flags: &[&str], kills: u64) -> u64 {
     let folder = tempfile::tempdir().unwrap();
-    let start_run = |save: &Path| command(save).args(flags).spawn().unwrap();
+    let run = |save: &Path| {
+        let mut run = command(save);
+        run.args(flags);
+        run
+    };
     let whole = folder.path().join("whole");
     let start = std::time::Instant::now();
-    finish(start_run(&whole), "the reference");
+    run(&whole).works();
     let longest = start.elapsed().as_millis() as u64;
     let reference = outcome(&whole);
     let (mut done, mut runs) = (0, 0);
@@ -130,7 +127,7 @@ fn kill_at_random_moments(flags: &[&str], kills: u64) -> u64 {
         let save = folder.path().join(format!("killed {runs}"));
         runs += 1;
         loop {
-            let mut child = start_run(&save);
+            let mut child = run(&save).spawn().unwrap();
             if done < kills {
                 std::thread::sleep(Duration::from_millis(random.below(longest)));
                 // std's kill is SIGKILL.
@@ -157,20 +154,15 @@ fn a_run_of_another_optimizer_is_not_resumed() {
     let at = |name: &str| folder.path().join(name);
     let steps = ["--max-steps", "2", "--no-eval"];
     for (name, flags) in [("sgd", &[][..]), ("adam", &ADAM)] {
-        finish(command(&at(name)).args(steps).args(flags).spawn().unwrap(), name);
+        command(&at(name)).args(steps).args(flags).works();
     }
     let refused = |save: &str, flags: &[&str], says: &[&str]| {
-        let output = command(&at(save)).args(steps).args(flags).output().unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{errors}");
-        for words in says {
-            assert!(errors.contains(words), "{save} should say {words:?}: {errors}");
-        }
+        command(&at(save)).args(steps).args(flags).fails_with(1, says);
     };
     refused("sgd", &ADAM, &["optimizer is \"sgd\" there and \"adam\" here"]);
     refused("adam", &[], &["optimizer is \"adam\" there and \"sgd\" here"]);
     let without = |save: &str, missing: &dyn Fn(&str) -> bool| {
-        let mut checkpoint = Checkpoint::load(&at("adam"), &mut |n| panic!("{n}")).unwrap();
+        let mut checkpoint = checkpoint(&at("adam"));
         checkpoint.variables.retain(|name, _| !missing(name));
         SaveFolder::open(&at(save), 1).unwrap().save(&checkpoint).unwrap();
     };
@@ -188,7 +180,7 @@ fn equal_runs_write_equal_checkpoints() {
     let folder = tempfile::tempdir().unwrap();
     let files = ["one", "other"].map(|name| {
         let save = folder.path().join(name);
-        assert!(command(&save).stderr(Stdio::null()).status().unwrap().success());
+        command(&save).works();
         let names = checkpoints(&save);
         assert!(!names.is_empty());
         names
@@ -211,7 +203,7 @@ fn send(signal: &str, child: &Child) {
 fn signals_save_and_exit_with_their_number() {
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join("whole");
-    finish(command(&whole).spawn().unwrap(), "the reference");
+    command(&whole).works();
     let reference = outcome(&whole);
     let save = folder.path().join("stopped");
     for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
@@ -225,15 +217,14 @@ fn signals_save_and_exit_with_their_number() {
             std::thread::sleep(Duration::from_millis(5));
         }
         send(signal, &child);
-        let output = child.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
-        let lines = String::from_utf8(output.stdout).unwrap();
+        let (found, lines, errors) = ended(child.wait_with_output().unwrap());
+        assert_eq!(found, Some(code), "{errors}");
         assert!(
             lines.lines().last().unwrap().contains("Train Perplexity"),
             "the perplexity so far: {lines}"
         );
     }
-    finish(command(&save).spawn().unwrap(), "resumed");
+    command(&save).works();
     assert_same(&save, &reference, "stopped three times");
 
     // With --test-on-interrupt it still evaluates.
@@ -243,16 +234,9 @@ fn signals_save_and_exit_with_their_number() {
         std::thread::sleep(Duration::from_millis(5));
     }
     send("INT", &child);
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130));
-    assert!(
-        String::from_utf8(output.stdout)
-            .unwrap()
-            .lines()
-            .last()
-            .unwrap()
-            .starts_with("Test Perplexity")
-    );
+    let (code, lines, _) = ended(child.wait_with_output().unwrap());
+    assert_eq!(code, Some(130));
+    assert!(lines.lines().last().unwrap().starts_with("Test Perplexity"), "{lines}");
 }
 
 /// A second SIGINT or SIGTERM does not wait for the step, nor for anything else. A SIGHUP is not
@@ -265,23 +249,10 @@ fn a_second_signal_ends_the_process_at_once() {
     {
         // One step of this takes minutes.
         let save = folder.path().join(signals[0]);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
-            .args(["train", "--data-path", "sample", "--device", "cpu", "--rnn-mode", "basic"])
-            .args([
-                "--hidden-size",
-                "1000",
-                "--batch-size",
-                "60",
-                "--num-steps",
-                "150",
-                "--save-path",
-            ])
-            .arg(&save)
-            .env("OMP_NUM_THREADS", "1")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let base = ["train", "--data-path", "sample", "--device", "cpu", "--rnn-mode", "basic"];
+        let size = ["--hidden-size", "1000", "--batch-size", "60", "--num-steps", "150"];
+        let mut slow = program(&[&base[..], &size, &["--save-path", text(&save)]].concat());
+        let mut child = slow.stderr(Stdio::null()).spawn().unwrap();
         wait_for_first_line(&mut child);
         // A signal before the step begins would stop the run without it.
         std::thread::sleep(Duration::from_secs(1));
@@ -325,7 +296,7 @@ fn a_checkpoint_is_saved_on_request() {
         command
     };
     let whole = folder.path().join("whole");
-    finish(run(&whole).spawn().unwrap(), "the reference");
+    run(&whole).works();
     let save = folder.path().join("asked");
     let mut child = run(&save).spawn().unwrap();
     wait_for_first_line(&mut child);
@@ -349,7 +320,7 @@ fn a_checkpoint_is_saved_on_request() {
 fn a_hangup_that_is_ignored_stays_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let [whole, save] = ["whole", "nohup"].map(|name| folder.path().join(name));
-    finish(command(&whole).spawn().unwrap(), "the reference");
+    command(&whole).works();
     let plain = command(&save);
     let mut child = Command::new("sh")
         .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
@@ -407,7 +378,7 @@ fn a_closed_terminal_saves_the_run() {
         assert!(start.elapsed() < Duration::from_secs(60), "it outlives its terminal by a minute");
         std::thread::sleep(Duration::from_millis(20));
     }
-    let checkpoint = Checkpoint::load(&save, &mut |n| panic!("{n}")).unwrap();
+    let checkpoint = checkpoint(&save);
     assert_eq!(checkpoint.progress.global_step, steps() as i64);
 }
 
@@ -417,8 +388,8 @@ fn a_closed_terminal_saves_the_run() {
 fn a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let start = folder.path().join("start");
-    finish(command(&start).args(["--max-steps", "9", "--no-eval"]).spawn().unwrap(), "nine steps");
-    let good = Checkpoint::load(&start, &mut |n| panic!("{n}")).unwrap();
+    command(&start).args(["--max-steps", "9", "--no-eval"]).works();
+    let good = checkpoint(&start);
     let scaled = |factor: f64| -> tf::Variables {
         good.variables.iter().map(|(name, tensor)| (name.clone(), tensor * factor)).collect()
     };
@@ -437,7 +408,7 @@ fn a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint() {
         ),
     ] {
         let save = folder.path().join(name);
-        let mut checkpoint = Checkpoint::load(&start, &mut |n| panic!("{n}")).unwrap();
+        let mut checkpoint = checkpoint(&start);
         checkpoint.variables = variables;
         if name == "a leap" {
             checkpoint.run.config.learning_rate = 1e300;
@@ -445,16 +416,11 @@ fn a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint() {
         }
         let written = SaveFolder::open(&save, 2).unwrap().save(&checkpoint).unwrap();
         let before = fs::read(&written).unwrap();
-        let output =
-            command_with(&save, &[("--checkpoint-every", "1")]).args(flags).output().unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{name}: {errors}");
         let last = format!("the last good checkpoint is {}", written.display());
-        for words in
-            ["diverged: at epoch 1, step 10 (global step 10)", says, "--learning-rate", &last]
-        {
-            assert!(errors.contains(words), "{name} should say {words:?}: {errors}");
-        }
+        let says =
+            ["diverged: at epoch 1, step 10 (global step 10)", says, "--learning-rate", &last];
+        let mut run = command_with(&save, &[("--checkpoint-every", "1")]);
+        run.args(flags).fails_with(1, &says);
         assert_eq!(checkpoints(&save), ["model-9.safetensors"], "{name}");
         assert_eq!(fs::read(&written).unwrap(), before, "{name}");
     }
@@ -466,19 +432,13 @@ fn a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint() {
 fn a_checkpoint_with_nan_is_not_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let save = folder.path().join("run");
-    finish(command(&save).args(["--max-steps", "9", "--no-eval"]).spawn().unwrap(), "nine steps");
+    command(&save).args(["--max-steps", "9", "--no-eval"]).works();
     for value in [f64::NAN, f64::INFINITY] {
-        let mut checkpoint = Checkpoint::load(&save, &mut |n| panic!("{n}")).unwrap();
+        let mut checkpoint = checkpoint(&save);
         let _ = checkpoint.variables.get_mut("Model/softmax_b").unwrap().get(0).fill_(value);
         let bad = folder.path().join(format!("{value}"));
         SaveFolder::open(&bad, 2).unwrap().save(&checkpoint).unwrap();
-        let output = command(&bad).output().unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{errors}");
-        assert!(
-            errors.contains("cannot be resumed") && errors.contains("Model/softmax_b"),
-            "{errors}"
-        );
+        command(&bad).fails_with(1, &["cannot be resumed", "Model/softmax_b"]);
         assert_eq!(checkpoints(&bad), ["model-9.safetensors"]);
     }
 }
@@ -498,10 +458,8 @@ fn what_a_run_left_is_taken_up_in_words() {
     let folder = tempfile::tempdir().unwrap();
     let save = folder.path().join("run");
     // Checkpoints are made at 3, 6, ..., 18 and at the end.
-    let run = |flags: &[&str]| command(&save).args(flags).output().unwrap();
-    let words =
-        |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(run(&["--max-steps", "20", "--no-eval", "--keep", "3"]).status.success());
+    let run = |flags: &[&str]| command(&save).args(flags).works().1;
+    run(&["--max-steps", "20", "--no-eval", "--keep", "3"]);
     assert_eq!(
         checkpoints(&save),
         ["model-15.safetensors", "model-18.safetensors", "model-20.safetensors"]
@@ -513,51 +471,37 @@ fn what_a_run_left_is_taken_up_in_words() {
     // A damaged checkpoint is not counted among those that are kept: with --keep 1 the only good
     // one would go for it.
     fs::write(save.join("model-20.safetensors"), b"torn").unwrap();
-    let output = run(&["--max-steps", "19", "--no-eval", "--keep", "1"]);
-    let said = words(&output);
-    assert!(output.status.success(), "{said}");
+    let said = run(&["--max-steps", "19", "--no-eval", "--keep", "1"]);
     assert!(!half.exists());
     assert!(said.contains("the damaged file is now") && said.contains("global step 18"), "{said}");
     assert_eq!(checkpoints(&save), ["model-19.safetensors", "model-20.safetensors.damaged"]);
 
     // Other threads, another mode: said, and done.
-    let output = run(&["--max-steps", "21", "--no-eval", "--rnn-mode", "block"]);
-    let said = words(&output);
-    assert!(output.status.success(), "{said}");
+    let said = run(&["--max-steps", "21", "--no-eval", "--rnn-mode", "block"]);
     assert!(
         said.contains("rnn_mode was cudnn, is block: the run goes on equal to rounding"),
         "{said}"
     );
-    let output = command_with(&save, &[("--threads", "2")])
-        .args(["--max-steps", "22", "--no-eval"])
-        .output();
-    let output = output.unwrap();
-    let said = words(&output);
-    assert!(output.status.success() && said.contains("threads was 1, is 2"), "{said}");
+    let mut threads = command_with(&save, &[("--threads", "2")]);
+    let (_, said) = threads.args(["--max-steps", "22", "--no-eval"]).works();
+    assert!(said.contains("threads was 1, is 2"), "{said}");
 
     // The same words in another order are other data.
     let data = folder.path().join("data");
-    fs::create_dir(&data).unwrap();
-    for (split, text) in
-        [("train", sample::TRAIN), ("valid", sample::VALID), ("test", sample::TEST)]
-    {
-        let lines: Vec<&str> = text.lines().collect();
-        let mut lines = if split == "train" { lines.into_iter().rev().collect() } else { lines };
-        lines.push("");
-        fs::write(data.join(format!("ptb.{split}.txt")), lines.join("\n")).unwrap();
-    }
-    let output = command_with(&save, &[("--data-path", data.to_str().unwrap())]).output().unwrap();
-    let said = words(&output);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(
-        said.contains("cannot be resumed")
-            && said.contains("the training text is not the one")
-            && said.contains("Give the same --data-path to resume it"),
-        "{said}"
+    let mut lines: Vec<&str> = sample::TRAIN.split_inclusive('\n').collect();
+    lines.reverse();
+    texts(&data, [&lines.concat(), sample::VALID, sample::TEST]);
+    command_with(&save, &[("--data-path", text(&data))]).fails_with(
+        1,
+        &[
+            "cannot be resumed",
+            "the training text is not the one",
+            "Give the same --data-path to resume it",
+        ],
     );
 
     // A checkpoint with the right checksum whose content cannot be.
-    let good = || Checkpoint::load(&save, &mut |n| panic!("{n}")).unwrap();
+    let good = || checkpoint(&save);
     type Wrong = fn(&mut Checkpoint);
     let wrongs: [(Wrong, &str); 6] = [
         (|c| c.run.config.batch_size = 0, "its configuration is invalid: batch_size is 0"),
@@ -574,10 +518,7 @@ fn what_a_run_left_is_taken_up_in_words() {
         fs::create_dir(&save).unwrap();
         // As another program may write it: ours would refuse to.
         SaveFolder::open(&save, 1).unwrap().save(&checkpoint).unwrap();
-        let output = command(&save).output().unwrap();
-        let said = words(&output);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains(says), "{says:?}: {said}");
+        command(&save).fails_with(1, &[says]);
     }
 }
 
@@ -590,14 +531,11 @@ fn a_lock_does_not_outlive_its_process() {
     while Checkpoint::load(&save, &mut |_| ()).is_err() {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let second = command_with(&save, &[("--max-max-epoch", "100")]).output().unwrap();
-    let said = String::from_utf8_lossy(&second.stderr);
-    assert_eq!(second.status.code(), Some(1), "{said}");
-    assert!(said.contains("another run is using this folder"), "{said}");
+    let mut second = command_with(&save, &[("--max-max-epoch", "100")]);
+    second.fails_with(1, &["another run is using this folder"]);
     first.kill().unwrap();
     first.wait().unwrap();
-    let output = command(&save).args(["--max-steps", "1", "--no-eval"]).output();
-    assert!(output.unwrap().status.success());
+    command(&save).args(["--max-steps", "1", "--no-eval"]).works();
 }
 
 /// A folder that nothing can be written to is refused before anything else is done. A tmpfs mounted
@@ -618,15 +556,9 @@ fn a_read_only_folder_is_refused_at_once() {
         panic!("root without the right to mount: there is no read-only folder to try");
     }
     for save in [disk.clone(), disk.join("below")] {
-        let output = command(&save).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{said}");
+        let (code, out, said) = command(&save).ends();
+        assert_eq!((code, out.as_str()), (Some(1), ""), "it trained: {said}");
         assert!(said.contains("--save-path") && said.contains("cannot be written"), "{said}");
-        assert!(
-            output.stdout.is_empty(),
-            "it trained: {}",
-            String::from_utf8_lossy(&output.stdout)
-        );
     }
 }
 
@@ -636,7 +568,7 @@ fn a_read_only_folder_is_refused_at_once() {
 fn a_full_disk_is_told_and_costs_nothing_but_the_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join("whole");
-    finish(command(&whole).spawn().unwrap(), "the reference");
+    command(&whole).works();
     let reference = outcome(&whole);
     let size =
         fs::metadata(whole.join(format!("model-{}.safetensors", reference.0.progress.global_step)))
@@ -658,30 +590,34 @@ fn a_full_disk_is_told_and_costs_nothing_but_the_checkpoint() {
         assert!(status.success(), "mounting a tmpfs");
         let unmount = Unmount(&mount);
         let save = mount.join("run");
-        let output = command(&save).output().unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let (_, _, errors) = command(&save).ends();
         assert!(
             errors.contains("could not be written") && errors.contains("training goes on"),
             "{room}: {errors}"
         );
         assert!(errors.contains("No space left on device"), "{errors}");
         // Whatever is there is whole, and goes on to the same end once there is room.
-        let kept = Checkpoint::load(&save, &mut |n| panic!("{n}")).unwrap();
+        let kept = checkpoint(&save);
         assert!(kept.progress.global_step > 0);
         let roomy = folder.path().join(format!("roomy {k}"));
-        fs::create_dir(&roomy).unwrap();
-        for entry in fs::read_dir(&save).unwrap() {
-            let path = entry.unwrap().path();
-            fs::copy(&path, roomy.join(path.file_name().unwrap())).unwrap();
-        }
+        copy(&save, &roomy);
         drop(unmount);
-        finish(command(&roomy).spawn().unwrap(), "with room");
+        command(&roomy).works();
         let (checkpoint, _) = outcome(&roomy);
         assert_eq!(checkpoint.variables, reference.0.variables);
     }
     println!(
         "TORTURE | disk full while saving, then resumed with room | {faults} | {faults} | 0 |"
     );
+}
+
+/// Copies the files of a folder into a new one.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
 }
 
 struct Unmount<'a>(&'a Path);
@@ -698,20 +634,16 @@ impl Drop for Unmount<'_> {
 fn a_torn_checkpoint_costs_only_the_steps_since_the_one_before_it() {
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join("whole");
-    finish(command(&whole).spawn().unwrap(), "the reference");
+    command(&whole).works();
     let reference = outcome(&whole);
     let start = folder.path().join("start");
-    finish(command(&start).args(["--max-steps", "31", "--no-eval"]).spawn().unwrap(), "31 steps");
+    command(&start).args(["--max-steps", "31", "--no-eval"]).works();
     let newest = fs::read(start.join("model-31.safetensors")).unwrap();
     let mut random = Random(7);
     let faults = count("DISK_FAULTS", 4);
     for k in 0..faults {
         let save = folder.path().join(format!("torn {k}"));
-        fs::create_dir(&save).unwrap();
-        for entry in fs::read_dir(&start).unwrap() {
-            let path = entry.unwrap().path();
-            fs::copy(&path, save.join(path.file_name().unwrap())).unwrap();
-        }
+        copy(&start, &save);
         let mut torn = newest.clone();
         let place = random.below(newest.len() as u64) as usize;
         if k % 2 == 0 {
@@ -720,7 +652,7 @@ fn a_torn_checkpoint_costs_only_the_steps_since_the_one_before_it() {
             torn[place] ^= 1 << random.below(8);
         }
         fs::write(save.join("model-31.safetensors"), &torn).unwrap();
-        let errors = finish(command(&save).spawn().unwrap(), "resumed");
+        let (_, errors) = command(&save).works();
         assert!(
             errors.contains("model-31.safetensors")
                 && errors.contains("resuming at epoch 1, step 30"),

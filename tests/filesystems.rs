@@ -1,16 +1,15 @@
 //! File systems that lack an operation. A small library, preloaded into the program, refuses flock,
 //! fsync or rename with a given error number, as such file systems do.
 
-mod tiny;
+mod program;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use ptb_word_lm::checkpoint::Checkpoint;
-use tiny::TINY;
+use program::{Expect, TINY, checkpoint, program, text};
 
 const REFUSE: &str = r#"
 #define _GNU_SOURCE
@@ -53,31 +52,20 @@ fn library(folder: &Path) -> PathBuf {
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
     let mut command = Command::new(compiler);
     command.args(["-shared", "-fPIC", "-o"]).args([&library, &source]).arg("-ldl");
-    assert!(command.status().unwrap().success());
+    command.works();
     library
 }
 
 /// A short run on a file system that refuses something.
 fn command(library: &Path, refusal: &str, errno: Errno, save: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"));
+    let more = ["--no-eval", "--checkpoint-every", "1", "--save-path", text(save)];
+    let mut command = program(&[TINY, &more].concat());
+    command.env("LD_PRELOAD", library).env(refusal, (errno as i32).to_string());
     command
-        .args(TINY)
-        .args(["--no-eval", "--checkpoint-every", "1", "--save-path"])
-        .arg(save)
-        .env("OMP_NUM_THREADS", "1")
-        .env("LD_PRELOAD", library)
-        .env(refusal, (errno as i32).to_string())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
-
-fn errors(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn steps_of(save: &Path) -> i64 {
-    Checkpoint::load(save, &mut |notice| panic!("{notice}")).unwrap().progress.global_step
+    checkpoint(save).progress.global_step
 }
 
 #[test]
@@ -92,9 +80,7 @@ fn without_file_locks_a_run_is_guarded_by_a_file() {
             command
         };
         let owner = save.join("lock.owner");
-        let output = run(&["--max-steps", "1"]).output().unwrap();
-        let said = errors(&output);
-        assert!(output.status.success(), "{errno}: {said}");
+        let (_, said) = run(&["--max-steps", "1"]).works();
         let warning = format!("warning: {}: this file system has no file locks", save.display());
         assert!(said.contains(&warning) && said.contains(&owner.display().to_string()), "{said}");
         assert!(!owner.exists(), "{errno}: it stays after the run");
@@ -104,39 +90,26 @@ fn without_file_locks_a_run_is_guarded_by_a_file() {
         while steps_of(&save) < 3 {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let output = run(&["--max-max-epoch", "100000"]).output().unwrap();
-        let said = errors(&output);
-        assert_eq!(output.status.code(), Some(1), "{errno}: {said}");
         let who = format!(
             "--save-path {}: another run is using this folder (process {} on ",
             save.display(),
             first.id()
         );
-        assert!(
-            said.contains(&who) && said.contains(&format!("remove {}", owner.display())),
-            "{said}"
-        );
+        let remove = format!("remove {}", owner.display());
+        run(&["--max-max-epoch", "100000"]).fails_with(1, &[&who, &remove]);
 
         // Killed, the first leaves its file, which the next run replaces.
         first.kill().unwrap();
         first.wait().unwrap();
         assert!(owner.exists());
         let steps = steps_of(&save) + 2;
-        let output = run(&["--max-max-epoch", "100000", "--max-steps", &steps.to_string()])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{errno}: {}", errors(&output));
+        run(&["--max-max-epoch", "100000", "--max-steps", &steps.to_string()]).works();
         assert_eq!(steps_of(&save), steps);
         assert!(!owner.exists());
 
         // The owner is on another host, of which nothing is known.
         fs::write(&owner, "another-host pid:[4026531836] 17 boot/12345\n").unwrap();
-        let output = run(&["--max-steps", "1"]).output().unwrap();
-        let said = errors(&output);
-        assert!(
-            output.status.code() == Some(1) && said.contains("process 17 on another-host"),
-            "{said}"
-        );
+        run(&["--max-steps", "1"]).fails_with(1, &["process 17 on another-host"]);
         assert!(owner.exists());
     }
 }
@@ -156,15 +129,9 @@ fn what_a_file_system_does_not_have_is_done_without() {
     ] {
         let save = folder.path().join(format!("{refusal} {errno:?}"));
         for steps in ["2", "4"] {
-            let output = command(&library, refusal, errno, &save)
-                .args(["--max-steps", steps])
-                .output()
-                .unwrap();
-            let said = errors(&output);
-            assert!(
-                output.status.success() && !said.contains("warning"),
-                "{refusal} {errno}: {said}"
-            );
+            let mut command = command(&library, refusal, errno, &save);
+            let (_, said) = command.args(["--max-steps", steps]).works();
+            assert!(!said.contains("warning"), "{refusal} {errno}: {said}");
         }
         assert_eq!(steps_of(&save), 4);
         let hidden = fs::read_dir(&save).unwrap().map(|entry| entry.unwrap().file_name());
@@ -181,16 +148,8 @@ fn a_failing_disk_is_reported() {
     let library = library(folder.path());
     for refusal in ["REFUSE_FLOCK", "REFUSE_FSYNC_FOLDER", "REFUSE_FSYNC", "REFUSE_RENAME"] {
         let save = folder.path().join(refusal);
-        let output = command(&library, refusal, Errno::EIO, &save)
-            .args(["--max-steps", "1"])
-            .output()
-            .unwrap();
-        let said = errors(&output);
-        assert_eq!(output.status.code(), Some(1), "{refusal}: {said}");
         let expected = format!("error: --save-path {}: cannot be written", save.display());
-        assert!(
-            said.contains(&expected) && said.contains("Input/output error"),
-            "{refusal}: {said}"
-        );
+        let mut command = command(&library, refusal, Errno::EIO, &save);
+        command.args(["--max-steps", "1"]).fails_with(1, &[&expected, "Input/output error"]);
     }
 }

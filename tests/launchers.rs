@@ -1,13 +1,11 @@
 //! A run of its own beside others, as one of several independent tasks of a job: the launcher's
 //! variables are those of one of several workers, and `--workers 1` says that it is not.
 
-mod tiny;
+mod program;
 
-use std::fs;
-use std::process::{Command, Output};
+use std::process::Command;
 
-use serde_json::Value;
-use tiny::TINY;
+use program::{Expect, TINY, metrics, program, text};
 
 /// What each launcher of docs/distributed.md sets for the second of two tasks, and which variable
 /// gives their number.
@@ -49,17 +47,10 @@ const LAUNCHERS: [(&str, &[(&str, &str)]); 5] = [
     ),
 ];
 
-fn run(flags: &[&str], environment: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"));
-    command.args(TINY).args(flags).envs(environment.iter().copied()).env("OMP_NUM_THREADS", "1");
-    command.output().unwrap()
-}
-
-fn refusal(flags: &[&str], environment: &[(&str, &str)]) -> String {
-    let output = run(flags, environment);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{flags:?} {environment:?}: {said}");
-    said
+fn run(flags: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = program(&[TINY, flags].concat());
+    command.envs(environment.iter().copied());
+    command
 }
 
 #[test]
@@ -69,18 +60,11 @@ fn one_worker_is_alone_whatever_the_environment_says() {
         [&[("RANK", "one")], &[("RANK", "7"), ("WORLD_SIZE", "2")]];
     for (k, environment) in LAUNCHERS.into_iter().map(|(_, set)| set).chain(nonsense).enumerate() {
         for more in [&["--workers", "1"][..], &["--workers=1", "--num_gpus=0"]] {
-            let metrics = folder.path().join(format!("{k}.jsonl"));
-            let flags = ["--max-steps", "2", "--no-eval", "--metrics", metrics.to_str().unwrap()];
-            let output = run(&[&flags, more].concat(), environment);
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{environment:?}: {said}");
-            assert!(
-                String::from_utf8_lossy(&output.stdout).contains("Train Perplexity"),
-                "rank 1 prints too"
-            );
-            let text = fs::read_to_string(&metrics).unwrap();
-            let start: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
-            assert_eq!(start["workers"], 1, "{environment:?}");
+            let file = folder.path().join(format!("{k}.jsonl"));
+            let flags = ["--max-steps", "2", "--no-eval", "--metrics", text(&file)];
+            let (out, _) = run(&[&flags, more].concat(), environment).works();
+            assert!(out.contains("Train Perplexity"), "rank 1 prints too");
+            assert_eq!(metrics(&file)[0]["workers"], 1, "{environment:?}");
         }
     }
 }
@@ -90,10 +74,9 @@ fn a_refusal_names_the_variable_and_the_way_out() {
     for (variable, environment) in LAUNCHERS {
         // 99 rows cannot be shared out between two.
         for flags in [&["--batch-size", "99"][..], &["--workers", "3"]] {
-            let said = refusal(flags, environment);
-            assert!(said.contains("A run of its own needs --workers 1"), "{said}");
             // Without MASTER_ADDR it does not get that far, and names both.
-            assert!(said.contains(variable), "{variable}: {said}");
+            let says = ["A run of its own needs --workers 1", variable];
+            run(flags, environment).fails_with(2, &says);
         }
     }
     for (environment, says) in [
@@ -101,10 +84,9 @@ fn a_refusal_names_the_variable_and_the_way_out() {
         (&[("RANK", "1")], "WORLD_SIZE is not set"),
         (&[("RANK", "2"), ("WORLD_SIZE", "2")], "the last is 1"),
     ] {
-        let said = refusal(&[], environment);
-        assert!(said.contains(says) && said.contains("--workers 1"), "{said}");
+        run(&[], environment).fails_with(2, &[says, "--workers 1"]);
     }
     // A number that the user has given himself is not the environment's.
-    let said = refusal(&["--workers", "3"], &[]);
-    assert!(!said.contains("--workers 1\n") && said.contains("1, 2, 4, 5, 10"), "{said}");
+    let said = run(&["--workers", "3"], &[]).fails_with(2, &["1, 2, 4, 5, 10"]);
+    assert!(!said.contains("--workers 1\n"), "{said}");
 }

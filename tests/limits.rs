@@ -1,61 +1,45 @@
 //! What lies at the edge of the usual: each works, or is refused in words.
 
+mod program;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
+use program::{Expect, PROGRAM, program, text, texts};
 use ptb_word_lm::reader::RawData;
 
-fn run(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"));
-    command.args(args).env("OMP_NUM_THREADS", "1").env_remove("RUST_BACKTRACE").output().unwrap()
-}
-
-fn words(output: &Output) -> String {
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!said.contains("panicked") && output.status.code().is_some(), "{said}");
-    said
-}
-
 /// A data folder of three texts.
-fn data(folder: &Path, texts: [&[u8]; 3]) -> PathBuf {
-    fs::create_dir_all(folder).unwrap();
-    for (split, text) in ["train", "valid", "test"].iter().zip(texts) {
-        fs::write(folder.join(format!("ptb.{split}.txt")), text).unwrap();
-    }
+fn data(folder: &Path, three: [&[u8]; 3]) -> PathBuf {
+    texts(folder, three);
     folder.to_owned()
 }
 
 /// A step on a corpus, with a checkpoint and an evaluation.
-fn train(data: &Path, more: &[&str]) -> Output {
+fn train(data: &Path, more: &[&str]) -> Command {
     let flags = ["train", "--device", "cpu", "--model", "test", "--max-steps", "1", "--data-path"];
-    run(&[&flags[..], &[data.to_str().unwrap()], more].concat())
+    program(&[&flags[..], &[text(data)], more].concat())
 }
 
 #[test]
 fn a_path_with_spaces_and_letters_of_any_script() {
     let folder = tempfile::tempdir().unwrap();
-    let text = b" the cat sat on the mat \n the dog sat on the cat \n".repeat(20);
+    let lines = b" the cat sat on the mat \n the dog sat on the cat \n".repeat(20);
     let strange = "été à  la  mer 日本語 'q\" $HOME #1";
-    let data = data(&folder.path().join(strange).join("data"), [&text, &text, &text]);
+    let data = data(&folder.path().join(strange).join("data"), [&lines, &lines, &lines]);
     let save = folder.path().join(strange).join("my run");
-    let save = save.to_str().unwrap();
+    let save = text(&save);
     for _ in 0..2 {
         // The second one resumes it.
-        let output = train(&data, &["--save-path", save]);
-        assert!(output.status.success(), "{}", words(&output));
+        train(&data, &["--save-path", save]).works();
     }
-    let data = data.to_str().unwrap();
-    let output = run(&["eval", "--device", "cpu", "--checkpoint", save, "--data-path", data]);
-    assert!(output.status.success(), "{}", words(&output));
+    program(&["eval", "--device", "cpu", "--checkpoint", save, "--data-path", text(&data)]).works();
     let file = folder.path().join(strange).join("model.npz");
-    let file = file.to_str().unwrap();
-    let output = run(&["export", "--checkpoint", save, "--format", "tf-npz", "--output", file]);
-    assert!(output.status.success(), "{}", words(&output));
+    let file = text(&file);
+    program(&["export", "--checkpoint", save, "--format", "tf-npz", "--output", file]).works();
     let imported = folder.path().join(strange).join("imported");
-    let output = run(&["import", file, "--save-path", imported.to_str().unwrap()]);
-    assert!(output.status.success(), "{}", words(&output));
+    program(&["import", file, "--save-path", text(&imported)]).works();
     let metrics = fs::read_to_string(Path::new(save).join("metrics.jsonl")).unwrap();
     assert!(metrics.contains("日本語"), "{metrics}");
 }
@@ -67,34 +51,23 @@ fn a_path_that_is_not_unicode() {
     use std::os::unix::ffi::OsStrExt;
     let folder = tempfile::tempdir().unwrap();
     let save = folder.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"));
-    command.args([
-        "train",
-        "--device",
-        "cpu",
-        "--model",
-        "test",
-        "--max-steps",
-        "1",
-        "--data-path",
-        "sample",
-    ]);
-    let output = command.arg("--save-path").arg(&save).output().unwrap();
-    let said = words(&output);
-    assert!(output.status.success() || said.contains("--save-path"), "{said}");
-    assert_eq!(output.status.success(), save.join("model-1.safetensors").exists(), "{said}");
+    let mut command = train(Path::new("sample"), &["--save-path"]);
+    let (code, _, said) = command.arg(&save).ends();
+    assert!(code == Some(0) || code == Some(1) && said.contains("--save-path"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    assert_eq!(code == Some(0), save.join("model-1.safetensors").exists(), "{said}");
 }
 
 #[test]
 fn a_vocabulary_of_a_million_words() {
     let folder = tempfile::tempdir().unwrap();
-    let mut text = Vec::new();
+    let mut million = Vec::new();
     for k in 0..1_000_000 {
-        write!(text, "w{k}{}", if k % 20 == 19 { '\n' } else { ' ' }).unwrap();
+        write!(million, "w{k}{}", if k % 20 == 19 { '\n' } else { ' ' }).unwrap();
     }
     let small = b"w1 w2 w3 w999999\n".repeat(20);
-    let data = data(folder.path(), [&text, &small, &small]);
-    let read = RawData::read(data.to_str().unwrap()).unwrap();
+    let data = data(folder.path(), [&million, &small, &small]);
+    let read = RawData::read(text(&data)).unwrap();
     assert_eq!(read.vocabulary.len(), 1_000_001);
     assert_eq!(read.train.tokens.len(), 1_050_000);
     for k in [0, 77, 999_999] {
@@ -104,9 +77,8 @@ fn a_vocabulary_of_a_million_words() {
     }
     let save = folder.path().join("run");
     for _ in 0..2 {
-        let output = train(&data, &["--save-path", save.to_str().unwrap()]);
-        assert!(output.status.success(), "{}", words(&output));
-        assert!(String::from_utf8_lossy(&output.stdout).contains("Test Perplexity"));
+        let (out, _) = train(&data, &["--save-path", text(&save)]).works();
+        assert!(out.contains("Test Perplexity"), "{out}");
     }
 }
 
@@ -117,17 +89,13 @@ fn a_line_of_ten_megabytes() {
     let short = b" a b c \n".repeat(50);
     let line = b"a b c d ".repeat(10 << 17);
     let long = data(&folder.path().join("line"), [&line, &short, &short]);
-    let read = RawData::read(long.to_str().unwrap()).unwrap();
+    let read = RawData::read(text(&long)).unwrap();
     assert_eq!(read.train.tokens.len(), 4 * (10 << 17));
-    let output = train(&long, &["--no-eval"]);
-    assert!(output.status.success(), "{}", words(&output));
+    train(&long, &["--no-eval"]).works();
 
     let word = [&b"a b c\n"[..], &b"x".repeat(10 << 20)].concat();
     let one = data(&folder.path().join("word"), [&word, &short, &short]);
-    let output = train(&one, &["--no-eval"]);
-    assert_eq!(output.status.code(), Some(1));
-    let said = words(&output);
-    assert!(said.contains("ptb.train.txt") && said.contains("line 2"), "{said}");
+    let said = train(&one, &["--no-eval"]).fails_with(1, &["train.txt", "line 2"]);
     assert!(said.len() < 1000, "an error of {} bytes", said.len());
 }
 
@@ -142,12 +110,10 @@ fn texts_of_other_systems() {
     ]
     .concat();
     let open = plain[..plain.len() - 1].to_vec();
-    let read = |name: &str, text: &[u8]| {
-        let data = data(&folder.path().join(name), [text, text, text]);
-        let output =
-            train(&data, &["--save-path", folder.path().join(name).join("run").to_str().unwrap()]);
-        assert!(output.status.success(), "{name}: {}", words(&output));
-        RawData::read(data.to_str().unwrap()).unwrap()
+    let read = |name: &str, bytes: &[u8]| {
+        let data = data(&folder.path().join(name), [bytes; 3]);
+        train(&data, &["--save-path", text(&data.join("run"))]).works();
+        RawData::read(text(&data)).unwrap()
     };
     let plain = read("plain", &plain);
     let windows = read("windows", &windows);
@@ -179,56 +145,29 @@ fn words_are_separated_by_python_s_white_space() {
     };
     let other = spread(&plain, &mut next);
     assert!(spaces.iter().all(|&space| other.contains(space)));
-    let [plain_data, other_data] = [("plain", &plain), ("other", &other)].map(|(name, text)| {
-        data(&folder.path().join(name), [text.as_bytes(), text.as_bytes(), text.as_bytes()])
-    });
-    let read = |data: &Path| RawData::read(data.to_str().unwrap()).unwrap();
+    let [plain_data, other_data] = [("plain", &plain), ("other", &other)]
+        .map(|(name, text)| data(&folder.path().join(name), [text.as_bytes(); 3]));
+    let read = |data: &Path| RawData::read(text(data)).unwrap();
     let (expected, found) = (read(&plain_data), read(&other_data));
     assert_eq!(found.vocabulary, expected.vocabulary);
     assert_eq!(found.train.tokens, expected.train.tokens);
 
     let save = folder.path().join("run");
-    let save = save.to_str().unwrap();
-    let output = train(&other_data, &["--no-eval", "--save-path", save]);
-    assert!(output.status.success(), "{}", words(&output));
-    let stdout = |args: &[&str]| {
-        let output = run(args);
-        assert!(
-            output.status.success() && output.stderr.is_empty(),
-            "{args:?}: {}",
-            words(&output)
-        );
-        String::from_utf8(output.stdout).unwrap()
+    let model = ["--device", "cpu", "--checkpoint", text(&save)];
+    train(&other_data, &["--no-eval", "--save-path", text(&save)]).works();
+    let printed = |args: &[&str]| {
+        let (out, errors) = program(&[args, &model].concat()).works();
+        assert_eq!(errors, "", "{args:?}");
+        out
     };
-    let generate = |prompt| {
-        stdout(&[
-            "generate",
-            "--device",
-            "cpu",
-            "--checkpoint",
-            save,
-            "--words",
-            "5",
-            "--prompt",
-            prompt,
-        ])
-    };
+    let generate = |prompt| printed(&["generate", "--words", "5", "--prompt", prompt]);
     assert_eq!(generate("the\u{1c}cat\u{85}sat\u{1f}"), generate("the cat sat"));
     for independent in [&[][..], &["--independent"]] {
-        let score = |name: &str, text: &str| {
+        let score = |name: &str, scored: &str| {
             let file = folder.path().join(name);
-            fs::write(&file, text).unwrap();
-            let args = [
-                "score",
-                "--device",
-                "cpu",
-                "--checkpoint",
-                save,
-                "--json",
-                "--per-word",
-                file.to_str().unwrap(),
-            ];
-            stdout(&[&args[..], independent].concat())
+            fs::write(&file, scored).unwrap();
+            let args = ["score", "--json", "--per-word", text(&file)];
+            printed(&[&args[..], independent].concat())
         };
         assert_eq!(score("other.txt", &other), score("plain.txt", &plain));
     }
@@ -241,7 +180,7 @@ fn a_corpus_of_a_gigabyte() {
     let folder = tempfile::tempdir().unwrap();
     let small = b" a b c \n".repeat(50);
     let data = data(folder.path(), [b"", &small, &small]);
-    let mut file = std::io::BufWriter::new(fs::File::create(data.join("ptb.train.txt")).unwrap());
+    let mut file = std::io::BufWriter::new(fs::File::create(data.join("train.txt")).unwrap());
     let mut written = 0;
     let mut k: u32 = 0;
     while written < 1 << 30 {
@@ -253,22 +192,10 @@ fn a_corpus_of_a_gigabyte() {
     file.flush().unwrap();
     let script = "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); \
                   print('PEAK', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)";
-    let output = Command::new("python3")
-        .args([
-            "-c",
-            script,
-            env!("CARGO_BIN_EXE_ptb-word-lm"),
-            "train",
-            "--device",
-            "cpu",
-            "--model",
-            "test",
-        ])
-        .args(["--max-steps", "1", "--no-eval", "--data-path", data.to_str().unwrap()])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", words(&output));
-    let lines = String::from_utf8(output.stdout).unwrap();
+    let train = train(&data, &["--no-eval"]);
+    let mut python = Command::new("python3");
+    python.args(["-c", script, PROGRAM]).args(train.get_args());
+    let (lines, _) = python.works();
     let peak: u64 = lines.lines().find_map(|l| l.strip_prefix("PEAK ")).unwrap().parse().unwrap();
     assert!(peak < 1_400_000, "{peak} KiB at the peak");
     println!("TORTURE | a corpus of 1 GB, read and trained in {} MiB | 1 | 1 | 0 |", peak / 1024);

@@ -1,51 +1,21 @@
 //! What people expect of a command line: --config, --version, completions, colours, help at 80
 //! columns, doctor.
 
+mod program;
+
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
+use program::{Expect, metrics, on_a_terminal, program, text, texts};
 use serde_json::{Value, json};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_ptb-word-lm");
 
 /// Flags that make the sample corpus a matter of a second, as a file of `--config` has them.
 fn tiny() -> Value {
-    json!({"data_path": "sample", "device": "cpu", "model": "test", "hidden_size": 16, "num-steps": 15, "batch_size": 100})
-}
-
-fn run(args: &[&str]) -> Output {
-    Command::new(PROGRAM)
-        .args(args)
-        .env("OMP_NUM_THREADS", "1")
-        .output()
-        .expect("the program starts")
-}
-
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "it failed: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-/// Exit code and what was said of something that must fail.
-fn fails(args: &[&str]) -> (i32, String) {
-    let output = run(args);
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && !errors.contains("panicked"), "{args:?}: {errors}");
-    println!("REFUSED manners {args:?}"); // scripts/torture.sh counts them
-    (output.status.code().unwrap(), errors)
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-fn metrics(path: &Path) -> Vec<Value> {
-    fs::read_to_string(path)
-        .unwrap()
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    json!({
+        "data_path": "sample", "device": "cpu", "model": "test", "hidden_size": 16,
+        "num-steps": 15, "batch_size": 100,
+    })
 }
 
 /// What a run computed: every figure of its metrics but the times.
@@ -57,19 +27,6 @@ fn figures(path: &Path) -> Vec<String> {
         event.to_string()
     };
     metrics(path).into_iter().filter(|event| event["event"] != "start").map(of).collect()
-}
-
-/// What the program writes to a terminal of 80 columns.
-fn on_a_terminal(args: &str, environment: &str) -> String {
-    let command = format!("stty rows 24 cols 80; {environment} '{PROGRAM}' {args}");
-    let output = Command::new("script")
-        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
-        .env_remove("NO_COLOR")
-        .env("TERM", "xterm")
-        .env("OMP_NUM_THREADS", "1")
-        .output()
-        .expect("`script`, of util-linux, gives it a terminal");
-    String::from_utf8(output.stdout).unwrap().replace('\r', "")
 }
 
 #[test]
@@ -94,7 +51,7 @@ fn a_config_file_gives_flags_and_the_command_line_wins() {
     }
     let file = at("run.json");
     fs::write(&file, keys.to_string()).unwrap();
-    stdout(&run(&["train", "--config", text(&file)]));
+    program(&["train", "--config", text(&file)]).works();
     let start = &metrics(&at("from file.jsonl"))[0];
     assert_eq!((&start["seed"], &start["config"]["hidden_size"]), (&json!(-7), &json!(16)));
     assert_eq!(
@@ -119,7 +76,7 @@ fn a_config_file_gives_flags_and_the_command_line_wins() {
         "--metrics",
         &output,
     ];
-    stdout(&run(&args));
+    program(&args).works();
     let start = &metrics(Path::new(&output))[0];
     assert_eq!((&start["seed"], &start["config"]["learning_rate"]), (&json!(5), &json!(0.25)));
     assert_eq!(start["config"]["lr_schedule"], "2017");
@@ -151,19 +108,19 @@ fn what_is_wrong_with_a_config_file_is_told_by_file_and_key() {
         (String::new(), &["JSON object"]),
     ] {
         fs::write(&file, &content).unwrap();
-        let (code, error) = fails(&["train", "--data-path", "sample", "--config", text(&file)]);
+        let (code, error) =
+            program(&["train", "--data-path", "sample", "--config", text(&file)]).fails();
         assert_eq!(code, 2, "{content}: {error}");
         for words in [&["run.json"], says].concat() {
             assert!(error.contains(words), "{content} should say {words:?}: {error}");
         }
     }
     let nowhere = folder.path().join("nowhere.json");
-    let (code, error) = fails(&["train", "--data-path", "sample", "--config", text(&nowhere)]);
-    assert!(code == 2 && error.contains("nowhere.json"), "{error}");
+    program(&["train", "--data-path", "sample", "--config", text(&nowhere)])
+        .fails_with(2, &["nowhere.json"]);
     // What the values come to is checked as if they were flags.
     fs::write(&file, json!({"data_path": "sample", "keep_prob": 0}).to_string()).unwrap();
-    let (code, error) = fails(&["train", "--config", text(&file)]);
-    assert!(code == 2 && error.contains("--keep-prob is 0"), "{error}");
+    program(&["train", "--config", text(&file)]).fails_with(2, &["--keep-prob is 0"]);
 }
 
 #[test]
@@ -186,7 +143,7 @@ fn the_start_event_repeats_a_run_to_the_last_bit() {
     fs::write(at("tiny.json"), tiny().to_string()).unwrap();
     let tiny_file = at("tiny.json");
     let base = ["train", "--config", text(&tiny_file)];
-    stdout(&run(&[&base[..], &flags, &more].concat()));
+    program(&[&base[..], &flags, &more].concat()).works();
     let recorded = first.join("metrics.jsonl");
     let expected = figures(&recorded);
     assert!(expected.len() > 20, "{expected:?}");
@@ -199,7 +156,7 @@ fn the_start_event_repeats_a_run_to_the_last_bit() {
         [at("start.json"), recorded.clone(), first.clone(), at("cut.jsonl")].iter().enumerate()
     {
         let again = at(&format!("again {k}"));
-        stdout(&run(&["train", "--config", text(config), "--save-path", text(&again)]));
+        program(&["train", "--config", text(config), "--save-path", text(&again)]).works();
         assert_eq!(figures(&again.join("metrics.jsonl")), expected, "{}", config.display());
     }
     // The copy's own start event says the same as the first one's.
@@ -240,7 +197,7 @@ fn the_start_event_repeats_a_run_to_the_last_bit() {
         "--metrics",
         text(&other),
     ];
-    stdout(&run(&args));
+    program(&args).works();
     let other = figures(&other);
     assert!(other.len() > 3 && other[0] != expected[0]);
 }
@@ -256,11 +213,11 @@ fn flags_without_effect_are_refused_on_the_command_line_alone() {
     let flags =
         ["--keep", "3", "--checkpoint-every", "50", "--log-every", "7", "--test-on-interrupt"];
     let base = ["train", "--config", text(&file), "--max-steps", "3", "--save-path", text(&first)];
-    stdout(&run(&[&base[..], &flags].concat()));
+    program(&[&base[..], &flags].concat()).works();
     // Nothing is saved, logged or evaluated now, and the run had one worker.
     let repeat = ["train", "--config", text(&first), "--no-eval"];
-    stdout(&run(&repeat));
-    stdout(&run(&[&repeat[..], &["--metrics", text(&metrics)]].concat()));
+    program(&repeat).works();
+    program(&[&repeat[..], &["--metrics", text(&metrics)]].concat()).works();
     // As the metrics of a run on a GPU, and of one that began from a file, may have them.
     let mut start = self::metrics(&metrics).remove(0);
     for (flag, value) in [("no_cuda_graph", json!(true)), ("worker_timeout", json!(9))] {
@@ -268,15 +225,14 @@ fn flags_without_effect_are_refused_on_the_command_line_alone() {
     }
     fs::write(at("start.json"), start.to_string()).unwrap();
     let start = at("start.json");
-    stdout(&run(&["train", "--config", text(&start)]));
+    program(&["train", "--config", text(&start)]).works();
 
     for (flags, says) in [
         (&["--keep", "3"][..], "--keep has no effect without --save-path"),
         (&["--test-on-interrupt"], "--test-on-interrupt has no effect with --no-eval"),
         (&["--no-cuda-graph"], "--no-cuda-graph has no effect on the CPU"),
     ] {
-        let (code, error) = fails(&[&repeat[..], flags].concat());
-        assert!(code == 2 && error.contains(says), "{error}");
+        program(&[&repeat[..], flags].concat()).fails_with(2, &[says]);
     }
 }
 
@@ -289,9 +245,9 @@ fn a_run_that_was_resumed_is_repeated_to_where_it_came() {
     let (first, again) = (at("first"), at("again"));
     let base = ["train", "--config", text(&file), "--log-every", "1", "--save-path", text(&first)];
     for steps in ["4", "9"] {
-        stdout(&run(&[&base[..], &["--max-steps", steps, "--no-eval"]].concat()));
+        program(&[&base[..], &["--max-steps", steps, "--no-eval"]].concat()).works();
     }
-    stdout(&run(&["train", "--config", text(&first), "--save-path", text(&again)]));
+    program(&["train", "--config", text(&first), "--save-path", text(&again)]).works();
     let steps = |path: &Path| {
         let mut lines = figures(&path.join("metrics.jsonl"));
         lines.retain(|line| line.contains("\"step\",\"epoch\""));
@@ -306,40 +262,32 @@ fn another_text_in_the_same_place_is_not_the_same_run() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let write = |name: &str, extra: &str| {
-        fs::create_dir_all(at(name)).unwrap();
-        for split in ["train", "valid", "test"] {
-            let text = "a b c d e f g\n".repeat(200) + extra;
-            fs::write(at(name).join(format!("ptb.{split}.txt")), text).unwrap();
-        }
+        let text = "a b c d e f g\n".repeat(200) + extra;
+        texts(&at(name), [&text; 3]);
     };
     write("texts", "");
     write("moved", "");
     let (texts, moved, recorded) = (at("texts"), at("moved"), at("m.jsonl"));
     let short =
         ["--model", "test", "--max-steps", "2", "--no-eval", "--device", "cpu", "--metrics"];
-    stdout(&run(
-        &[&["train", "--data-path", text(&texts)], &short[..], &[text(&recorded)]].concat()
-    ));
+    program(&[&["train", "--data-path", text(&texts)], &short[..], &[text(&recorded)]].concat())
+        .works();
     let again = at("again.jsonl");
     let repeat = ["train", "--config", text(&recorded), "--metrics", text(&again)];
-    stdout(&run(&repeat));
+    program(&repeat).works();
     write("texts", "g f e\n");
-    let (code, error) = fails(&repeat);
-    assert!(code == 1 && error.contains("ptb.train.txt") && error.contains("MD5"), "{error}");
+    program(&repeat).fails_with(1, &["train.txt", "MD5"]);
     // The same text elsewhere will do.
-    let elsewhere = run(&[&repeat[..], &["--data-path", text(&moved)]].concat());
-    assert!(!String::from_utf8_lossy(&elsewhere.stderr).contains("MD5"));
-    stdout(&elsewhere);
+    let elsewhere = [&repeat[..], &["--data-path", text(&moved)]].concat();
+    assert!(!program(&elsewhere).works().1.contains("MD5"));
     write("moved", "g f e\n");
-    let elsewhere = run(&[&repeat[..], &["--data-path", text(&moved)]].concat());
-    assert!(String::from_utf8_lossy(&elsewhere.stderr).contains("MD5"));
-    stdout(&elsewhere);
+    assert!(program(&elsewhere).works().1.contains("MD5"));
 }
 
 #[test]
 fn the_version_is_that_of_all_parts() {
     for flag in ["--version", "-V"] {
-        let text = stdout(&run(&[flag]));
+        let text = program(&[flag]).works().0;
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], format!("ptb-word-lm {}", env!("CARGO_PKG_VERSION")));
         assert_eq!(lines[1], "tch 0.24.0");
@@ -356,7 +304,7 @@ fn the_version_is_that_of_all_parts() {
 fn bash_completes_commands_and_flags() {
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("completions.bash");
-    fs::write(&script, stdout(&run(&["completions", "bash"]))).unwrap();
+    fs::write(&script, program(&["completions", "bash"]).works().0).unwrap();
     let complete = |words: &[&str]| {
         let ask = format!(
             "source '{}'; COMP_WORDS=({}); COMP_CWORD={}; {}; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
@@ -370,7 +318,7 @@ fn bash_completes_commands_and_flags() {
                 words[words.len() - 2]
             ),
         );
-        stdout(&Command::new("bash").args(["--norc", "-c", &ask]).output().unwrap())
+        Command::new("bash").args(["--norc", "-c", &ask]).works().0
     };
     let commands = complete(&["ptb-word-lm", ""]);
     for command in ["train", "eval", "compare", "doctor"] {
@@ -384,16 +332,17 @@ fn bash_completes_commands_and_flags() {
 #[test]
 fn every_shell_has_a_script() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let script = stdout(&run(&["completions", shell]));
+        let script = program(&["completions", shell]).works().0;
         assert!(script.contains("data-path") && script.contains("lr-schedule"), "{shell}");
     }
-    let (code, error) = fails(&["completions", "cobol"]);
-    assert!(code == 2 && error.contains("zsh"), "{error}");
+    program(&["completions", "cobol"]).fails_with(2, &["zsh"]);
 }
 
 #[test]
 fn help_fits_a_terminal_and_no_color_is_honoured() {
-    let commands = on_a_terminal("help", "NO_COLOR=1");
+    let plain =
+        |line: &str| on_a_terminal(80, line).env("NO_COLOR", "1").ends().1.replace('\r', "");
+    let commands = plain("help");
     let names = commands.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
     let names: Vec<&str> = names
         .take_while(|line| !line.is_empty())
@@ -402,7 +351,7 @@ fn help_fits_a_terminal_and_no_color_is_honoured() {
     assert!(names.contains(&"train") && names.contains(&"doctor"), "{commands}");
     for name in names.iter().filter(|name| **name != "help") {
         for flag in ["-h", "--help"] {
-            let plain = on_a_terminal(&format!("{name} {flag}"), "NO_COLOR=1");
+            let plain = plain(&format!("{name} {flag}"));
             assert!(!plain.contains('\x1b'), "{name}: colours in spite of NO_COLOR");
             assert!(plain.contains("Example"), "{name} {flag} has no example");
             // clap leaves its usage line to the terminal.
@@ -411,40 +360,36 @@ fn help_fits_a_terminal_and_no_color_is_honoured() {
                 .find(|line| line.chars().count() > 80 && !line.starts_with("Usage: "));
             assert_eq!(long, None, "{name} {flag}");
             assert!(
-                on_a_terminal(&format!("{name} {flag}"), "").contains('\x1b'),
+                on_a_terminal(80, &format!("{name} {flag}")).works().0.contains('\x1b'),
                 "{name}: no colours on a terminal"
             );
         }
     }
-    let training = on_a_terminal("train --help", "NO_COLOR=1");
+    let training = plain("train --help");
     let original = training.find("The original's flags:").unwrap();
     for flag in ["--data-path", "--save-path", "--model", "--rnn-mode"] {
         let at = training.find(&format!("\n      {flag}")).unwrap();
         assert!(at > original && at < training.find("Running:").unwrap(), "{flag}");
     }
     let flags = "train --data-path sample --model test --device cpu --max-steps 3 --no-eval";
-    let bar = on_a_terminal(flags, "NO_COLOR=1");
+    let bar = plain(flags);
     // Moving the cursor is not colour; colour ends with `m`.
     let coloured = bar.split("\x1b[").skip(1).any(|code| {
         code.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m')
     });
     assert!(!coloured, "{bar:?}");
-    let error = on_a_terminal("train --no-such-flag", "NO_COLOR=1");
+    let error = plain("train --no-such-flag");
     assert!(error.contains("--no-such-flag") && !error.contains('\x1b'), "{error}");
 }
 
 #[test]
 fn doctor_says_what_is_here_and_what_is_missing() {
     let doctor = |args: &[&str]| {
-        Command::new(PROGRAM)
-            .arg("doctor")
-            .args(args)
-            .env_remove("DATA")
-            .current_dir(std::env::temp_dir())
-            .output()
-            .expect("the program starts")
+        let mut doctor = program(&[&["doctor"], args].concat());
+        doctor.current_dir(std::env::temp_dir());
+        doctor
     };
-    let text = stdout(&doctor(&[]));
+    let (text, _) = doctor(&[]).works();
     for name in
         ["ptb-word-lm", "libtorch", "CPU", "memory", "driver", "GPU", "CUDA", "cuDNN", "data"]
     {
@@ -459,15 +404,12 @@ fn doctor_says_what_is_here_and_what_is_missing() {
     ] {
         assert!(text.contains(words), "{words}: {text}");
     }
-    let here = doctor(&["--data-path", concat!(env!("CARGO_MANIFEST_DIR"), "/data/sample")]);
-    assert!(
-        !stdout(&here).contains("make data"),
-        "nothing is missing from the data that was named"
-    );
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/data/sample");
+    let (here, _) = doctor(&["--data-path", data]).works();
+    assert!(!here.contains("make data"), "nothing is missing from the data that was named");
 
-    let broken = doctor(&["--data-path", "/no/such/folder"]);
-    let text = String::from_utf8(broken.stdout).unwrap();
-    assert_eq!(broken.status.code(), Some(1), "{text}");
+    let (code, text, _) = doctor(&["--data-path", "/no/such/folder"]).ends();
+    assert_eq!(code, Some(1), "{text}");
     assert!(
         text.contains("/no/such/folder") && text.contains("-> ") && text.contains("does not work"),
         "{text}"
@@ -477,17 +419,15 @@ fn doctor_says_what_is_here_and_what_is_missing() {
 /// bfloat16 without instructions for it is announced; `doctor` says which precisions are fast.
 #[test]
 fn slow_bfloat16_is_announced() {
-    let run = |args: &[&str], limit: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"));
-        let output = command.args(args).env("ONEDNN_MAX_CPU_ISA", limit).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat()
+    let said = |args: &[&str], limit: &str| {
+        let (out, errors) = program(args).env("ONEDNN_MAX_CPU_ISA", limit).works();
+        out + &errors
     };
     let train = "train --data-path sample --model test --device cpu --threads 1 --max-steps 1 \
                  --no-eval --precision bf16";
     let train: Vec<&str> = train.split_whitespace().collect();
-    assert!(run(&train, "AVX2").contains("no instructions for bfloat16"));
-    assert!(run(&["doctor"], "AVX2").contains("fast precisions: fp32; bf16 would be"));
-    let fast = run(&["doctor"], "").contains("fast precisions: fp32, bf16");
-    assert_ne!(run(&train, "").contains("no instructions for bfloat16"), fast);
+    assert!(said(&train, "AVX2").contains("no instructions for bfloat16"));
+    assert!(said(&["doctor"], "AVX2").contains("fast precisions: fp32; bf16 would be"));
+    let fast = said(&["doctor"], "").contains("fast precisions: fp32, bf16");
+    assert_ne!(said(&train, "").contains("no instructions for bfloat16"), fast);
 }

@@ -1,72 +1,21 @@
 //! What somebody meets in the first hour: the original's command line, a text of one's own, a
 //! terminal of 80 columns, mistakes.
 
-mod tiny;
+mod program;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
-use ptb_word_lm::checkpoint::{Checkpoint, SaveFolder};
+use program::{Expect, TINY, checkpoint, on_a_terminal, program, text, texts, without_escapes};
+use ptb_word_lm::checkpoint::SaveFolder;
 use serde_json::{Value, json};
-use tiny::TINY;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_ptb-word-lm");
-
-fn run(args: &[&str]) -> Output {
-    let mut command = Command::new(PROGRAM);
-    command.args(args).env("OMP_NUM_THREADS", "1").stdin(Stdio::null());
-    command.output().expect("the program starts")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn works(args: &[&str]) -> (String, String) {
-    let output = run(args);
-    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-    (String::from_utf8(output.stdout.clone()).unwrap(), stderr(&output))
-}
-
-/// Exit code and error of what must fail.
-fn fails(args: &[&str]) -> (i32, String) {
-    let output = run(args);
-    let error = stderr(&output);
-    assert!(!output.status.success() && !error.contains("panicked"), "{args:?}: {error}");
-    (output.status.code().unwrap(), error)
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-/// A folder with three texts.
-fn texts(folder: &Path, [train, valid, test]: [&str; 3]) {
-    fs::create_dir_all(folder).unwrap();
-    for (name, text) in [("train", train), ("valid", valid), ("test", test)] {
-        fs::write(folder.join(format!("{name}.txt")), text).unwrap();
-    }
-}
 
 /// What the program writes to a terminal of so many columns, without the terminal's commands, and
 /// with them.
-fn on_a_terminal(columns: usize, command: &str) -> (String, String) {
-    let line = format!("stty rows 24 cols {columns}; '{PROGRAM}' {command}");
-    let mut script = Command::new("script");
-    script.args(["-q", "-c", &line, "/dev/null"]).stdin(Stdio::null());
-    script.env("TERM", "xterm").env("NO_COLOR", "1").env("OMP_NUM_THREADS", "1");
-    let output = script.output().expect("`script`, of util-linux, gives it a terminal");
-    let raw = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut plain = String::new();
-    let mut letters = raw.chars();
-    while let Some(letter) = letters.next() {
-        match letter {
-            '\x1b' => drop(letters.by_ref().find(|c| c.is_ascii_alphabetic())),
-            letter => plain.push(letter),
-        }
-    }
-    (plain, raw)
+fn shown(columns: usize, line: &str) -> (String, String) {
+    let (_, raw, _) = on_a_terminal(columns, line).env("NO_COLOR", "1").ends();
+    (without_escapes(&raw), raw)
 }
 
 const QUICK: [&str; 3] = ["--max-steps", "1", "--no-eval"];
@@ -92,7 +41,7 @@ fn the_original_s_flags_are_taken_where_they_mean_what_is_there() {
         ],
     ] {
         // TINY's --device cpu is not the original's.
-        works(&[TINY, &QUICK, flags].concat());
+        program(&[TINY, &QUICK, flags].concat()).works();
     }
     for (flags, says) in [
         (&["--num_gpus=1", "--device", "cpu"][..], "leave --num-gpus out"),
@@ -100,20 +49,18 @@ fn the_original_s_flags_are_taken_where_they_mean_what_is_there() {
         (&["--vocab_size=100"], "--max-vocab 100 keeps the most frequent"),
         (&["--use_fp16=true"], "--use-fp16"),
     ] {
-        let (code, error) = fails(&[TINY, &QUICK, flags].concat());
-        assert!(code == 2 && error.contains(says), "{flags:?}: {error}");
+        program(&[TINY, &QUICK, flags].concat()).fails_with(2, &[says]);
     }
     if !Path::new("/dev/nvidiactl").exists() {
         let args = ["train", "--data_path=sample", "--model=test", "--num_gpus=1"];
-        let (_, error) = fails(&args);
-        assert!(error.contains("requested --num_gpus=1") && error.contains("--num-gpus 0"));
-        works(&[&args[..3], &QUICK, &["--num_gpus=0"]].concat());
+        program(&args).fails_with(1, &["requested --num_gpus=1", "--num-gpus 0"]);
+        program(&[&args[..3], &QUICK, &["--num_gpus=0"]].concat()).works();
     }
     // The file of --config has the same names.
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("run.json");
     fs::write(&file, json!({"vocab_size": sample_words(), "use_fp16": false}).to_string()).unwrap();
-    works(&[TINY, &QUICK, &["--config", text(&file)]].concat());
+    program(&[TINY, &QUICK, &["--config", text(&file)]].concat()).works();
 }
 
 /// Words of the sample corpus.
@@ -123,16 +70,15 @@ fn sample_words() -> usize {
 
 #[test]
 fn a_forgotten_command_is_named() {
-    let (code, error) = fails(&["--model", "small", "--data_path", "my texts", "--max-steps=1"]);
+    let (code, error) =
+        program(&["--model", "small", "--data_path", "my texts", "--max-steps=1"]).fails();
     let says = "ptb-word-lm train --model small --data-path 'my texts' --max-steps=1";
     assert!(code == 2 && error.contains(says), "{error}");
-    let (code, error) = fails(&["--data_path=x"]);
-    assert!(code == 2 && error.contains("ptb-word-lm train --data-path=x"), "{error}");
-    let (code, error) = fails(&["--checkpoint", "run"]);
-    assert!(code == 2 && error.contains("--checkpoint, which is a flag of: "), "{error}");
-    assert!(error.contains("eval") && error.contains("generate"), "{error}");
-    works(&["--version"]);
-    works(&["--help"]);
+    program(&["--data_path=x"]).fails_with(2, &["ptb-word-lm train --data-path=x"]);
+    program(&["--checkpoint", "run"])
+        .fails_with(2, &["--checkpoint, which is a flag of: ", "eval", "generate"]);
+    program(&["--version"]).works();
+    program(&["--help"]).works();
 }
 
 /// The epochs that a parser of the original's lines sees, with their perplexities.
@@ -150,14 +96,14 @@ fn a_run_in_pieces_prints_every_epoch_once() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
     let two = [TINY, &["--max-max-epoch", "2", "--save-path"]].concat();
-    let (expected, _) = works(&[&two[..], &[text(&whole)]].concat());
+    let (expected, _) = program(&[&two[..], &[text(&whole)]].concat()).works();
     let mut lines = String::new();
     for steps in ["7", "20", "62", "80"] {
-        lines += &works(&[&two[..], &[text(&parts), "--max-steps", steps]].concat()).0;
+        lines += &program(&[&two[..], &[text(&parts), "--max-steps", steps]].concat()).works().0;
     }
     assert!(lines.contains("Epoch 1, step 7 of "), "{lines}");
     assert!(lines.contains(": Train Perplexity so far "), "{lines}");
-    lines += &works(&[&two[..], &[text(&parts)]].concat()).0;
+    lines += &program(&[&two[..], &[text(&parts)]].concat()).works().0;
     for split in ["Train", "Valid"] {
         assert_eq!(epochs(&lines, split), epochs(&expected, split), "{lines}");
         assert_eq!(epochs(&lines, split).len(), 2);
@@ -172,13 +118,13 @@ fn an_epoch_that_was_printed_before_a_stop_is_not_printed_again() {
     let base = [TINY, &["--max-max-epoch", "1", "--save-path"]].concat();
     let (part, run) = (at("part"), at("run"));
     let seven = ["--max-steps", "7", "--no-eval"];
-    let (lines, _) = works(&[&base[..], &[text(&part)], &seven].concat());
+    let (lines, _) = program(&[&base[..], &[text(&part)], &seven].concat()).works();
     let (_, steps) = lines.split_once("step 7 of ").unwrap();
     let steps: i64 = steps.split(':').next().unwrap().parse().unwrap();
-    let mut checkpoint = Checkpoint::load(&part, &mut |text| panic!("{text}")).unwrap();
+    let mut checkpoint = checkpoint(&part);
     (checkpoint.progress.step, checkpoint.progress.global_step) = (steps, steps);
     SaveFolder::open(&run, 1).unwrap().save(&checkpoint).unwrap();
-    let (lines, _) = works(&[&base[..], &[text(&run)]].concat());
+    let (lines, _) = program(&[&base[..], &[text(&run)]].concat()).works();
     assert_eq!((epochs(&lines, "Train").len(), epochs(&lines, "Valid").len()), (0, 1), "{lines}");
     let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     assert!(!metrics.contains("\"split\":\"train\""), "{metrics}");
@@ -190,9 +136,10 @@ fn config_repeats_a_run_as_it_was_at_last() {
     let at = |name: &str| folder.path().join(name);
     let (run, again, torn) = (at("run"), at("again"), at("torn.jsonl"));
     let base = [TINY, &["--log-every", "0", "--save-path", text(&run)]].concat();
-    works(&[&base[..], &["--max-max-epoch", "1"]].concat());
-    works(&[&base[..], &["--max-max-epoch", "3"]].concat());
-    let (lines, _) = works(&["train", "--config", text(&run), "--save-path", text(&again)]);
+    program(&[&base[..], &["--max-max-epoch", "1"]].concat()).works();
+    program(&[&base[..], &["--max-max-epoch", "3"]].concat()).works();
+    let (lines, _) =
+        program(&["train", "--config", text(&run), "--save-path", text(&again)]).works();
     assert_eq!(epochs(&lines, "Train").len(), 3, "{lines}");
     // A line that a killed process has left does not hide the start that follows it.
     let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
@@ -201,7 +148,7 @@ fn config_repeats_a_run_as_it_was_at_last() {
     bytes.extend(b"{\"event\":\"step\",\"epo\xc3\n");
     bytes.extend(&metrics.as_bytes()[second..]);
     fs::write(&torn, bytes).unwrap();
-    let (lines, _) = works(&["train", "--config", text(&torn)]);
+    let (lines, _) = program(&["train", "--config", text(&torn)]).works();
     assert_eq!(epochs(&lines, "Train").len(), 3, "{lines}");
 }
 
@@ -210,8 +157,8 @@ fn a_refused_resume_says_which_flags_continue_the_run() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("my run");
     let save = ["--save-path", text(&run)];
-    works(&[TINY, &QUICK, &save, &["--seed", "7", "--keep-prob", "0.5"]].concat());
-    let (code, error) = fails(&[TINY, &QUICK, &save, &["--num-layers", "2"]].concat());
+    program(&[TINY, &QUICK, &save, &["--seed", "7", "--keep-prob", "0.5"]].concat()).works();
+    let (code, error) = program(&[TINY, &QUICK, &save, &["--num-layers", "2"]].concat()).fails();
     assert_eq!(code, 1);
     for words in ["--num-layers 1", "--seed 7", "--keep-prob 0.5", "num_layers is 1 there"] {
         assert!(error.contains(words), "{words}: {error}");
@@ -220,10 +167,12 @@ fn a_refused_resume_says_which_flags_continue_the_run() {
     let command = format!("`ptb-word-lm train --config '{path}' --save-path '{path}'`");
     assert!(error.contains(&command), "{error}");
     let (_, said) =
-        works(&["train", "--config", path, "--save-path", path, "--max-steps", "2", "--no-eval"]);
+        program(&["train", "--config", path, "--save-path", path, "--max-steps", "2", "--no-eval"])
+            .works();
     assert!(said.contains("resuming"), "{said}");
     // The flags of the run say that it ends there.
-    let (_, said) = works(&["train", "--config", path, "--save-path", path, "--max-steps", "2"]);
+    let (_, said) =
+        program(&["train", "--config", path, "--save-path", path, "--max-steps", "2"]).works();
     assert!(said.contains("the run has done --max-steps 2 already"), "{said}");
 }
 
@@ -255,7 +204,7 @@ fn compare_says_what_does_not_compare() {
     let few = file("few", config(200, 2, 500), ptb);
     let other = file("other", config(200, 2, 16_914), "0");
 
-    let (table, _) = works(&["compare", &tiny]);
+    let (table, _) = program(&["compare", &tiny]).works();
     let remark = "tiny: ";
     let line = table.lines().find(|line| line.starts_with(remark)).unwrap();
     assert!(line.contains("hidden_size 20 instead of 200"), "{table}");
@@ -263,18 +212,18 @@ fn compare_says_what_does_not_compare() {
     assert!(table.contains("115.91"), "it is on PTB: {table}");
 
     for format in ["text", "markdown"] {
-        let (table, _) = works(&["compare", "--format", format, &few, &other]);
+        let (table, _) = program(&["compare", "--format", format, &few, &other]).works();
         assert!(!table.contains("115.91") && !table.contains('%'), "{table}");
         assert!(table.contains("a vocabulary of 500 words instead of 10,000"), "{table}");
         assert!(table.contains("a vocabulary of 16,914 words, not on PTB"), "{table}");
         let together = "vocabularies of different sizes (500, 16,914 words)";
         assert!(table.contains(together), "{table}");
     }
-    let (all, _) = works(&["compare", "--format", "json", &few, &other]);
+    let (all, _) = program(&["compare", "--format", "json", &few, &other]).works();
     let all: Value = serde_json::from_str(&all).unwrap();
     assert_eq!(all["published"], json!([]));
     assert_eq!(all["runs"][0]["difference_percent"]["train"], Value::Null);
-    let (table, _) = works(&["compare", &tiny, &other]);
+    let (table, _) = program(&["compare", &tiny, &other]).works();
     assert!(table.contains("115.91"), "beside the one on PTB: {table}");
 }
 
@@ -285,7 +234,7 @@ fn words_that_are_left_out_are_a_warning() {
     let warned = |valid: &str, more: &[&str]| {
         texts(folder.path(), [&train, valid, &train]);
         let base = ["train", "--data-path", text(folder.path()), "--model", "test", "--quiet"];
-        works(&[&base[..], &QUICK, more].concat()).1
+        program(&[&base[..], &QUICK, more].concat()).works().1
     };
     let unknown = "a b c x1 d e x2\n".repeat(10);
     let said = warned(&unknown, &[]);
@@ -308,7 +257,7 @@ fn a_text_without_spaces_is_a_warning() {
     for (line, says) in [(sentence, "single word"), (long, "characters on average")] {
         let all = line.repeat(100);
         texts(folder.path(), [&all, &all, &all]);
-        let (_, said) = works(&[
+        let (_, said) = program(&[
             "train",
             "--data-path",
             text(folder.path()),
@@ -317,10 +266,11 @@ fn a_text_without_spaces_is_a_warning() {
             "--max-steps",
             "1",
             "--no-eval",
-        ]);
+        ])
+        .works();
         assert!(said.contains(says) && said.contains("--tokenize"), "{said}");
     }
-    let (_, said) = works(&[TINY, &QUICK].concat());
+    let (_, said) = program(&[TINY, &QUICK].concat()).works();
     assert!(!said.contains("spaces") && said.contains("1 thread:"), "{said}");
 }
 
@@ -332,7 +282,7 @@ fn one_text_becomes_three() {
     let line = |k: usize| format!("Line {k}, it's \"the\" one.\n");
     let all: String = (0..1000).map(line).collect();
     fs::write(&file, &all).unwrap();
-    let (lines, said) = works(&["prepare", text(&file), "--out", text(&out)]);
+    let (lines, said) = program(&["prepare", text(&file), "--out", text(&out)]).works();
     let read = |name: &str| fs::read_to_string(out.join(name)).unwrap();
     assert_eq!(["train.txt", "valid.txt", "test.txt"].map(read).concat(), all);
     assert_eq!(
@@ -347,20 +297,20 @@ fn one_text_becomes_three() {
 
     // Nothing is overwritten unasked.
     let again = ["prepare", text(&file), "--out", text(&out), "--lower", "--tokenize"];
-    let (code, error) = fails(&again);
-    assert!(code == 1 && error.contains("train.txt") && error.contains("--force"), "{error}");
-    works(&[&again[..], &["--force"]].concat());
+    program(&again).fails_with(1, &["train.txt", "--force"]);
+    program(&[&again[..], &["--force"]].concat()).works();
     assert_eq!(read("train.txt").lines().next().unwrap(), "line 0 , it's \" the \" one .");
     let names: Vec<_> = fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names.len(), 3, "{names:?}");
-    works(
+    program(
         &[&["train", "--data-path", text(&out), "--model", "test", "--device", "cpu"], &QUICK[..]]
             .concat(),
-    );
+    )
+    .works();
     // Its own part is not a text to split into the same folder.
     let part = out.join("train.txt");
-    let (_, error) = fails(&["prepare", text(&part), "--out", text(&out), "--force"]);
-    assert!(error.contains("a part of itself"), "{error}");
+    program(&["prepare", text(&part), "--out", text(&out), "--force"])
+        .fails_with(1, &["a part of itself"]);
 
     for (content, says) in [
         (&b""[..], "it has 0 lines"),
@@ -370,24 +320,24 @@ fn one_text_becomes_three() {
         (b"\xff\xfea\0", "UTF-16"),
     ] {
         fs::write(at("bad.txt"), content).unwrap();
-        let (code, error) =
-            fails(&["prepare", text(&at("bad.txt")), "--out", text(&at("not made"))]);
-        assert!(code == 1 && error.contains(says) && error.contains("bad.txt"), "{error}");
+        program(&["prepare", text(&at("bad.txt")), "--out", text(&at("not made"))])
+            .fails_with(1, &[says, "bad.txt"]);
         assert!(!at("not made").exists());
     }
-    let (_, error) = fails(&["prepare", text(&at("none.txt")), "--out", text(&out)]);
+    let (_, error) = program(&["prepare", text(&at("none.txt")), "--out", text(&out)]).fails();
     assert!(error.contains("none.txt") && !error.contains("os error"), "{error}");
     // Chinese characters become words, which a model can be trained on.
     fs::write(&file, "我们今天去公园散步，然后回家。\n".repeat(200)).unwrap();
     let chinese = at("chinese");
-    works(&["prepare", text(&file), "--out", text(&chinese), "--tokenize"]);
-    let (_, said) = works(
+    program(&["prepare", text(&file), "--out", text(&chinese), "--tokenize"]).works();
+    let (_, said) = program(
         &[
             &["train", "--data-path", text(&chinese), "--model", "test", "--device", "cpu"],
             &QUICK[..],
         ]
         .concat(),
-    );
+    )
+    .works();
     assert!(!said.contains("spaces") && said.contains(": 16 words"), "{said}");
 }
 
@@ -396,7 +346,7 @@ fn a_folder_without_the_texts_is_shown() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let path = text(folder.path());
-    let train = |path: &str| fails(&["train", "--data-path", path]).1;
+    let train = |path: &str| program(&["train", "--data-path", path]).fails().1;
     assert!(train(path).contains("it is empty"), "{}", train(path));
     for name in ["Train.txt", "dev.txt", "Test.txt.gz"] {
         fs::write(at(name), "a b\n").unwrap();
@@ -439,7 +389,7 @@ fn errors_are_in_plain_words() {
         (&["--metrics", text(&below)], "a file is a file, not a folder"),
         (&["--config", text(&below)], "cannot be read"),
     ] {
-        let (code, error) = fails(&[TINY, &QUICK, flags].concat());
+        let (code, error) = program(&[TINY, &QUICK, flags].concat()).fails();
         assert!(error.contains(says) && error.contains(flags[0]), "{flags:?}: {error}");
         let of_file = ["--save-path", "--metrics"].contains(&flags[0]);
         assert!(code == if of_file { 1 } else { 2 }, "{flags:?}: {code} {error}");
@@ -456,8 +406,7 @@ fn errors_are_in_plain_words() {
         &["eval", "--checkpoint", "x", "--data-path", "sample", "--dynamic", "fast"],
         &["eval", "--checkpoint", "x", "--data-path", "sample", "--cache", "2k"],
     ] {
-        let (code, error) = fails(args);
-        assert!(code == 2 && error.contains("it must be a"), "{args:?}: {error}");
+        program(args).fails_with(2, &["it must be a"]);
     }
 }
 
@@ -472,7 +421,7 @@ fn text_is_wrapped_on_a_terminal_alone() {
             "doctor --data-path /no/such/folder",
             "train --data-path sample --model test --device cpu --threads 1 --max-steps 2 --no-eval",
         ] {
-            let (plain, _) = on_a_terminal(columns, command);
+            let (plain, _) = shown(columns, command);
             // A folder of libtorch has no spaces to break at.
             let wide = plain.lines().map(|line| line.rsplit('\r').next().unwrap_or(line));
             let wide = wide.filter(|line| line.trim().contains(' ') && !line.contains(".libtorch"));
@@ -482,18 +431,18 @@ fn text_is_wrapped_on_a_terminal_alone() {
             assert_eq!(wide, Vec::<&str>::new(), "{columns}: {command}");
         }
     }
-    let (code, error) = fails(&["train", "--data-path", "/no/such/folder"]);
+    let (code, error) = program(&["train", "--data-path", "/no/such/folder"]).fails();
     assert_eq!((code, error.lines().count()), (1, 1), "a pipe gets one line: {error}");
 }
 
 #[test]
 fn the_short_help_of_train_is_a_page() {
-    let (page, _) = on_a_terminal(80, "train -h");
+    let (page, _) = shown(80, "train -h");
     assert!(page.lines().count() <= 23, "{} lines: {page}", page.lines().count());
     for flag in ["--data-path", "--save-path", "--model", "--num-gpus", "--max-steps", "--help"] {
         assert!(page.contains(flag), "{flag}: {page}");
     }
-    let (all, _) = on_a_terminal(80, "train --help");
+    let (all, _) = shown(80, "train --help");
     for flag in ["--hidden-size", "--checkpoint-every", "--max-vocab", "--vocab-size"] {
         assert!(all.contains(flag) && !page.contains(flag), "{flag}");
     }
@@ -548,10 +497,9 @@ fn ctrl_c_leaves_no_remains_of_the_bar() {
     let folder = tempfile::tempdir().unwrap();
     let save = folder.path().join("run");
     let flags = format!("{} --threads 1 --max-max-epoch 5000", TINY.join(" "));
-    let line = format!("stty rows 24 cols 80; '{PROGRAM}' {flags} --save-path '{}'", text(&save));
-    let mut script = Command::new("script");
-    script.args(["-q", "-c", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    script.env("TERM", "xterm").env("NO_COLOR", "1").env("OMP_NUM_THREADS", "1");
+    let line = format!("{flags} --save-path '{}'", text(&save));
+    let mut script = on_a_terminal(80, &line);
+    script.env("NO_COLOR", "1").stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut script = script.spawn().unwrap();
     let (mut keys, mut out) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
     let (mut raw, mut buffer, mut pressed) = (Vec::new(), [0; 4096], false);
@@ -578,9 +526,9 @@ fn ctrl_c_leaves_no_remains_of_the_bar() {
 
 #[test]
 fn score_on_a_terminal_says_that_it_waits() {
-    let (plain, _) = on_a_terminal(80, "score --checkpoint /no/such/run");
+    let (plain, _) = shown(80, "score --checkpoint /no/such/run");
     assert!(plain.contains("from the terminal; Ctrl-D ends"), "{plain}");
-    let (_, error) = fails(&["score", "--checkpoint", "/no/such/run"]);
+    let (_, error) = program(&["score", "--checkpoint", "/no/such/run"]).fails();
     assert!(!error.contains("terminal"), "{error}");
 }
 
@@ -588,10 +536,10 @@ fn score_on_a_terminal_says_that_it_waits() {
 fn score_s_lines_fit_80_columns() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    works(&[TINY, &QUICK, &["--save-path", text(&at("run"))]].concat());
+    program(&[TINY, &QUICK, &["--save-path", text(&at("run"))]].concat()).works();
     let lines = ["the company said that it would not be able to sell its shares this year\n"; 3];
     fs::write(at("text"), lines.concat() + &"公司表示今年".repeat(9)).unwrap();
-    let (out, _) = works(&["score", "--checkpoint", text(&at("run")), text(&at("text"))]);
+    let (out, _) = program(&["score", "--checkpoint", text(&at("run")), text(&at("text"))]).works();
     assert!(out.contains('…'), "{out}");
     for line in out.lines() {
         assert!(console::measure_text_width(line) <= 80, "{line}");
@@ -603,7 +551,7 @@ fn the_bar_says_what_it_does_and_leaves_nothing() {
     let steps = "--max-max-epoch 2 --hidden-size 64 --num-steps 5 --batch-size 20";
     let train = format!("{} --threads 1 {steps}", TINY[..7].join(" "));
     for columns in [80, 50] {
-        let (plain, raw) = on_a_terminal(columns, &train);
+        let (plain, raw) = shown(columns, &train);
         let drawn: Vec<&str> = plain.split(['\r', '\n']).filter(|l| !l.is_empty()).collect();
         let bars = drawn.iter().filter(|line| line.contains('[') && line.contains("epoch "));
         let bars: Vec<&&str> = bars.collect();

@@ -1,11 +1,14 @@
 //! TensorFlow's files: what numpy and TensorFlow wrote is read to the last bit, damage is noticed,
 //! and what is written here reads back.
 
+mod program;
+
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use program::{Expect, program, repository};
 use ptb_word_lm::tf::{
     Model, Shapes, Variables, canonical, for_original, latest_checkpoint, read, read_checkpoint,
     read_npz, write_checkpoint, write_npz,
@@ -14,7 +17,7 @@ use tch::{Kind, Tensor};
 
 /// A file of tests/fixtures.
 fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    repository("tests/fixtures").join(name)
 }
 
 /// An empty folder of this test's own.
@@ -870,16 +873,23 @@ fn damaged_npz_are_errors() {
     assert!(errors > 4 * good.len(), "{errors} errors in {} bytes", good.len());
 }
 
+/// A program of the repository by the Python that has TensorFlow 1.15.
+fn python(program: &str) -> Command {
+    let python = std::env::var_os("TF_PYTHON").expect("TF_PYTHON names a Python with TensorFlow");
+    let mut command = Command::new(python);
+    command.arg(repository(program)).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.env("OMP_NUM_THREADS", "1");
+    command
+}
+
 /// What is written here restores in TensorFlow: see tests/golden/restore.py. Runs where TF_PYTHON
 /// names a Python that has TensorFlow 1.15.
 #[test]
 #[ignore = "needs TensorFlow: TF_PYTHON (make test-tensorflow)"]
 fn tensorflow_restores_what_is_written() {
-    let python = std::env::var_os("TF_PYTHON").expect("TF_PYTHON names a Python with TensorFlow");
     let dir = scratch("tensorflow_restores");
     let model = Model::read(genuine("basic").0).unwrap().variables;
-    let mut command = Command::new(python);
-    command.arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/restore.py"));
+    let mut command = python("tests/golden/restore.py");
     let Model { variables, slots, .. } = Model::read(genuine("ptb_adam").0).unwrap();
     let adam: Variables = variables.into_iter().chain(slots).collect();
     let mut many = Variables::new(); // more than a block of LevelDB's own 4 kB
@@ -905,20 +915,9 @@ fn tensorflow_restores_what_is_written() {
         write_npz(dir.join("values.npz"), &variables).unwrap();
         command.arg(dir.join("model.ckpt")).arg(dir.join("values.npz"));
     }
-    let output = command.env("PYTHONDONTWRITEBYTECODE", "1").output().expect("TF_PYTHON runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}");
+    let (out, errors) = command.works();
+    let text = out + &errors;
     assert_eq!(text.matches("variables restored").count(), 8, "{text}");
-}
-
-/// Runs a command in a folder, and returns what it printed.
-fn output_of(command: &mut Command, folder: &Path) -> String {
-    let command = command.current_dir(folder).env("OMP_NUM_THREADS", "1");
-    let output = command.env("PYTHONDONTWRITEBYTECODE", "1").output().expect("it runs");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {errors}");
-    String::from_utf8(output.stdout).unwrap()
 }
 
 /// A run that is exported after its first epoch takes the same next steps in TensorFlow as here: by
@@ -926,11 +925,8 @@ fn output_of(command: &mut Command, folder: &Path) -> String {
 #[test]
 #[ignore = "needs TensorFlow: TF_PYTHON (make test-tensorflow)"]
 fn tensorflow_continues_an_exported_run_as_it_is_continued_here() {
-    let python = std::env::var_os("TF_PYTHON").expect("TF_PYTHON names a Python with TensorFlow");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = scratch("tensorflow_continues");
-    let run =
-        |args: &[&str]| output_of(Command::new(env!("CARGO_BIN_EXE_ptb-word-lm")).args(args), &dir);
+    let run = |args: &[&str]| program(args).current_dir(&dir).works().0;
     for (optimizer, rate) in [("adam", "0.01"), ("sgd", "1")] {
         let config = ["--model", "test", "--hidden-size", "16", "--num-layers", "2"];
         let size = ["--num-steps", "15", "--batch-size", "100", "--max-epoch", "5"];
@@ -954,10 +950,9 @@ fn tensorflow_continues_an_exported_run_as_it_is_continued_here() {
         let here: Vec<f64> = lines.lines().filter_map(cost).collect();
         assert_eq!(here.len(), 10);
         for path in &exported {
-            let mut command = Command::new(&python);
-            command.arg(root.join("tests/golden/train_on.py")).arg(path);
-            command.arg(root.join("data/sample")).args(["100", "15", "1", "10"]);
-            let there = output_of(&mut command, &dir);
+            let mut command = python("tests/golden/train_on.py");
+            command.arg(path).arg(repository("data/sample")).args(["100", "15", "1", "10"]);
+            let (there, _) = command.works();
             let there = there.lines().filter_map(|line| line.strip_prefix("COST "));
             let there: Vec<f64> = there.map(|cost| cost.parse().unwrap()).collect();
             assert_eq!(there.len(), 10);
@@ -975,11 +970,8 @@ fn tensorflow_continues_an_exported_run_as_it_is_continued_here() {
 #[test]
 #[ignore = "needs TensorFlow: TF_PYTHON (make test-tensorflow)"]
 fn tensorflow_evaluates_a_checkpoint_of_2016_as_it_is_here() {
-    let python = std::env::var_os("TF_PYTHON").expect("TF_PYTHON names a Python with TensorFlow");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = scratch("tensorflow_evaluates");
-    let run =
-        |args: &[&str]| output_of(Command::new(env!("CARGO_BIN_EXE_ptb-word-lm")).args(args), &dir);
+    let run = |args: &[&str]| program(args).current_dir(&dir).works().0;
     let perplexity = |text: &str| -> f64 {
         let (_, rest) = text.rsplit_once("Test Perplexity: ").expect("a line with it");
         rest.split_whitespace().next().unwrap().parse().unwrap()
@@ -992,10 +984,10 @@ fn tensorflow_evaluates_a_checkpoint_of_2016_as_it_is_here() {
     fs::create_dir(dir.join("v2")).unwrap();
     let export = ["export", "--checkpoint", "run", "--format", "tf-checkpoint"];
     run(&[&export[..], &["--output", "v2/model.ckpt"]].concat());
-    let files = [dir.join("v2/model.ckpt"), root.join("data/sample"), dir.join("v1/model.ckpt-60")];
-    let mut evaluate = Command::new(python);
-    evaluate.arg(root.join("tests/golden/evaluate.py")).args(files).arg("v1");
-    let there = output_of(&mut evaluate, &dir);
+    let sample = repository("data/sample");
+    let files = [dir.join("v2/model.ckpt"), sample, dir.join("v1/model.ckpt-60")];
+    let mut evaluate = python("tests/golden/evaluate.py");
+    let (there, _) = evaluate.args(files).arg("v1").current_dir(&dir).works();
     for (path, imported) in [("v1", "folder"), ("v1/model.ckpt-60", "file")] {
         run(&["import", path, "--save-path", imported, "--data-path", "sample", "--model", "test"]);
         let here =

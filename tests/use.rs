@@ -1,15 +1,18 @@
-//! What people do with a model and with their own text: large corpora, other namings, generating, scoring.
+//! What people do with a model and with their own text: large corpora, other namings, generating,
+//! scoring.
+
+mod program;
 
 use std::env;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use ptb_word_lm::checkpoint::Checkpoint;
+use program::{Expect, PROGRAM, SMALL, json_lines, metrics, model, program, repository, text};
 use ptb_word_lm::config::{Config, RnnMode};
 use ptb_word_lm::generate::{Generator, Sampling};
 use ptb_word_lm::model::{PtbModel, PtbVariables};
@@ -22,65 +25,10 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-/// Runs the program with something on standard input.
-fn run_with(args: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
-        .args(args)
-        .env("OMP_NUM_THREADS", "1")
-        .env_remove("RUST_BACKTRACE")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
-    // It may refuse its flags and go before it reads.
-    let _ = child.stdin.take().unwrap().write_all(input);
-    child.wait_with_output().unwrap()
-}
-
-/// Runs something that must succeed: standard output and standard error.
-fn run(args: &[&str], input: &[u8]) -> (String, String) {
-    let output = run_with(args, input);
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{args:?} failed: {errors}");
-    (String::from_utf8(output.stdout).unwrap(), errors)
-}
-
-/// Runs something that must fail with this exit code, in these words.
-fn fails(code: i32, args: &[&str], input: &[u8], says: &[&str]) {
-    let output = run_with(args, input);
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {errors}");
-    assert!(!errors.contains("panicked"), "{errors}");
-    println!("REFUSED use {args:?}"); // scripts/torture.sh counts them
-    for words in says {
-        assert!(errors.contains(words), "{args:?} should say {words:?}: {errors}");
-    }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-/// Something small, before where it is saved.
-const SMALL: &[&str] = &[
-    "train",
-    "--device",
-    "cpu",
-    "--model",
-    "test",
-    "--hidden-size",
-    "24",
-    "--num-steps",
-    "10",
-    "--save-path",
-];
-
-/// Trains it in a second or two; the final test perplexity, unrounded.
+/// Trains a small model in a second or two; the final test perplexity, unrounded.
 fn train(save: &Path, more: &[&str]) -> f64 {
-    run(&[SMALL, &[text(save)], more].concat(), b"");
-    let metrics = fs::read_to_string(save.join("metrics.jsonl")).unwrap();
-    let last: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    program(&[SMALL, &["--save-path", text(save)], more].concat()).works();
+    let last = metrics(save).pop().unwrap();
     assert_eq!(last["event"], "final");
     last["perplexity"].as_f64().unwrap()
 }
@@ -91,16 +39,6 @@ fn sample_run() -> (tempfile::TempDir, f64) {
     let perplexity =
         train(folder.path(), &["--data-path", "sample", "--num-layers", "2", "--max-steps", "150"]);
     (folder, perplexity)
-}
-
-/// The newest model of a run, with its words.
-fn load(save: &Path) -> (PtbVariables, Vocabulary) {
-    let checkpoint = Checkpoint::load(save, &mut |n| panic!("{n}")).unwrap();
-    let cell = checkpoint.cell().unwrap();
-    let variables =
-        PtbVariables::new(&checkpoint.run.config, cell, Device::Cpu, Kind::Float, 0).unwrap();
-    variables.assign(&checkpoint.variables).unwrap();
-    (variables, checkpoint.vocabulary.unwrap())
 }
 
 /// ln p of every next word after all these, computed from the beginning in the readable mode.
@@ -115,9 +53,8 @@ fn log_probs_after(model: &PtbModel, ids: &[i64]) -> Vec<f64> {
 fn score(save: &Path, flags: &[&str], input: &[u8]) -> (Vec<Value>, Value) {
     let args =
         [&["score", "--checkpoint", text(save), "--device", "cpu", "--json"], flags].concat();
-    let (out, _) = run(&args, input);
-    let mut objects: Vec<Value> =
-        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (out, _) = program(&args).given(input).works();
+    let mut objects = json_lines(&out);
     let total = objects.pop().unwrap();
     assert_eq!(total["event"], "total");
     assert_eq!(total["lines"], objects.len());
@@ -139,7 +76,15 @@ fn peak_memory() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// Writes a text of about so many bytes: words of 2 to 7 letters, 4.4 on average, by Zipf's law. Half of it is one single line.
+/// A test of this file in a process of its own.
+fn this_test(name: &str) -> Command {
+    let mut test = Command::new(env::current_exe().unwrap());
+    test.args(["--exact", name, "--nocapture"]).env("OMP_NUM_THREADS", "1");
+    test
+}
+
+/// Writes a text of about so many bytes: words of 2 to 7 letters, 4.4 on average, by Zipf's law.
+/// Half of it is one single line.
 fn write_text(path: &Path, bytes: usize) {
     let mut file = BufWriter::new(File::create(path).unwrap());
     let (mut random, mut written) = (1u64, 0);
@@ -156,10 +101,12 @@ fn write_text(path: &Path, bytes: usize) {
     file.flush().unwrap();
 }
 
-/// 80 MB of text: memory for 4 bytes a token and little more, in a process of its own, since its peak is measured.
+/// 80 MB of text: memory for 4 bytes a token and little more, in a process of its own, since its
+/// peak is measured.
 #[test]
 fn a_large_corpus_takes_memory_for_its_ids_and_not_for_its_text() {
     const FOLDER: &str = "READ_THIS_AND_TELL_THE_PEAK";
+    const NAME: &str = "a_large_corpus_takes_memory_for_its_ids_and_not_for_its_text";
     if let Ok(folder) = env::var(FOLDER) {
         let before = peak_memory();
         let data = RawData::read(&folder).unwrap();
@@ -172,16 +119,7 @@ fn a_large_corpus_takes_memory_for_its_ids_and_not_for_its_text() {
     for name in ["valid.txt", "test.txt"] {
         write_text(&folder.path().join(name), 1000);
     }
-    let output = Command::new(env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "a_large_corpus_takes_memory_for_its_ids_and_not_for_its_text",
-            "--nocapture",
-        ])
-        .env(FOLDER, folder.path())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
+    let (text, _) = this_test(NAME).env(FOLDER, folder.path()).works();
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix("PEAK "))
@@ -196,7 +134,7 @@ fn a_large_corpus_takes_memory_for_its_ids_and_not_for_its_text() {
 #[test]
 fn generated_words_are_the_ones_that_a_computation_from_scratch_draws() {
     let (folder, _) = sample_run();
-    let (variables, vocabulary) = load(folder.path());
+    let (variables, vocabulary) = model(folder.path(), Kind::Float);
     // Not the mode that `generate` uses, and always the whole text again.
     let model = PtbModel::new(&variables, false, RnnMode::Basic);
     let prompt = "the company said";
@@ -212,7 +150,8 @@ fn generated_words_are_the_ones_that_a_computation_from_scratch_draws() {
         for (seed, prompt) in [(0, prompt), (7, "")] {
             let seed_text = seed.to_string();
             let (out, _) =
-                run(&[&base[..], flags, &["--seed", &seed_text, "--prompt", prompt]].concat(), b"");
+                program(&[&base[..], flags, &["--seed", &seed_text, "--prompt", prompt]].concat())
+                    .works();
             let begin = if prompt.is_empty() { EOS } else { prompt };
             let mut ids: Vec<i64> =
                 begin.split(' ').map(|word| i64::from(vocabulary.id(word).unwrap())).collect();
@@ -246,7 +185,7 @@ fn generated_words_are_the_ones_that_a_computation_from_scratch_draws() {
     generator.read(&[vocabulary.id(EOS).unwrap()]).unwrap();
     let words: Vec<&str> =
         (0..40).map(|_| vocabulary.word(generator.next_word().unwrap()).unwrap()).collect();
-    let (out, _) = run(&[&base[..], &["--seed", "7"]].concat(), b"");
+    let (out, _) = program(&[&base[..], &["--seed", "7"]].concat()).works();
     let shown: Vec<&str> = words.iter().copied().filter(|&word| word != EOS).collect();
     assert_eq!(out.split_whitespace().collect::<Vec<_>>(), shown);
     assert!(generator.read(&[vocabulary.len() as i32]).is_err() && generator.read(&[-1]).is_err());
@@ -282,7 +221,7 @@ fn drawn(log_probs: &[f64], sampling: Sampling, uniform: f64) -> usize {
 fn generate_says_what_it_makes_of_a_prompt() {
     let (folder, _) = sample_run();
     let base = ["generate", "--save_path", text(folder.path()), "--device", "cpu", "--words", "12"];
-    let generate = |flags: &[&str]| run(&[&base[..], flags].concat(), b"");
+    let generate = |flags: &[&str]| program(&[&base[..], flags].concat()).works();
     let (out, errors) = generate(&["--prompt", "  the xyzzy   company "]);
     assert!(out.starts_with("the <unk> company"), "{out}");
     assert!(errors.contains("<unk>: xyzzy"), "{errors}");
@@ -296,17 +235,18 @@ fn generate_says_what_it_makes_of_a_prompt() {
     assert!(out.ends_with('\n') && !out.contains(EOS), "{out}");
     assert_eq!(generate(&["--prompt", ""]).0, out);
     assert_ne!(generate(&["--seed", "-1"]).0, out);
-    assert_eq!(run(&[&base[..5], &["--words", "0", "--prompt", "the"]].concat(), b"").0, "the\n");
+    assert_eq!(
+        program(&[&base[..5], &["--words", "0", "--prompt", "the"]].concat()).works().0,
+        "the\n"
+    );
 
     // Whoever reads may have enough.
-    let program = env!("CARGO_BIN_EXE_ptb-word-lm");
     let script = format!(
-        "'{program}' generate --checkpoint '{}' --device cpu --words 100000 | head -n 2; echo ${{PIPESTATUS[0]}}",
+        "'{PROGRAM}' generate --checkpoint '{}' --device cpu --words 100000 | head -n 2; echo ${{PIPESTATUS[0]}}",
         text(folder.path())
     );
-    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().last(), Some("0"));
-    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (out, errors) = Command::new("bash").args(["-c", &script]).works();
+    assert_eq!((out.lines().last(), errors.as_str()), (Some("0"), ""));
 
     for (flags, says) in [
         (["--temperature", "-0.5"], "--temperature is -0.5"),
@@ -320,18 +260,18 @@ fn generate_says_what_it_makes_of_a_prompt() {
         (["--top-k", "-3"], "--top-k"),
         (["--seed", "x"], "--seed"),
     ] {
-        fails(2, &[&base[..], &flags].concat(), b"", &[says]);
+        program(&[&base[..], &flags].concat()).fails_with(2, &[says]);
     }
-    fails(2, &[&base[..5], &["--words", "-1"]].concat(), b"", &["--words"]);
+    program(&[&base[..5], &["--words", "-1"]].concat()).fails_with(2, &["--words"]);
     let nowhere = folder.path().join("nowhere");
-    fails(1, &["generate", "--checkpoint", text(&nowhere)], b"", &["nowhere"]);
+    program(&["generate", "--checkpoint", text(&nowhere)]).fails_with(1, &["nowhere"]);
     for entry in fs::read_dir(folder.path()).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "safetensors") {
             fs::write(path, b"not a checkpoint").unwrap();
         }
     }
-    fails(1, &base, b"", &["no checkpoint in it is whole"]);
+    program(&base).fails_with(1, &["no checkpoint in it is whole"]);
 }
 
 #[test]
@@ -339,7 +279,7 @@ fn scores_are_the_model_s_log_probabilities() {
     let (folder, perplexity) = sample_run();
     let save = folder.path();
     // The sample's test text: what training printed at its end, over the same words.
-    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/sample/ptb.test.txt");
+    let sample = repository("data/sample/ptb.test.txt");
     let (lines, total) = score(save, &[text(&sample)], b"");
     close(&total["perplexity"], perplexity, 1e-6);
     let tokens = RawData::read("sample").unwrap().test.tokens.len();
@@ -354,7 +294,7 @@ fn scores_are_the_model_s_log_probabilities() {
     }
 
     // Word by word, against a computation from the beginning for each.
-    let (variables, vocabulary) = load(save);
+    let (variables, vocabulary) = model(save, Kind::Float);
     let model = PtbModel::new(&variables, false, RnnMode::Basic);
     let input = b" the company said it has xyzzy \n\n the company";
     let words = ["the", "company", "said", "it", "has", "<unk>", EOS, EOS, "the", "company"];
@@ -410,24 +350,21 @@ fn scores_are_the_model_s_log_probabilities() {
 
     // For people.
     let base = ["score", "--checkpoint", text(save), "--device", "cpu"];
-    let (out, errors) = run(&[&base[..], &["--per-word"]].concat(), input);
+    let (out, errors) = program(&[&base[..], &["--per-word"]].concat()).given(input).works();
     assert!(out.contains("xyzzy (unknown)") && out.contains("\nPerplexity: "), "{out}");
     assert!(errors.contains("scored as <unk>"), "{errors}");
     assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
 
-    fails(1, &base, b"", &["standard input", "empty"]);
-    fails(1, &base, b"the", &["standard input", "only context"]);
-    fails(1, &base, b"a b\nc \xff d\n", &["not UTF-8", "line 2, byte 6"]);
+    program(&base).fails_with(1, &["standard input", "empty"]);
+    program(&base).given(b"the").fails_with(1, &["standard input", "only context"]);
+    program(&base).given(b"a b\nc \xff d\n").fails_with(1, &["not UTF-8", "line 2, byte 6"]);
     let latin = save.join("latin.txt");
     fs::write(&latin, b"caf\xe9\n").unwrap();
-    fails(
-        1,
-        &[&base[..], &[text(&latin)]].concat(),
-        b"",
-        &["latin.txt: not UTF-8", "line 1, byte 3"],
-    );
-    fails(1, &[&base[..], &[text(save)]].concat(), b"", &["is a folder"]);
-    fails(1, &[&base[..], &["nowhere.txt"]].concat(), b"", &["nowhere.txt: cannot be read"]);
+    program(&[&base[..], &[text(&latin)]].concat())
+        .fails_with(1, &["latin.txt: not UTF-8", "line 1, byte 3"]);
+    program(&[&base[..], &[text(save)]].concat()).fails_with(1, &["is a folder"]);
+    program(&[&base[..], &["nowhere.txt"]].concat())
+        .fails_with(1, &["nowhere.txt: cannot be read"]);
 }
 
 /// Somebody who writes a line and waits gets its score, though words are scored many at a time.
@@ -439,14 +376,8 @@ fn a_line_is_answered_before_the_next_one_comes() {
         let args =
             [&["score", "--checkpoint", text(folder.path()), "--device", "cpu", "--json"], flags]
                 .concat();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
-            .args(&args)
-            .env("OMP_NUM_THREADS", "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut program = program(&args);
+        let mut child = program.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let (answers, output) = (mpsc::channel(), BufReader::new(child.stdout.take().unwrap()));
         let (send, receive) = answers;
         thread::spawn(move || output.lines().try_for_each(|line| send.send(line.unwrap())));
@@ -531,18 +462,13 @@ fn scoring_takes_no_memory_for_the_text() {
         return;
     }
     for in_lines in ["true", "false"] {
-        let mut test = Command::new(env::current_exe().unwrap());
-        test.args(["--exact", NAME, "--nocapture"])
-            .env(IN_LINES, in_lines)
-            .env("OMP_NUM_THREADS", "1");
-        let output = test.output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
+        let (text, errors) = this_test(NAME).env(IN_LINES, in_lines).works();
         let peaks: Vec<u64> = text
             .lines()
             .filter_map(|l| l.strip_prefix("PEAK "))
             .map(|n| n.parse().unwrap())
             .collect();
-        assert_eq!(peaks.len(), 2, "{text} {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(peaks.len(), 2, "{text} {errors}");
         // 400,000 words more are 1.2 MB of text, and 30 MB as words with their scores.
         assert!(peaks.iter().all(|&more| more < 8_000_000), "in lines: {in_lines}: {peaks:?}");
     }
@@ -557,19 +483,16 @@ fn the_perplexity_of_a_bf16_run_is_reproduced_in_bf16() {
     let perplexity = train(save, &[&flags[..], &["--precision", "bf16"]].concat());
     let eval = ["eval", "--checkpoint", text(save), "--data-path", "sample", "--device", "cpu"];
     let line = format!("Test Perplexity: {perplexity:.3}\n");
-    assert!(run(&[&eval[..], &["--precision", "bf16"]].concat(), b"").0.ends_with(&line));
-    assert!(!run(&eval, b"").0.ends_with(&line), "float32 has the same perplexity: {line}");
-    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/sample/ptb.test.txt");
+    assert!(program(&[&eval[..], &["--precision", "bf16"]].concat()).works().0.ends_with(&line));
+    assert!(!program(&eval).works().0.ends_with(&line), "float32 has the same perplexity: {line}");
+    let sample = repository("data/sample/ptb.test.txt");
     let (_, total) = score(save, &["--precision", "bf16", text(&sample)], b"");
     close(&total["perplexity"], perplexity, 1e-6);
     for precision in ["tf32", "fp16"] {
         for command in [&eval[..], &["score", "--checkpoint", text(save), "--device", "cpu"]] {
-            fails(
-                2,
-                &[command, &["--precision", precision]].concat(),
-                b"a\n",
-                &[precision, "needs a GPU"],
-            );
+            program(&[command, &["--precision", precision]].concat())
+                .given(b"a\n")
+                .fails_with(2, &[precision, "needs a GPU"]);
         }
     }
 }
@@ -579,7 +502,7 @@ fn a_corpus_of_one_s_own_with_a_small_vocabulary() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("my text");
     fs::create_dir(&data).unwrap();
-    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/sample");
+    let sample = repository("data/sample");
     for split in ["train", "valid", "test"] {
         let text = fs::read_to_string(sample.join(format!("ptb.{split}.txt"))).unwrap();
         // WikiText's shape: headings and blank lines.
@@ -589,29 +512,30 @@ fn a_corpus_of_one_s_own_with_a_small_vocabulary() {
     let save = folder.path().join("run");
     let flags = ["--data-path", text(&data), "--max-vocab", "50", "--min-count", "3"];
     let perplexity = train(&save, &[&flags[..], &["--max-steps", "40"]].concat());
-    let (_, vocabulary) = load(&save);
+    let (_, vocabulary) = model(&save, Kind::Float);
     assert_eq!(vocabulary.len(), 50);
     let eval = ["eval", "--checkpoint", text(&save), "--data-path", text(&data), "--device", "cpu"];
-    let (out, errors) = run(&eval, b"");
+    let (out, errors) = program(&eval).works();
     assert!(out.contains(&format!("Test Perplexity: {perplexity:.3}\n")), "{out}");
     assert!(errors.contains("wiki.test.tokens") && errors.contains("<unk>"), "{errors}");
     // Every word outside of the vocabulary is read as <unk>, in training, eval and score alike.
     let (_, total) = score(&save, &[text(&data.join("wiki.test.tokens"))], b"");
     close(&total["perplexity"], perplexity, 1e-6);
     assert!(total["unknown"].as_u64().unwrap() > 1000, "{total}");
-    run(&["generate", "--checkpoint", text(&save), "--device", "cpu", "--words", "5"], b"");
+    program(&["generate", "--checkpoint", text(&save), "--device", "cpu", "--words", "5"]).works();
     // Resumed with the same, and only with the same.
     train(&save, &[&flags[..], &["--max-steps", "45"]].concat());
     let resume = |flags: &[&str], says: &[&str]| {
-        let args = [SMALL, &[text(&save), "--data-path", text(&data)], flags].concat();
-        fails(1, &args, b"", says);
+        let args =
+            [SMALL, &["--save-path", text(&save), "--data-path", text(&data)], flags].concat();
+        program(&args).fails_with(1, says);
     };
     resume(&["--max-vocab", "60", "--min-count", "3"], &["max_vocab is 50 there and 60 here"]);
     resume(&["--max-vocab", "50"], &["min_count is 3 there and not set here"]);
     for (flag, value) in
         [("--max-vocab", "1"), ("--max-vocab", "-5"), ("--min-count", "0"), ("--min-count", "x")]
     {
-        fails(2, &["train", "--data-path", "sample", flag, value], b"", &[flag]);
+        program(&["train", "--data-path", "sample", flag, value]).fails_with(2, &[flag]);
     }
 }
 

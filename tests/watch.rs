@@ -1,53 +1,18 @@
 //! Watching and comparing runs: the terminal, TensorBoard's events, tables, curves, the report.
 
-mod tiny;
+mod program;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
+use program::{Expect, TINY, metrics, on_a_terminal, program, repository, text, without_escapes};
 use ptb_word_lm::cli::report::tensorboard::{self as events, Scalar};
 use serde_json::{Value, json};
-use tiny::TINY;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_ptb-word-lm");
-
-fn run(args: &[&str]) -> Output {
-    Command::new(PROGRAM)
-        .args(args)
-        .env("OMP_NUM_THREADS", "1")
-        .output()
-        .expect("the program starts")
-}
-
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "it failed: {}", stderr(output));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn train(more: &[&str]) -> Output {
-    let output = run(&[TINY, &["--threads", "1"], more].concat());
-    stdout(&output);
-    output
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-/// A file of the repository.
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-fn metrics(folder: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+fn train(more: &[&str]) -> (String, String) {
+    program(&[TINY, &["--threads", "1"], more].concat()).works()
 }
 
 /// All scalars of a folder's event files, in the order in which they were written.
@@ -225,9 +190,8 @@ fn tensorboard_reads_the_events() {
             .arg(repository("tests/golden/events.py"))
             .arg(path)
             .env("PYTHONDONTWRITEBYTECODE", "1");
-        let output = command.output().expect("TF_PYTHON runs");
-        serde_json::from_str(&stdout(&output))
-            .unwrap_or_else(|e| panic!("{e}: {}", stderr(&output)))
+        let (out, errors) = command.works();
+        serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {errors}"))
     };
     let seen = read(&whole);
     assert_eq!(seen.keys().collect::<Vec<_>>(), TAGS.iter().collect::<Vec<_>>());
@@ -240,54 +204,29 @@ fn quiet_leaves_the_final_perplexities() {
     let folder = tempfile::tempdir().unwrap();
     let flags = ["--max-max-epoch", "2", "--metrics"];
     let file = folder.path().join("metrics.jsonl");
-    let loud = stdout(&train(&[&flags[..], &[text(&file)]].concat()));
+    let (loud, _) = train(&[&flags[..], &[text(&file)]].concat());
     let lines = fs::read_to_string(&file).unwrap().lines().count();
     for flag in ["--quiet", "-q"] {
-        let quiet = train(&[&flags[..], &[text(&file), flag]].concat());
+        let (quiet, said) = train(&[&flags[..], &[text(&file), flag]].concat());
         let last: Vec<&str> = loud
             .lines()
             .filter(|l| l.starts_with("Epoch: 2 ") && l.contains("Perplexity"))
             .collect();
         assert_eq!(
-            stdout(&quiet).lines().collect::<Vec<_>>(),
+            quiet.lines().collect::<Vec<_>>(),
             [last, vec![loud.lines().last().unwrap()]].concat()
         );
-        assert_eq!(stderr(&quiet), "");
+        assert_eq!(said, "");
         // The metrics are the same, quiet or not.
         assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), lines);
     }
-    let output = run(&["train", "--data-path", "nowhere", "--quiet"]);
-    assert!(!output.status.success() && stderr(&output).contains("nowhere"), "errors are told");
+    // Errors are told.
+    program(&["train", "--data-path", "nowhere", "--quiet"]).fails_with(1, &["nowhere"]);
 }
 
-/// Runs in a pseudo-terminal of 80 columns; what appears there.
-fn in_a_terminal(args: &[&str], environment: &[(&str, &str)]) -> String {
-    let quoted: Vec<String> =
-        [&[PROGRAM], args].concat().iter().map(|arg| format!("'{arg}'")).collect();
-    let line = format!("stty cols 80 rows 24; exec {}", quoted.join(" "));
-    let mut command = Command::new("script");
-    command
-        .args(["-q", "-e", "-c", &line, "/dev/null"])
-        .env("TERM", "xterm-256color")
-        .env("OMP_NUM_THREADS", "1");
-    command.env_remove("NO_COLOR").envs(environment.iter().copied());
-    let output =
-        command.stdin(std::process::Stdio::null()).output().expect("script (of util-linux) starts");
-    stdout(&output)
-}
-
-/// Splits a terminal's output into what stood on a line at once; escape sequences are taken out.
+/// What stood on each line of a terminal at once.
 fn drawn(screen: &str) -> Vec<String> {
-    let mut plain = String::new();
-    let mut letters = screen.chars();
-    while let Some(letter) = letters.next() {
-        if letter == '\x1b' {
-            // ESC [ parameters letter
-            letters.by_ref().find(|c| c.is_ascii_alphabetic());
-        } else {
-            plain.push(letter);
-        }
-    }
+    let plain = without_escapes(screen);
     plain.split(['\r', '\n']).filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
@@ -296,7 +235,8 @@ fn a_terminal_shows_a_bar_and_a_pipe_does_not() {
     let steps =
         ["--max-max-epoch", "3", "--hidden-size", "64", "--num-steps", "5", "--batch-size", "20"];
     let args = [&TINY[..7], &["--threads", "1"], &steps].concat();
-    let screen = in_a_terminal(&args, &[]);
+    let line = args.join(" ");
+    let (screen, _) = on_a_terminal(80, &line).works();
     let drawn = drawn(&screen);
     let bars: Vec<&String> = drawn.iter().filter(|line| line.contains(" left")).collect();
     assert!(bars.len() > 3, "{drawn:?}");
@@ -316,29 +256,21 @@ fn a_terminal_shows_a_bar_and_a_pipe_does_not() {
         drawn.iter().filter(|line| line.starts_with("Epoch: 3 Valid Perplexity: ")).count(),
         1
     );
-    let dumb = in_a_terminal(&args, &[("TERM", "dumb")]);
+    let (dumb, _) = on_a_terminal(80, &line).env("TERM", "dumb").works();
     assert!(!dumb.contains('\x1b') && !dumb.contains(" left"), "{dumb:?}");
-    let piped = run(&args);
-    for stream in [&piped.stdout, &piped.stderr] {
-        assert!(stream.iter().all(|&byte| byte != b'\r' && byte != 0x1b), "{}", stderr(&piped));
+    let (out, errors) = program(&args).works();
+    for piped in [out, errors] {
+        assert!(!piped.contains(['\r', '\x1b']), "{piped:?}");
     }
 }
 
 #[test]
 fn no_color_is_honoured() {
-    let colored = in_a_terminal(&["train", "--help"], &[]);
+    let (colored, _) = on_a_terminal(80, "train --help").works();
     assert!(colored.contains("\x1b["), "help is set in bold on a terminal");
-    let bar = [TINY, &["--threads", "1", "--max-steps", "30"]].concat();
-    for args in [&["train", "--help"][..], &["train"], &bar] {
-        let mut command = Command::new("script");
-        let quoted: Vec<String> =
-            [&[PROGRAM], args].concat().iter().map(|arg| format!("'{arg}'")).collect();
-        command
-            .args(["-q", "-c", &quoted.join(" "), "/dev/null"])
-            .env("TERM", "xterm-256color")
-            .env("NO_COLOR", "1");
-        let output = command.stdin(std::process::Stdio::null()).output().unwrap();
-        let screen = String::from_utf8_lossy(&output.stdout).into_owned();
+    let bar = [TINY, &["--threads", "1", "--max-steps", "30"]].concat().join(" ");
+    for line in ["train --help", "train", &bar] {
+        let (_, screen, _) = on_a_terminal(80, line).env("NO_COLOR", "1").ends();
         // ESC [ ... m sets colours and weights; others move the cursor.
         let styled = screen.split("\x1b[").skip(1).any(|rest| {
             rest.find(|c: char| c.is_ascii_alphabetic())
@@ -387,22 +319,22 @@ fn compare(folder: &Path, runs: &[&Path]) -> Compared {
         &["--plot", text(&svg), "--plot", text(&png), "--html", text(&html)],
     ]
     .concat();
-    let output = run(&args);
+    let (text, errors) = program(&args).works();
     let mut reader = png::Decoder::new(std::io::BufReader::new(fs::File::open(&png).unwrap()))
         .read_info()
         .unwrap();
     let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
     let info = reader.next_frame(&mut pixels).unwrap();
     let format =
-        |format: &str| stdout(&run(&[&["compare", "--format", format], &runs[..]].concat()));
+        |format: &str| program(&[&["compare", "--format", format], &runs[..]].concat()).works().0;
     let compared = Compared {
-        text: stdout(&output),
+        text,
         markdown: format("markdown"),
         json: serde_json::from_str(&format("json")).unwrap(),
         svg: fs::read_to_string(svg).unwrap(),
         pixels: (info.width, info.height, pixels),
         html: fs::read_to_string(html).unwrap(),
-        errors: stderr(&output),
+        errors,
     };
     assert_eq!(compared.html.matches("<svg").count(), 1);
     for outside in ["<script", "src=", "href=", "url(", "@import"] {
@@ -614,7 +546,7 @@ fn runs_of_one_name_are_told_apart() {
         assert!(c.text.contains(text(run)), "{}", c.text);
     }
     // A file in the folder is the same run as the folder.
-    let one = stdout(&run(&["compare", text(&runs[0].join("metrics.jsonl"))]));
+    let (one, _) = program(&["compare", text(&runs[0].join("metrics.jsonl"))]).works();
     assert!(one.lines().any(|line| line.starts_with("run ")), "{one}");
 }
 
@@ -627,13 +559,7 @@ fn wrong_files_are_errors_in_words() {
         &[start("small"), epoch(1, "train", json!(200.0))],
     );
     let fails = |args: &[&str], code: i32, says: &str| {
-        let output = run(&[&["compare"], args].concat());
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {}", stderr(&output));
-        assert!(
-            stderr(&output).contains(says) && !stderr(&output).contains("panicked"),
-            "{}",
-            stderr(&output)
-        );
+        program(&[&["compare"], args].concat()).fails_with(code, &[says]);
     };
     let empty = folder.path().join("empty.jsonl");
     fs::write(&empty, b"").unwrap();

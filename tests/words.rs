@@ -1,10 +1,11 @@
 //! A model and its words: they leave together, come back together, and a text with other words is
 //! refused or, in training, matched word by word. And names that could mean two things.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod program;
 
+use std::fs;
+
+use program::{Place, metrics, repository, text, texts};
 use ptb_word_lm::checkpoint::Checkpoint;
 use ptb_word_lm::cli::report::tensorboard as events;
 use ptb_word_lm::pretrained::{Pretrained, match_rows};
@@ -13,76 +14,17 @@ use ptb_word_lm::tf;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-/// A small model and short rows.
-const T: [&str; 8] =
-    ["--device", "cpu", "--model", "test", "--hidden-size", "24", "--num-steps", "10"];
-
-/// A folder of one test, in which the program is run.
-struct Place(tempfile::TempDir);
-
 impl Place {
-    fn new() -> Self {
-        Place(tempfile::tempdir().unwrap())
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
     /// Makes a folder of three texts, each 200 times both lines.
     fn mk(&self, name: &str, first: &str, second: &str) {
-        fs::create_dir(self.at(name)).unwrap();
-        for split in ["train", "valid", "test"] {
-            let text = format!("{first}\n{second}\n").repeat(200);
-            fs::write(self.at(name).join(format!("{split}.txt")), text).unwrap();
-        }
+        let text = format!("{first}\n{second}\n").repeat(200);
+        texts(&self.at(name), [&text; 3]);
     }
 
     /// Two texts of ten words each, of which they share `<eos>`.
     fn mk_a_and_b(&self) {
         self.mk("A", "the cat sat on the mat", "a dog lay on the rug");
         self.mk("B", "one two three four one six", "seven eight nine ten one six");
-    }
-
-    /// Runs a command line; words are separated by blanks.
-    fn run(&self, line: &str) -> Output {
-        let line = line.replace("$T", &T.join(" "));
-        Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
-            .args(line.split_whitespace())
-            .current_dir(self.0.path())
-            .env("OMP_NUM_THREADS", "1")
-            .env_remove("RUST_BACKTRACE")
-            .output()
-            .unwrap()
-    }
-
-    /// Standard output and standard error of a command that works.
-    fn works(&self, line: &str) -> (String, String) {
-        let output = self.run(line);
-        let [out, err] = [output.stdout, output.stderr].map(|b| String::from_utf8(b).unwrap());
-        assert!(output.status.success(), "{line}: {err}");
-        (out, err)
-    }
-
-    /// The error of a command that must fail.
-    fn fails(&self, line: &str) -> String {
-        let output = self.run(line);
-        let said = String::from_utf8(output.stderr).unwrap();
-        println!("REFUSED words {line}"); // scripts/torture.sh counts them
-        assert!(matches!(output.status.code(), Some(1 | 2)), "{line}: {said}");
-        assert!(!said.contains("panicked"), "{line}: {said}");
-        said
-    }
-
-    fn fails_with(&self, line: &str, says: &[&str]) {
-        let said = self.fails(line);
-        for words in says {
-            assert!(said.contains(words), "{line} should say {words:?}: {said}");
-        }
-    }
-
-    fn checkpoint(&self, run: &str) -> Checkpoint {
-        Checkpoint::load(&self.at(run), &mut |notice| panic!("{notice}")).unwrap()
     }
 }
 
@@ -100,7 +42,7 @@ fn test_perplexity(output: &str) -> &str {
 #[test]
 fn an_exported_model_has_its_words() {
     let place = Place::new();
-    place.works("train $T --data-path sample --max-vocab 50 --max-steps 20 --save-path lim");
+    place.works("$SMALL --data-path sample --max-vocab 50 --max-steps 20 --save-path lim");
     let trained = place.checkpoint("lim");
     let words = words_of(&trained);
     assert_eq!(words.len(), 50);
@@ -133,7 +75,7 @@ fn an_exported_model_has_its_words() {
         assert!(!place.works(&generate).0.is_empty());
     }
     let refused = "score --checkpoint out/first/a.safetensors";
-    place.fails_with(refused, &["not a checkpoint of this program", "`import`"]);
+    place.fails_with(1, refused, &["not a checkpoint of this program", "`import`"]);
     // The words are where the documents say.
     let list = fs::read_to_string(place.at("out/first/m.ckpt-1.words.txt")).unwrap();
     assert_eq!(list.lines().collect::<Vec<_>>(), words);
@@ -166,7 +108,7 @@ fn any_limits_are_found_again() {
         .enumerate()
     {
         place.works(&format!(
-            "train $T --data-path own {limits} --max-steps 3 --save-path run{k} --quiet"
+            "$SMALL --data-path own {limits} --max-steps 3 --save-path run{k} --quiet"
         ));
         place.works(&format!("export --checkpoint run{k} --format tf-checkpoint -o c{k}/m.ckpt"));
         place.works(&format!("import c{k}/m.ckpt --save-path in{k} --data-path own"));
@@ -187,24 +129,25 @@ fn any_limits_are_found_again() {
 fn a_text_with_other_words_is_refused() {
     let place = Place::new();
     place.mk_a_and_b();
-    place.works("train $T --data-path A --max-steps 5 --save-path run --quiet");
+    place.works("$SMALL --data-path A --max-steps 5 --save-path run --quiet");
     for (format, file) in
         [("tf-npz", "m.npz"), ("safetensors", "m.safetensors"), ("tf-checkpoint", "m.ckpt-5")]
     {
         place.works(&format!("export --checkpoint run --format {format} -o {file}"));
         let first = "word 0 is \"the\" there and \"one\" here";
-        place.fails_with(&format!("import {file} --save-path no --data-path B"), &[file, first]);
+        place.fails_with(1, &format!("import {file} --save-path no --data-path B"), &[file, first]);
         let sizes = "it has 10 words, and here are 305";
         place.fails_with(
+            1,
             &format!("import {file} --save-path no --data-path sample"),
             &[file, sizes],
         );
     }
-    place.fails_with("import run --save-path no --data-path B", &["word 0 is \"the\" there"]);
+    place.fails_with(1, "import run --save-path no --data-path B", &["word 0 is \"the\" there"]);
     assert!(!place.at("no").exists());
     place.works("import m.npz --save-path in --data-path A");
-    place.fails_with("eval --checkpoint in --data-path B", &["--checkpoint in", "word 0 is"]);
-    place.fails_with("eval --checkpoint in --data-path sample", &["it has 10 words", "305"]);
+    place.fails_with(1, "eval --checkpoint in --data-path B", &["--checkpoint in", "word 0 is"]);
+    place.fails_with(1, "eval --checkpoint in --data-path sample", &["it has 10 words", "305"]);
     // The same words with other ranks are the same words.
     place.mk("C", "rug the on lay dog a", "mat mat mat sat cat a");
     let scores = |run: &str, text: &str| {
@@ -220,16 +163,16 @@ fn a_text_with_other_words_is_refused() {
 fn lists_of_words_are_checked() {
     let place = Place::new();
     place.mk_a_and_b();
-    place.works("train $T --data-path A --max-steps 5 --save-path run --quiet");
+    place.works("$SMALL --data-path A --max-steps 5 --save-path run --quiet");
     let trained = place.checkpoint("run");
     // As another program writes it.
     tf::write_npz(place.at("m.npz"), &trained.variables).unwrap();
     place.works("import m.npz --save-path wordless");
-    place.fails_with("generate --checkpoint wordless", &["--vocab", "--data-path"]);
+    place.fails_with(1, "generate --checkpoint wordless", &["--vocab", "--data-path"]);
     let says = ["the model has 10 words", "--data-path sample has 305", "--vocab"];
-    place.fails_with("eval --checkpoint wordless --data-path sample", &says);
+    place.fails_with(1, "eval --checkpoint wordless --data-path sample", &says);
     let says = [&says[..], &["--max-vocab", "--min-count"]].concat();
-    place.fails_with("import m.npz --save-path no --data-path sample", &says);
+    place.fails_with(1, "import m.npz --save-path no --data-path sample", &says);
     let (_, said) = place.works("export --checkpoint wordless --format tf-npz -o w.npz");
     assert!(said.contains("its words are not known"), "{said}");
 
@@ -269,17 +212,24 @@ fn lists_of_words_are_checked() {
         (String::new(), "a list of 0 words"),
     ] {
         fs::write(place.at("v.txt"), text).unwrap();
-        place.fails_with("import m.npz --save-path no --vocab v.txt", &["v.txt", says]);
+        place.fails_with(1, "import m.npz --save-path no --vocab v.txt", &["v.txt", says]);
     }
     fs::write(place.at("v.txt"), b"\x1f\x8b\x08\x00").unwrap();
-    place.fails_with("import m.npz --save-path no --vocab v.txt", &["v.txt", "gzip"]);
-    place.fails_with("import m.npz --save-path no --vocab nowhere", &["--vocab", "nowhere"]);
+    place.fails_with(1, "import m.npz --save-path no --vocab v.txt", &["v.txt", "gzip"]);
+    place.fails_with(1, "import m.npz --save-path no --vocab nowhere", &["--vocab", "nowhere"]);
     // A list beside the words inside: they must agree.
     place.works("export --checkpoint run --format tf-npz -o own.npz");
     fs::write(place.at("v.txt"), plain.replacen("cat", "fox", 1)).unwrap();
-    place.fails_with("import own.npz --save-path no --vocab v.txt", &["\"cat\" there and \"fox\""]);
-    place
-        .fails_with("import own.npz --save-path no --max-vocab 5", &["--max-vocab", "--data-path"]);
+    place.fails_with(
+        1,
+        "import own.npz --save-path no --vocab v.txt",
+        &["\"cat\" there and \"fox\""],
+    );
+    place.fails_with(
+        2,
+        "import own.npz --save-path no --max-vocab 5",
+        &["--max-vocab", "--data-path"],
+    );
     // Words of an earlier model do not stay beside one whose words are not known.
     place.works("export --checkpoint run --format tf-checkpoint -o m.ckpt");
     assert!(place.at("m.ckpt.words.txt").exists());
@@ -328,14 +278,14 @@ fn training_goes_on_with_another_text() {
     let place = Place::new();
     place.mk_a_and_b();
     place.mk("A2", "the cat sat on the mat", "a bird sang on the mat");
-    place.works("train $T --data-path A --max-steps 20 --save-path run --quiet");
+    place.works("$SMALL --data-path A --max-steps 20 --save-path run --quiet");
     let (trained, _) = place.works("eval --checkpoint run --data-path A");
     for format in ["tf-npz", "safetensors", "tf-checkpoint"] {
         // The kind of a file is known whatever its name.
         let file = if format == "tf-checkpoint" { "m" } else { format };
         place.works(&format!("export --checkpoint run --format {format} -o {file}"));
         let start = |data: &str| {
-            place.works(&format!("train $T --data-path {data} --init-from {file} --max-steps 0"))
+            place.works(&format!("$SMALL --data-path {data} --init-from {file} --max-steps 0"))
         };
         let (out, said) = start("A");
         assert!(!said.contains("another vocabulary"), "{said}");
@@ -347,11 +297,11 @@ fn training_goes_on_with_another_text() {
     }
     for from in ["run", "run/model-13.safetensors", "tf-npz"] {
         let (_, said) =
-            place.works(&format!("train $T --data-path B --init-from {from} --max-steps 0"));
+            place.works(&format!("$SMALL --data-path B --init-from {from} --max-steps 0"));
         assert!(said.contains("and 9 of the 10 words"), "{said}");
     }
     // The same command resumes it.
-    let fine = "train $T --data-path A2 --init-from run --save-path fine --max-steps";
+    let fine = "$SMALL --data-path A2 --init-from run --save-path fine --max-steps";
     place.works(&format!("{fine} 5"));
     let (_, said) = place.works(&format!("{fine} 8"));
     assert!(said.contains("resuming at epoch 1, step 5"), "{said}");
@@ -359,9 +309,10 @@ fn training_goes_on_with_another_text() {
     assert_eq!(place.checkpoint("fine").variables, place.checkpoint("whole").variables);
     // Without words, the rows must be as many.
     tf::write_npz(place.at("w.npz"), &place.checkpoint("run").variables).unwrap();
-    place.works("train $T --data-path B --init-from w.npz --max-steps 0");
+    place.works("$SMALL --data-path B --init-from w.npz --max-steps 0");
     place.fails_with(
-        "train $T --data-path sample --init-from w.npz",
+        1,
+        "$SMALL --data-path sample --init-from w.npz",
         &["--init-from w.npz: the file holds 10 words", "has 305", "--vocab", "--max-vocab"],
     );
 }
@@ -370,8 +321,8 @@ fn training_goes_on_with_another_text() {
 fn the_sample_corpus_with_limits() {
     let place = Place::new();
     for limits in ["--max-vocab 50", "--min-count 40", "--min-count 1"] {
-        let (out, said) = place
-            .works(&format!("train $T --data-path sample {limits} --max-steps 2 --save-path r"));
+        let (out, said) =
+            place.works(&format!("$SMALL --data-path sample {limits} --max-steps 2 --save-path r"));
         assert!(out.ends_with("Saving model to r.\n"), "{out}");
         // Its best perplexity is known for all of its words.
         assert_eq!(said.contains("has a known source"), limits == "--min-count 1", "{said}");
@@ -400,12 +351,12 @@ fn what_a_file_holds_is_said() {
         ("gru --model test", "the file holds 1 layer of 2 units in gru_cells: --cell gru\n"),
         ("gru", "in gru_cells: --cell gru and --model test or --hidden-size 2 --num-layers 1"),
     ] {
-        place.fails_with(&format!("{from} {flags}"), &["--init-from", says]);
+        place.fails_with(1, &format!("{from} {flags}"), &["--init-from", says]);
     }
     // An object-based file's own entries are not variables.
-    let object = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tf_checkpoint/object");
-    let said = place.fails(&format!("import {} --save-path no", object.display()));
-    assert!(said.contains("\"Model/softmax_b\" [5], "), "{said}");
+    let object = repository("tests/fixtures/tf_checkpoint/object");
+    let import = format!("import {} --save-path no", object.display());
+    let said = place.fails_with(1, &import, &["\"Model/softmax_b\" [5], "]);
     for own in ["OBJECT_GRAPH", "ATTRIBUTES", "save_counter"] {
         assert!(!said.contains(own), "{own}: {said}");
     }
@@ -414,7 +365,7 @@ fn what_a_file_holds_is_said() {
 #[test]
 fn a_folder_of_the_sample_corpus_s_name() {
     let place = Place::new();
-    let train = "train $T --max-steps 1 --no-eval --data-path";
+    let train = "$SMALL --max-steps 1 --no-eval --data-path";
     let (_, said) = place.works(&format!("{train} sample"));
     assert!(!said.contains("./sample"), "{said}");
     place.mk("sample", "one two three", "four five");
@@ -431,12 +382,12 @@ fn a_folder_of_the_sample_corpus_s_name() {
 #[test]
 fn a_save_path_with_checkpoints_of_tensorflow_s() {
     let place = Place::new();
-    let train = "train $T --data-path sample --max-steps 1 --no-eval --save_path";
+    let train = "$SMALL --data-path sample --max-steps 1 --no-eval --save_path";
     for (folder, file) in [("a", "checkpoint"), ("b", "model.ckpt-7.index")] {
         fs::create_dir(place.at(folder)).unwrap();
         fs::write(place.at(folder).join(file), "").unwrap();
         let says = format!("--save-path {folder}: it holds checkpoints of TensorFlow's ({file})");
-        place.fails_with(&format!("{train} {folder}"), &[&says, "`import", "--init-from"]);
+        place.fails_with(1, &format!("{train} {folder}"), &[&says, "`import", "--init-from"]);
         assert_eq!(fs::read_dir(place.at(folder)).unwrap().count(), 1);
     }
     // In a run's folder it is resumed.
@@ -450,15 +401,15 @@ fn a_save_path_with_checkpoints_of_tensorflow_s() {
 fn a_packed_text_is_named() {
     let place = Place::new();
     place.mk("own", "the cat sat on the mat", "a dog lay on the mat");
-    place.works("train $T --data-path own --max-steps 1 --no-eval --quiet --save-path run");
+    place.works("$SMALL --data-path own --max-steps 1 --no-eval --quiet --save-path run");
     for (bytes, says) in [
         (&b"\x1f\x8b\x08\x08 gzip"[..], "packed by gzip. Unpack it first, e.g. with gunzip"),
         (b"\x28\xb5\x2f\xfd zstd", "packed by zstd"),
         (b"PK\x03\x04 zip", "packed by zip"),
     ] {
         fs::write(place.at("own/train.txt"), bytes).unwrap();
-        place.fails_with("train $T --data-path own", &["own/train.txt", says]);
-        place.fails_with("score --checkpoint run own/train.txt", &["own/train.txt", says]);
+        place.fails_with(1, "$SMALL --data-path own", &["own/train.txt", says]);
+        place.fails_with(1, "score --checkpoint run own/train.txt", &["own/train.txt", says]);
     }
 }
 
@@ -476,7 +427,7 @@ fn flags_in_a_file_with_a_byte_order_mark() {
 fn arrays_of_text_are_passed_over() {
     use std::io::Write;
     let place = Place::new();
-    place.works("train $T --data-path sample --max-steps 1 --no-eval --quiet --save-path run");
+    place.works("$SMALL --data-path sample --max-steps 1 --no-eval --quiet --save-path run");
     place.works("export --checkpoint run --format tf-npz -o m.npz");
     // As numpy.savez writes them: numpy.array(["a", "bc"]), and one of Python's objects.
     let mut zip = npyz::zip::ZipWriter::new_append(
@@ -499,7 +450,7 @@ fn arrays_of_text_are_passed_over() {
         "m.npz: not part of the model: any: its dtype is '|O'",
     ];
     let (_, imported) = place.works("import m.npz --save-path in --data-path sample");
-    let (_, started) = place.works("train $T --data-path sample --init-from m.npz --max-steps 0");
+    let (_, started) = place.works("$SMALL --data-path sample --init-from m.npz --max-steps 0");
     for said in [imported, started] {
         assert!(notes.iter().all(|note| said.contains(note)), "{said}");
     }
@@ -512,12 +463,11 @@ fn a_perplexity_that_overflows_has_a_cost() {
     let place = Place::new();
     place.mk("own", "the cat sat on the mat", "a dog lay on the mat");
     place.works(
-        "train $T --data-path own --init-scale 100000 --learning-rate 0.000001 --max-steps 3 \
+        "$SMALL --data-path own --init-scale 100000 --learning-rate 0.000001 --max-steps 3 \
          --save-path run",
     );
-    let metrics = fs::read_to_string(place.at("run/metrics.jsonl")).unwrap();
-    let lines: Vec<Value> = metrics.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    let valid = lines.iter().find(|line| line["split"] == "valid").unwrap();
+    let events = metrics(&place.at("run"));
+    let valid = events.iter().find(|line| line["split"] == "valid").unwrap();
     assert!(valid["perplexity"].is_null(), "{valid}");
     let cost = valid["cost_per_word"].as_f64().unwrap();
     assert!(cost > 710.0, "{cost}");
@@ -539,7 +489,7 @@ fn a_perplexity_that_overflows_has_a_cost() {
 fn texts_are_renumbered_for_a_model() {
     let place = Place::new();
     place.mk("own", "b a b", "c b");
-    let mut data = RawData::read(place.at("own").to_str().unwrap()).unwrap();
+    let mut data = RawData::read(text(&place.at("own"))).unwrap();
     let before: Vec<String> = data.train.tokens[..7]
         .iter()
         .map(|&id| data.vocabulary.word(id).unwrap().to_owned())
@@ -559,7 +509,7 @@ fn texts_are_renumbered_for_a_model() {
 #[test]
 fn commands_in_tables_are_run() {
     for name in ["own-text.md", "tensorflow-users.md"] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
+        let path = repository("docs").join(name);
         let text = fs::read_to_string(path).unwrap();
         let blocks = text.split("\n```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
         let run: Vec<&str> = blocks.flat_map(str::lines).collect();
