@@ -348,8 +348,8 @@ fn what_the_text_names_is_there() {
                 );
             }
             let flag = code.split(['=', ' ']).next().unwrap_or_default().replace('_', "-");
-            // (`--release` is cargo's.)
-            let others = code.contains("num_gpus=0") || flag == "--release";
+            // (`--release` is cargo's, `--more` bench/gpu.sh's.)
+            let others = code.contains("num_gpus=0") || ["--release", "--more"].contains(&&*flag);
             if flag.starts_with("--") && flag.len() > 2 && !others {
                 assert!(
                     program.contains(&flag),
