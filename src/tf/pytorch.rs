@@ -50,7 +50,6 @@ pub(super) fn to_tensorflow(given: Variables, prefix: &str) -> Result<Converted>
     let [vocab, hidden] = size[..] else {
         bail!("variable {ENCODER:?}: expected shape [vocab, hidden], found {size:?}");
     };
-    ensure_shape(DECODER, &softmax, &[vocab, hidden])?;
     let mut variables = Variables::new();
     let mut k = 0;
     while let Some((kernel, bias)) = file.layer(k, hidden)? {
@@ -58,6 +57,7 @@ pub(super) fn to_tensorflow(given: Variables, prefix: &str) -> Result<Converted>
         variables.insert(layer_name(k, LSTM_CELL, "bias"), bias);
         k += 1;
     }
+    ensure_shape(DECODER, &softmax, &[vocab, hidden])?;
     let softmax_b = file.bias(DECODER_BIAS, vocab)?;
     file.ensure_nothing_else()?;
     variables.extend([
