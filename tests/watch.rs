@@ -220,7 +220,7 @@ fn quiet_leaves_the_final_perplexities() {
         // The metrics are the same, quiet or not.
         assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), lines);
     }
-    // Errors are told.
+    // Errors are reported.
     program(&["train", "--data-path", "nowhere", "--quiet"]).fails_with(1, &["nowhere"]);
 }
 

@@ -97,10 +97,10 @@ pub trait Expect {
     /// It succeeds: standard output and standard error.
     fn works(&mut self) -> (String, String);
 
-    /// It fails with exit code 1 or 2 and in words: the code and standard error.
+    /// It fails with exit code 1 or 2 and a message: the code and standard error.
     fn fails(&mut self) -> (i32, String);
 
-    /// It fails with this exit code, in words among which are these: standard error.
+    /// It fails with this exit code and a message that has these words: standard error.
     fn fails_with(&mut self, code: i32, says: &[&str]) -> String;
 }
 

@@ -123,7 +123,7 @@ pub struct Evaluated {
     pub line: usize,
     /// What the line says.
     pub event: EvalEvent,
-    /// What in the file was damaged and passed over, in words.
+    /// Messages about damaged lines of the file, which are left out.
     pub damage: Vec<String>,
 }
 

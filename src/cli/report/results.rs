@@ -106,7 +106,7 @@ pub struct Run {
     pub partial: Option<i64>,
     /// Where the run was when its last step was logged: epoch, and perplexity of the epoch so far.
     pub last_step: Option<(i64, f64)>,
-    /// What in the file was damaged and passed over, in words.
+    /// Messages about damaged lines of the file, which are left out.
     pub damage: Vec<String>,
 }
 
