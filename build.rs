@@ -72,7 +72,7 @@ fn softmax() {
 fn kernel_compiler() -> cc::Build {
     println!("cargo:rerun-if-env-changed=PTB_CXX");
     let mut build = cc::Build::new();
-    build.cpp(true).std("c++17");
+    build.cpp(true).std("c++17").debug(false);
     if let Some(compiler) = std::env::var_os("PTB_CXX") {
         build.compiler(compiler);
     }
