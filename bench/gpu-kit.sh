@@ -28,7 +28,10 @@ built build | while read -r kind name path; do
 done
 built test --no-run --lib --test golden --test rnn_golden --test cuda |
     while read -r kind name path; do
-        case $kind in test) cp "$path" "$kit/tests/$name" ;; lib) cp "$path" "$kit/tests/lib" ;; esac
+        case $kind in
+        test) cp "$path" "$kit/tests/$name" ;;
+        lib) cp "$path" "$kit/tests/lib" ;;
+        esac
     done
 strip "$kit/bin/ptb-word-lm" "$kit"/tests/*
 for newest in $newest_libraries; do
