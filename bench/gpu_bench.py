@@ -217,9 +217,9 @@ def summary(args):
             text = f.read()
         print("tests:\n\n```")
         # (What a test prints stands between its name and its result.)
-        results = r"^test (\S+) \.\.\. (?:.*?\n)??(ok|FAILED|ignored.*)$"
+        results = r"^test (\S+) \.\.\. (?:.*?\n)??(ok|FAILED|ignored[^\n]*)$"
         for name, result in re.findall(results, text, re.MULTILINE | re.DOTALL):
-            print("%-60s %s" % (name, result.splitlines()[0]))
+            print("%-60s %s" % (name, result))
         for line in re.findall(r"^test result: .*$", text, re.MULTILINE):
             print(line)
         print("```\n")
