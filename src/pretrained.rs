@@ -55,9 +55,12 @@ impl Pretrained {
     /// # Errors
     /// No such file, or not a model; a list of words that has another length than the model.
     pub fn read(path: impl AsRef<Path>, notify: &mut dyn FnMut(&str)) -> Result<Self> {
-        let inside = path.as_ref().join(PYTORCH_FILE);
-        let path = if inside.is_file() { &inside } else { path.as_ref() };
-        let read = if path.is_dir() && checkpoint::has_checkpoint(path) {
+        let path = path.as_ref();
+        let is_run = path.is_dir() && checkpoint::has_checkpoint(path);
+        // A run's folder may have a model that was exported into it earlier.
+        let inside = path.join(PYTORCH_FILE);
+        let path = if !is_run && inside.is_file() { &inside } else { path };
+        let read = if is_run {
             Self::of_checkpoint(Checkpoint::load(path, notify)?, path)?
         } else if is_safetensors(path) {
             Self::read_safetensors(path)?

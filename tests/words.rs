@@ -6,7 +6,7 @@ mod program;
 use std::fs;
 
 use program::{Place, metrics, repository, text, texts};
-use ptb_word_lm::checkpoint::Checkpoint;
+use ptb_word_lm::checkpoint::{Checkpoint, digest_of};
 use ptb_word_lm::cli::report::tensorboard as events;
 use ptb_word_lm::pretrained::{Pretrained, match_rows};
 use ptb_word_lm::reader::{Limits, RawData, Vocabulary};
@@ -98,6 +98,30 @@ fn an_exported_model_has_its_words() {
     }
 }
 
+/// A model that was exported into the folder of its run is not taken instead of the run's newest
+/// checkpoint. Where the folder has no checkpoint, it is.
+#[test]
+fn a_run_s_folder_means_its_newest_checkpoint() {
+    let place = Place::new();
+    place.works("$SMALL --data-path sample --max-steps 2 --save-path run --quiet");
+    place.works("export --checkpoint run --format pytorch -o run");
+    assert!(place.at("run/model.safetensors").is_file());
+    let train = "$SMALL --data-path sample --quiet";
+    place.works(&format!("{train} --max-steps 5 --save-path run"));
+    let trained = place.checkpoint("run");
+    assert_eq!(trained.progress.global_step, 5);
+    place.works("import run --save-path in");
+    assert_eq!(place.checkpoint("in").variables, trained.variables);
+    place.works(&format!("{train} --max-steps 1 --init-from run --save-path begun"));
+    let origin = digest_of(&trained.variables).unwrap();
+    assert_eq!(place.checkpoint("begun").made.init_from, Some(origin));
+    fs::create_dir(place.at("alone")).unwrap();
+    let there = ["run", "alone"].map(|folder| place.at(folder).join("model.safetensors"));
+    fs::copy(&there[0], &there[1]).unwrap();
+    place.works("import alone --save-path old");
+    assert_ne!(place.checkpoint("old").variables, trained.variables);
+}
+
 /// `--min-count`, and words that no limit left out: import finds limits that give the words.
 #[test]
 fn any_limits_are_found_again() {
@@ -168,6 +192,14 @@ fn lists_of_words_are_checked() {
     // As another program writes it.
     tf::write_npz(place.at("m.npz"), &trained.variables).unwrap();
     place.works("import m.npz --save-path wordless");
+    // Any line ends are those of a list.
+    let list = trained.vocabulary.as_ref().unwrap().to_list();
+    for (name, end) in [("mac", "\r"), ("windows", "\r\n")] {
+        fs::write(place.at(name), list.replace('\n', end)).unwrap();
+        place.works(&format!("import m.npz --save-path {name}.run --vocab {name}"));
+        let imported = place.checkpoint(&format!("{name}.run"));
+        assert_eq!(imported.vocabulary, trained.vocabulary, "{name}");
+    }
     place.fails_with(1, "generate --checkpoint wordless", &["--vocab", "--data-path"]);
     let says = ["the model has 10 words", "--data-path sample has 305", "--vocab"];
     place.fails_with(1, "eval --checkpoint wordless --data-path sample", &says);
