@@ -4,9 +4,12 @@
 mod program;
 
 use std::fs;
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
-use program::{Expect, SMALL, checkpoint, json_lines, program, text, texts};
+use program::{Expect, SMALL, checkpoint, ended, json_lines, program, text, texts};
 use ptb_word_lm::reader::{EOS, UNK};
 use serde_json::Value;
 
@@ -505,4 +508,17 @@ fn lines_may_end_with_a_carriage_return() {
         assert_eq!(own.score(flags, input), own.score(flags, &input.replace('\r', "\n")));
     }
     assert_eq!(own.score(&[], input).0.len(), 4);
+    // The text may come in parts, which end anywhere.
+    let mut child = own.program("score", &["--independent", "--json"], "");
+    let mut child = child.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    for part in ["the cat\r\rsat", " on\r", "the"] {
+        stdin.write_all(part.as_bytes()).unwrap();
+        thread::sleep(Duration::from_millis(300));
+    }
+    drop(stdin);
+    let (code, out, _) = ended(child.wait_with_output().unwrap());
+    let mut lines = json_lines(&out);
+    lines.pop();
+    assert_eq!((code, lines), (Some(0), own.score(&["--independent"], input).0));
 }
