@@ -173,7 +173,8 @@ text fit for that; without them the words are left as they are.
 With --tokenize letters and digits stay together, with an apostrophe, a hyphen or an underscore \
 between two of them (don't, well-known), and a point or a comma between two digits (3.14). Every \
 other character, such as a comma, becomes a word, and so does each Chinese or Japanese character. \
-Names in angle brackets, such as <unk>, stay as they are.",
+Names in angle brackets, such as <unk> and </s>, stay as they are, and so do [UNK], [UNKNOWN] and \
+[OOV].",
         after_help = "\
 Examples:
   ptb-word-lm prepare novel.txt --out my-text --lower --tokenize

@@ -10,8 +10,8 @@ use md5::{Digest, Md5};
 
 pub use folder::{NAMINGS, NoTexts, SAMPLE};
 pub(crate) use folder::{open, open_texts};
-pub(crate) use markers::MarkerFilter;
 pub use markers::{MarkerCounts, Markers};
+pub(crate) use markers::{MarkerFilter, is_mark};
 
 /// The token for the end of a line.
 pub const EOS: &str = "<eos>";
