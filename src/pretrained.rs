@@ -92,9 +92,9 @@ impl Pretrained {
     fn read_safetensors(path: &Path) -> Result<Self> {
         let here = || path.display().to_string();
         let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", here()))?;
-        let (variables, metadata) = checkpoint::from_safetensors(&bytes).with_context(here)?;
+        let (loaded, metadata) = checkpoint::from_safetensors(&bytes).with_context(here)?;
         if checkpoint::is_checkpoint(&metadata) {
-            let checkpoint = Checkpoint::from_tensors(variables, &metadata).with_context(here)?;
+            let checkpoint = Checkpoint::from_loaded(loaded, &metadata).with_context(here)?;
             return Self::of_checkpoint(checkpoint, path);
         }
         let words = metadata.get(VOCABULARY).map(|words| {
@@ -103,7 +103,6 @@ impl Pretrained {
         });
         let run = metadata.get(RUN).map(|run| serde_json::from_str(run)).transpose();
         let run = run.with_context(|| format!("{}: its metadata {RUN:?}", here()))?;
-        let loaded = tf::Loaded { variables, ..tf::Loaded::default() };
         let model = tf::Model::of(loaded, path)?;
         Ok(Pretrained { model, words: words.transpose()?, run })
     }

@@ -340,9 +340,12 @@ fn marks_of_other_toolkits_are_counted_and_mapped() {
     let (out, errors) = mapped.eval(&["--markers", "map"]);
     assert_eq!(out, own.eval(&[]).0);
     assert!(errors.contains("line's start: 200") && errors.contains("read as what they mean"));
-    let (save, data) = (mapped.save(), mapped.data());
-    let eval = ["eval", "--device", "cpu", "--checkpoint", &save, "--data-path", &data];
-    program(&eval).fails_with(1, &["vocabulary"]);
+    assert_eq!(mapped.eval(&[]), (out, errors));
+    let data = mapped.data();
+    let keep = ["--data-path", &data, "--markers", "keep"];
+    mapped.fails(1, "eval", &keep, "", &["vocabulary", "; its text has marks", "--markers map"]);
+    let map = ["--data-path", &data, "--markers", "map"];
+    kept.fails(1, "eval", &map, "", &["vocabulary", "--markers keep reads them as words"]);
 }
 
 #[test]
