@@ -307,10 +307,8 @@ impl Checkpoint {
         if path.is_file() {
             tf::refuse_pickle(path)?;
         }
-        if !path.is_dir() {
-            if let Some(kind) = tf::kind_of(path) {
-                bail!(OtherProgram { path: path.to_owned(), kind });
-            }
+        if let Some(kind) = tf::kind_of(path).filter(|_| !path.is_dir()) {
+            bail!(OtherProgram { path: path.to_owned(), kind });
         }
         if path.is_file() {
             return Self::read(path);
