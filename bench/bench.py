@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -58,11 +57,11 @@ def run(command, timeout=900, errors_into=None):
         finally:
             timer.cancel()
             child.stdout.close()
+            errors.seek(0)
+            text = errors.read().decode("utf-8", "replace").strip().splitlines()
+            if errors_into is not None:
+                errors_into.extend(text)
         child.returncode = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
-        errors.seek(0)
-        text = errors.read().decode("utf-8", "replace").strip().splitlines()
-        if errors_into is not None:
-            errors_into.extend(text)
         if child.returncode:
             raise Failed("exit code %d: %s" % (child.returncode, text[-1] if text else "no message"))
     return lines, usage.ru_maxrss / 1024

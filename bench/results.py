@@ -108,7 +108,7 @@ def bounds(figures, configs):
 
 
 def targets(figures, configs):
-    """What issue 4 of this project asks for: name, wanted, found, met."""
+    """The goals for speed and memory: name, wanted, found, met."""
     def over(peers, config, what="train", program="ours", key="wps"):
         found = [figures.ratio(figures.series(program, config, what, key), figures.series(p, config, what, key)) for p in peers]
         found = [f for f in found if f is not None]

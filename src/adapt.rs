@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::cache::{Cache, Pairs, mix};
-use crate::config::{Config, ConfigError, Precision, RnnMode};
+use crate::config::{Config, ConfigError, Precision, RnnMode, check};
 use crate::model::{PtbModel, PtbVariables};
 use crate::predictor::Predictor;
 use crate::rnn::State;
@@ -45,17 +45,10 @@ impl Dynamic {
     /// Names the first unusable field, its value and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let Dynamic { rate, steps, decay } = *self;
-        if !(rate >= 0.0 && rate.is_finite()) {
-            let allowed = "it is a learning rate, 0 (no training) or above";
-            return Err(ConfigError::new("dynamic", rate, allowed));
-        }
-        if steps < 1 {
-            return Err(ConfigError::new("dynamic_steps", steps, "it must be 1 or more"));
-        }
-        if !(0.0..=1.0).contains(&decay) {
-            return Err(ConfigError::new("dynamic_decay", decay, "it is a part, from 0 to 1"));
-        }
-        Ok(())
+        let is_rate = rate >= 0.0 && rate.is_finite();
+        check(is_rate, "dynamic", rate, "it is a learning rate, 0 (no training) or above")?;
+        check(steps >= 1, "dynamic_steps", steps, "it must be 1 or more")?;
+        check((0.0..=1.0).contains(&decay), "dynamic_decay", decay, "it is a part, from 0 to 1")
     }
 }
 

@@ -16,7 +16,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, check};
 
 /// Settings of a neural cache.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
@@ -43,17 +43,11 @@ impl Cache {
     /// Names the first unusable field, its value and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let Cache { size, theta, lambda } = *self;
-        if size < 0 {
-            return Err(ConfigError::new("cache", size, "it must be 0 (no cache) or more"));
-        }
-        if !(theta >= 0.0 && theta.is_finite()) {
-            return Err(ConfigError::new("cache_theta", theta, "it must be 0 or a number above 0"));
-        }
-        if !(0.0..1.0).contains(&lambda) {
-            let allowed = "it is a weight, at least 0 and below 1";
-            return Err(ConfigError::new("cache_lambda", lambda, allowed));
-        }
-        Ok(())
+        let is_theta = theta >= 0.0 && theta.is_finite();
+        check(size >= 0, "cache", size, "it must be 0 (no cache) or more")?;
+        check(is_theta, "cache_theta", theta, "it must be 0 or a number above 0")?;
+        let allowed = "it is a weight, at least 0 and below 1";
+        check((0.0..1.0).contains(&lambda), "cache_lambda", lambda, allowed)
     }
 }
 

@@ -168,7 +168,7 @@ impl Config {
 }
 
 /// Errors unless `field`, whose value is `value`, is what it must be, which `allowed` says.
-fn check(
+pub(crate) fn check(
     is_allowed: bool,
     field: &'static str,
     value: impl fmt::Display,

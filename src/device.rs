@@ -105,8 +105,8 @@ pub enum GpuError {
     Missing(String),
     /// All libraries are there, but no GPU.
     #[error(
-        "the NVIDIA driver shows no usable GPU (nvidia-smi lists them; CUDA_VISIBLE_DEVICES may \
-         hide them)"
+        "the NVIDIA driver shows no usable GPU: it is older than 580, which CUDA 13.0 needs, or \
+         CUDA_VISIBLE_DEVICES hides the GPUs (nvidia-smi shows both)"
     )]
     NoneUsable,
     /// No GPU of this index.
@@ -186,4 +186,27 @@ fn load(library: &str) -> Result<(), String> {
         // The source has the system's words: which file is missing.
         error.source().map_or_else(|| error.to_string(), ToString::to_string)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::cuda_graph::allows_tf32;
+
+    /// TF32 in cuBLAS, in cuDNN's LSTM. The default on a GPU is PyTorch's.
+    #[test]
+    fn precisions_set_what_libtorch_may_use() {
+        assert_eq!(Precision::default_on(true), Precision::Tf32Cudnn);
+        assert_eq!(Precision::default_on(false), Precision::Fp32);
+        for (precision, tf32) in [
+            (Precision::Tf32Cudnn, [false, true]),
+            (Precision::Tf32, [true, true]),
+            (Precision::Bf16, [false, true]),
+            (Precision::Fp16, [false, true]),
+            (Precision::Fp32, [false, false]),
+        ] {
+            set_precision(precision);
+            assert_eq!(allows_tf32(), tf32, "{precision}");
+        }
+    }
 }

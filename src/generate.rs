@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use tch::{Kind, Tensor};
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, check};
 use crate::predictor::LanguageModel;
 use crate::rnn::State;
 
@@ -39,18 +39,12 @@ impl Sampling {
     /// Names the first unusable field, its value and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let Sampling { temperature, top_k, top_p } = *self;
-        if !(temperature >= 0.0 && temperature.is_finite()) {
-            let allowed = "it must be 0 (always the likeliest word) or a number above 0";
-            return Err(ConfigError::new("temperature", temperature, allowed));
-        }
-        if top_k == Some(0) {
-            return Err(ConfigError::new("top_k", 0, "it must be 1 or more"));
-        }
-        if !(top_p > 0.0 && top_p <= 1.0) {
-            let allowed = "it is a probability, above 0 and at most 1";
-            return Err(ConfigError::new("top_p", top_p, allowed));
-        }
-        Ok(())
+        let is_temperature = temperature >= 0.0 && temperature.is_finite();
+        let allowed = "it must be 0 (always the likeliest word) or a number above 0";
+        check(is_temperature, "temperature", temperature, allowed)?;
+        check(top_k != Some(0), "top_k", 0, "it must be 1 or more")?;
+        let allowed = "it is a probability, above 0 and at most 1";
+        check(top_p > 0.0 && top_p <= 1.0, "top_p", top_p, allowed)
     }
 
     /// The words that may come next and their probabilities, which add up to 1; the likeliest

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read};
 
 use anyhow::{Context, Error, Result};
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, check};
 use crate::predictor::Predictor;
 use crate::reader::{EOS, MarkerCounts, Markers, UNK, Vocabulary};
 use crate::text::{MarkerFilter, TextReader, words};
@@ -40,13 +40,9 @@ impl Options {
     /// # Errors
     /// A logarithm that is not one of a probability.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        match self.unknown_log_probability {
-            Some(x) if !(x.is_finite() && x <= 0.0) => {
-                let allowed = "it is the logarithm of a probability, a number of 0 or below";
-                Err(ConfigError::new("unknown_logprob", x, allowed))
-            }
-            _ => Ok(()),
-        }
+        let Some(x) = self.unknown_log_probability else { return Ok(()) };
+        let allowed = "it is the logarithm of a probability, a number of 0 or below";
+        check(x.is_finite() && x <= 0.0, "unknown_logprob", x, allowed)
     }
 }
 

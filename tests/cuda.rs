@@ -1,6 +1,7 @@
-//! What the training step needs on a GPU, tested as far as the device at hand can: fixed buffers
-//! and their recording, precisions, no waiting. Tests that only a GPU can answer are ignored
-//! elsewhere; bench/gpu.sh runs them there.
+//! What the model needs on a GPU, tested as far as the device at hand can: cuDNN's calls, its
+//! weights in one buffer, precisions, evaluation. (The recording of the step, and that it never
+//! waits: src/train_step.rs.) Tests that only a GPU can answer are ignored elsewhere; bench/gpu.sh
+//! runs them there.
 
 mod devices;
 
@@ -133,6 +134,7 @@ fn texts_cost_the_same_on_all_devices() {
         for (precision, rounding) in
             [(Precision::Fp32, 1e-6), (Precision::Bf16, 2e-2), (Precision::Fp16, 2e-3)]
         {
+            set_precision(precision);
             let model = PtbModel::new(&v, false, RnnMode::Cudnn).precision(precision);
             let split =
                 Split { name: "text".into(), tokens: tokens.clone().into(), ..Split::default() };
@@ -157,6 +159,7 @@ fn texts_cost_the_same_on_all_devices() {
             );
             of_lines.push((score(true), rounding));
         }
+        set_precision(Precision::Fp32);
     }
     for (found, rounding) in &of_lines {
         assert!((found / of_lines[0].0 - 1.0).abs() < *rounding, "{of_lines:?}");

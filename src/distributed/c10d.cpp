@@ -142,6 +142,8 @@ void ptb_c10d_free_store(StorePtr* store) {
     guarded(0, [&] { return delete store, 0; });
 }
 void ptb_c10d_free_group(GroupPtr* group) {
+    // NCCL's complains if it is destroyed without that.
+    guarded(0, [&] { return (*group)->shutdown(), 0; });
     guarded(0, [&] { return delete group, 0; });
 }
 

@@ -59,6 +59,12 @@ extern "C" void ptb_allow_tf32(bool cublas, bool cudnn) {
     at::globalContext().setAllowTF32CuDNN(cudnn);
 }
 
+// Whether cuBLAS, or cuDNN's LSTM, may use TF32.
+extern "C" bool ptb_allows_tf32(bool cudnn) {
+    auto& context = at::globalContext();
+    return cudnn ? context.allowTF32CuDNN(at::Float32Op::RNN) : context.allowTF32CuBLAS();
+}
+
 // Makes a stream of its own the calling thread's current one: nothing can be recorded on the
 // default stream.
 extern "C" bool ptb_cuda_own_stream(int device, char* error, size_t size) {

@@ -98,6 +98,13 @@ pub(crate) fn allow_tf32(cublas: bool, cudnn: bool) {
     unsafe { ptb_allow_tf32(cublas, cudnn) }
 }
 
+/// Whether cuBLAS and cuDNN's LSTM may use TF32.
+#[cfg(test)]
+pub(crate) fn allows_tf32() -> [bool; 2] {
+    // SAFETY: it reads two flags of libtorch's.
+    [0, 1].map(|cudnn| unsafe { ptb_allows_tf32(cudnn == 1) })
+}
+
 /// Calls a function of cuda_graph.cpp, which writes why it failed into the buffer that it is given.
 fn check(call: impl FnOnce(*mut c_char, usize) -> bool) -> Result<()> {
     let mut error: [c_char; 1024] = [0; 1024];
@@ -117,9 +124,66 @@ unsafe extern "C" {
     fn ptb_graph_delete(graph: *mut c_void);
     fn ptb_allow_tf32(cublas: bool, cudnn: bool);
     #[cfg(test)]
+    fn ptb_allows_tf32(cudnn: bool) -> bool;
+    #[cfg(test)]
     fn ptb_count_begin();
     #[cfg(test)]
     fn ptb_count_end(reads: *mut i64) -> i64;
     #[cfg(test)]
     fn ptb_cuda_forbid_sync(forbid: bool, error: *mut c_char, size: usize) -> bool;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+
+    use crate::kernels::libtorch::folder;
+
+    /// A file of the libtorch in use, which `make libtorch` fetches. A libtorch of one's own may be
+    /// without CUDA's files; then there is nothing to compare with.
+    fn fetched(file: &str) -> Option<PathBuf> {
+        let path = folder().unwrap().join(file);
+        let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join(".libtorch");
+        let must = path.starts_with(ours.canonicalize().unwrap_or(ours));
+        assert!(path.exists() || !must, "{} is missing", path.display());
+        path.exists().then_some(path)
+    }
+
+    /// The names that cuda_graph.cpp looks up are in the libtorch that the program is made for.
+    #[test]
+    fn what_is_looked_up_is_there() {
+        let Some(library) = fetched("libtorch_cuda.so") else { return };
+        let nm = Command::new("nm").args(["-D", "--defined-only"]).arg(library).output().unwrap();
+        assert!(nm.status.success());
+        let text = String::from_utf8_lossy(&nm.stdout);
+        let there: HashSet<&str> =
+            text.lines().filter_map(|line| line.split_whitespace().last()).collect();
+        let source = include_str!("cuda_graph.cpp");
+        let names: HashSet<&str> = source.split('"').filter(|s| s.starts_with("_Z")).collect();
+        assert_eq!(names.len(), 6);
+        for name in names {
+            assert!(there.contains(name), "{name}");
+        }
+    }
+
+    /// They have the types and sizes that cuda_graph.cpp takes for granted.
+    #[test]
+    fn what_is_looked_up_is_what_it_is_taken_for() {
+        let Some(cuda) = fetched("../../nvidia/cu13/include") else { return };
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda_headers");
+        let compiled = Command::new(std::env::var("CXX").unwrap_or("c++".into()))
+            .args(["-std=c++17", "-fsyntax-only", "-w"])
+            .arg("-I")
+            .arg(&tests)
+            .arg("-I")
+            .arg(cuda)
+            .arg("-I")
+            .arg(folder().unwrap().join("../include"))
+            .arg(tests.join("layout.cpp"))
+            .output()
+            .unwrap();
+        assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    }
 }

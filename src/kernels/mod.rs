@@ -9,7 +9,7 @@
 //! | softmax.cpp, softmax_rows.cpp | bias, softmax, cross entropy and gradient of `logits [n, vocab]` in one pass | `SoftmaxLayer::cost`; tests of src/model/softmax.rs |
 //! | product.cpp | float32 products through oneDNN | `Tensor::mm`; tests of src/model/softmax.rs |
 //! | foreach.cpp | norms and updates of all variables in one kernel | one variable at a time; tests of src/optimizer/mod.rs |
-//! | cuda_graph.cpp | recording and replaying a step, TF32, the check for synchronization | the step without a graph; tests/cuda.rs |
+//! | cuda_graph.cpp | recording and replaying a step, TF32, the check for synchronization | the step without a graph; tests of src/train_step.rs |
 //! | libtorch.cpp | which libtorch this is | |
 
 pub(crate) mod cuda_graph;

@@ -8,7 +8,7 @@ use crate::rnn::CellType;
 /// Units that a layer is computed with.
 ///
 /// On a GPU, rows of 650 or 1500 numbers are not aligned to the 16 bytes that tensor cores load at
-/// once, and the kernels that remain are up to twice as slow (docs/performance.md). So wide LSTM
+/// once, and the kernels that remain are up to twice as slow (docs/cuda.md). So wide LSTM
 /// layers get a few units more, to a multiple of 8. Their weights and biases are zero; then their
 /// state, their output and all their gradients are zero too, and they stay so: the other units
 /// compute what they would compute alone.
@@ -63,9 +63,26 @@ mod tests {
     use super::*;
     use crate::config::RnnMode;
     use crate::model::{PtbModel, PtbVariables};
+    use crate::optimizer::OptimizerType;
+
+    #[test]
+    fn wide_lstm_layers_are_padded_on_a_gpu() {
+        let width = |hidden_size, cell, device| {
+            padded_width(&Config { hidden_size, ..Config::SMALL }, cell, device)
+        };
+        for (hidden_size, padded) in [(200, 200), (250, 250), (650, 656), (656, 656), (1500, 1504)]
+        {
+            let widths = [
+                width(hidden_size, CellType::BasicLstm, Device::Cuda(0)),
+                width(hidden_size, CellType::BasicLstm, Device::Cpu),
+                width(hidden_size, CellType::Gru, Device::Cuda(0)),
+            ];
+            assert_eq!(widths, [padded, hidden_size, hidden_size]);
+        }
+    }
 
     /// A layer with units that are always zero trains as the layer without them: cost, norm,
-    /// variables, state, in all modes.
+    /// variables, state, in all modes, with either optimizer.
     #[test]
     fn padding_changes_no_number() {
         let _random = crate::random_numbers(0);
@@ -79,10 +96,15 @@ mod tests {
             ..Config::SMALL
         };
         let cpu = (Device::Cpu, Kind::Double);
-        for mode in [RnnMode::Cudnn, RnnMode::Block, RnnMode::Basic] {
+        let modes = [RnnMode::Cudnn, RnnMode::Block, RnnMode::Basic];
+        let descents = modes.map(|mode| (mode, OptimizerType::Sgd, 1.0));
+        for (mode, optimizer, rate) in
+            descents.into_iter().chain([(RnnMode::Cudnn, OptimizerType::Adam, 1e-3)])
+        {
             let make = |width| {
                 PtbVariables::with_width(&config, CellType::BasicLstm, cpu.0, cpu.1, 3, width)
                     .unwrap()
+                    .with_optimizer(optimizer)
             };
             let (plain, padded) = (make(13), make(16));
             let run = |variables: &PtbVariables| {
@@ -93,7 +115,7 @@ mod tests {
                     tch::manual_seed(k);
                     let words = Tensor::randint(57, [5, 8], (Kind::Int64, Device::Cpu));
                     let step = model
-                        .train_step(&words.narrow(1, 0, 7), &words.narrow(1, 1, 7), &state, 1.0)
+                        .train_step(&words.narrow(1, 0, 7), &words.narrow(1, 1, 7), &state, rate)
                         .unwrap();
                     figures.push([step.cost.double_value(&[]), step.global_norm.double_value(&[])]);
                     state = variables.widen_state(&variables.narrow_state(&step.state));

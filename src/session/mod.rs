@@ -66,6 +66,9 @@ pub struct Session<'a> {
     progress: Progress,
     /// [`Provenance::init_from`](crate::checkpoint::Provenance::init_from)
     init_from: Option<String>,
+    /// Whether a complete epoch is saved once, after its validation, which on a GPU takes less time
+    /// than saving.
+    saves_last: bool,
     /// State of this worker's rows to resume from within an epoch; otherwise empty.
     resumed_state: State,
     supervisor: Supervisor,
@@ -91,6 +94,7 @@ impl<'a> Session<'a> {
             team: &Solo,
             progress: Progress::default(),
             init_from: None,
+            saves_last: variables.device().is_cuda(),
             resumed_state: State::new(),
             supervisor: Supervisor::default(),
         }
@@ -109,19 +113,11 @@ impl<'a> Session<'a> {
     pub fn train(&mut self, listen: &mut dyn FnMut(Event)) -> Result<()> {
         let epochs = self.run.config.max_max_epoch;
         let mut train_step = self.new_train_step()?;
-        let mut validated = false;
+        let mut trained = false;
         while self.progress.epoch < epochs && !self.reached_max_steps() {
             let complete = self.run_epoch(&mut train_step, listen)?;
-            // Saved before the evaluation, which may take long. On a GPU it takes less time than
-            // saving, so a complete epoch is saved only once, after it.
-            if !(complete && self.variables.device().is_cuda()) {
-                self.save(train_step.state(), listen)?;
-            }
-            if self.should_evaluate() {
-                self.validate(listen)?;
-                validated = true;
-            }
-            if !complete || self.is_stopped() {
+            trained = true;
+            if self.save_and_validate(complete, train_step.state(), listen)? {
                 break;
             }
             self.progress =
@@ -130,7 +126,7 @@ impl<'a> Session<'a> {
         }
         if self.should_evaluate() {
             // A run that was resumed at its last step has not been validated above.
-            if !validated && self.progress.epoch < epochs {
+            if !trained && self.progress.epoch < epochs {
                 self.validate(listen)?;
             }
             self.test(listen)?;
@@ -312,4 +308,84 @@ fn step_seed(seed: i64, global_step: i64) -> i64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     (z ^ (z >> 31)) as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+
+    use nix::sys::signal::Signal;
+    use tch::Kind;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::reader::Limits;
+    use crate::rnn::CellType;
+    use crate::tf::Variables;
+
+    /// Whether an epoch is saved before its validation or after it, a run that is stopped between
+    /// the two has it, and resumed goes the way of a run that was not stopped.
+    #[test]
+    fn a_stop_before_the_validation_loses_nothing() {
+        let _random = crate::random_numbers(0);
+        let folder = tempfile::tempdir().unwrap();
+        let text = "the cat sat on the mat\na dog lay by the door\n".repeat(20);
+        for split in ["train", "valid", "test"] {
+            std::fs::write(folder.path().join(format!("ptb.{split}.txt")), &text).unwrap();
+        }
+        let data = RawData::read(folder.path().to_str().unwrap()).unwrap();
+        let vocab_size = data.vocabulary.len() as i64;
+        let config = Config {
+            vocab_size,
+            hidden_size: 8,
+            batch_size: 4,
+            num_steps: 5,
+            keep_prob: 0.5,
+            max_max_epoch: 3,
+            ..Config::TEST
+        };
+        let run = RunConfig {
+            config,
+            cell: CellType::BasicLstm.to_string(),
+            optimizer: Default::default(),
+            seed: 3,
+            limits: Limits::default(),
+        };
+        // Trains in the folder, to the end or until the first epoch's training is reported.
+        let train = |name: &str, saves_last: bool, stopped: bool| -> (Variables, Progress) {
+            let saves = SaveFolder::open(&folder.path().join(name), 2).unwrap();
+            let variables =
+                PtbVariables::new(&config, CellType::BasicLstm, Device::Cpu, Kind::Float, 3)
+                    .unwrap();
+            let input = Input::new(&data, &variables).unwrap();
+            let options = Options::default();
+            let stop = Arc::clone(&options.stop);
+            let words = &data.vocabulary;
+            let mut session =
+                Session::new(&variables, &input, words, run.clone(), options, Some(&saves));
+            session.saves_last = saves_last;
+            if let Some(checkpoint) = saves.latest(&mut |_| ()).unwrap() {
+                session.resume(&checkpoint).unwrap();
+            }
+            let listen = &mut |event| {
+                if stopped && matches!(event, Event::EpochEnd { split: "train", .. }) {
+                    stop.store(Signal::SIGTERM as usize, Ordering::Relaxed);
+                }
+            };
+            session.train(listen).unwrap();
+            let saved = saves.latest(&mut |_| ()).unwrap().unwrap();
+            (variables.to_tensorflow().unwrap(), saved.progress)
+        };
+        let (expected, _) = train("whole", false, false);
+        for (name, saves_last) in [("first", false), ("last", true)] {
+            let (_, saved) = train(name, saves_last, true);
+            assert!(saved.epoch == 0 && saved.step > 0 && saved.step == saved.global_step);
+            let (trained, saved) = train(name, saves_last, false);
+            assert_eq!(saved.epoch, 3);
+            for (name, value) in &expected {
+                assert!(trained[name] == *value, "{name} differs, saves_last {saves_last}");
+            }
+        }
+    }
 }

@@ -160,6 +160,30 @@ impl<'a> Session<'a> {
             && (!self.is_stopped() || self.options.evaluate_when_stopped && interrupted)
     }
 
+    /// Saves after an epoch, or after the part of it that was trained, and evaluates the validation
+    /// text. Returns whether the run ends here.
+    ///
+    /// It is saved before the evaluation, which may take long. If a complete epoch is to be saved
+    /// only once, that is after it, when the epoch is over; here if the run ends or the evaluation
+    /// fails.
+    pub(super) fn save_and_validate(
+        &mut self,
+        complete: bool,
+        state: &[Tensor],
+        listen: &mut dyn FnMut(Event),
+    ) -> Result<bool> {
+        let saved = !(complete && self.saves_last);
+        if saved {
+            self.save(state, listen)?;
+        }
+        let validated = if self.should_evaluate() { self.validate(listen) } else { Ok(()) };
+        let ends = !complete || self.is_stopped();
+        if !saved && (ends || validated.is_err()) {
+            self.save(state, listen)?;
+        }
+        validated.map(|()| ends)
+    }
+
     /// Starts to agree with the other workers on what to do after this step: which signal to stop
     /// by, and whether to save, because a worker was asked to or because it is time by worker 0's
     /// clock.
