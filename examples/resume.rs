@@ -30,6 +30,7 @@ fn main() -> Result<()> {
         optimizer: Default::default(), // plain gradient descent
         seed: 0,
         limits: Limits::default(),
+        markers: None,
     };
     let variables = PtbVariables::new(&config, cell, Device::Cpu, Kind::Float, run.seed)?;
     let input = Input::new(&data, &variables)?;

@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::files::{self, with_suffix, write_atomically};
 use crate::lock::FolderLock;
 use crate::optimizer::OptimizerType;
-use crate::reader::{Limits, Vocabulary};
+use crate::reader::{Limits, Markers, Vocabulary};
 use crate::rnn::{CellType, State};
 use crate::tf;
 
@@ -59,6 +59,10 @@ pub struct RunConfig {
     /// Limits on the vocabulary: data read with the same has the same ids.
     #[serde(flatten)]
     pub limits: Limits,
+    /// How marks of other toolkits in the text were read. `None` if that is not known, as of a
+    /// checkpoint that was written before it was recorded.
+    #[serde(default)]
+    pub markers: Option<Markers>,
 }
 
 /// Data and machine that a run's numbers depend on. A difference is reported when a run is resumed,
@@ -147,6 +151,15 @@ pub struct NoCheckpoint(PathBuf);
 #[error("not a checkpoint of this program: its format is {0:?}, expected {FORMAT:?}")]
 pub struct OtherFormat(String);
 
+/// The error of a model that another program saved.
+#[derive(Debug, Error)]
+#[error("{}: not a checkpoint of this program but {kind}", .path.display())]
+pub struct OtherProgram {
+    path: PathBuf,
+    /// What it is.
+    kind: &'static str,
+}
+
 /// A run at one moment.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -213,17 +226,20 @@ impl Checkpoint {
     }
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let (tensors, metadata) = from_safetensors(bytes)?;
-        Self::from_tensors(tensors, &metadata)
+        let (loaded, metadata) = from_safetensors(bytes)?;
+        Self::from_loaded(loaded, &metadata)
     }
 
     /// The checkpoint in what [`from_safetensors`] read.
-    pub(crate) fn from_tensors(
-        tensors: tf::Variables,
+    pub(crate) fn from_loaded(
+        loaded: tf::Loaded,
         metadata: &HashMap<String, String>,
     ) -> Result<Self> {
         let format = metadata.get("format").map_or("none", String::as_str);
         ensure!(format == FORMAT, OtherFormat(format.to_owned()));
+        if let Some((name, why)) = loaded.skipped.first_key_value() {
+            bail!("variable {name}: {why}");
+        }
         ensure!(
             metadata.contains_key("sha256") || cfg!(fuzzing),
             "it has no SHA-256: the file is damaged"
@@ -251,7 +267,7 @@ impl Checkpoint {
         };
         let mut variables = tf::Variables::new();
         let mut state = BTreeMap::new();
-        for (name, tensor) in tensors {
+        for (name, tensor) in loaded.variables {
             let kind = tensor.kind();
             ensure!(
                 matches!(kind, Kind::Float | Kind::Double),
@@ -286,8 +302,14 @@ impl Checkpoint {
     /// are passed over and reported to `notice`.
     ///
     /// # Errors
-    /// No good checkpoint there; or one that cannot be read at all.
+    /// No good checkpoint there; or one that cannot be read at all; [`OtherProgram`].
     pub fn load(path: &Path, notice: &mut dyn FnMut(&str)) -> Result<Self> {
+        if path.is_file() {
+            tf::refuse_pickle(path)?;
+        }
+        if let Some(kind) = tf::kind_of(path).filter(|_| !path.is_dir()) {
+            bail!(OtherProgram { path: path.to_owned(), kind });
+        }
         if path.is_file() {
             return Self::read(path);
         }
@@ -348,12 +370,12 @@ pub fn to_safetensors(
 }
 
 /// The tensors and the metadata of a safetensors file. If it has a SHA-256 among the metadata, as
-/// [`to_safetensors`] writes it, that is compared.
+/// [`to_safetensors`] writes it, that is compared. Tensors of a type that libtorch does not have
+/// are skipped.
 ///
 /// # Errors
-/// A file that is not whole, or not what was written; a tensor of a type that libtorch does not
-/// have.
-pub fn from_safetensors(bytes: &[u8]) -> Result<(tf::Variables, HashMap<String, String>)> {
+/// A file that is not whole, or not what was written.
+pub fn from_safetensors(bytes: &[u8]) -> Result<(tf::Loaded, HashMap<String, String>)> {
     let (_, header) = SafeTensors::read_metadata(bytes)
         .map_err(|e| anyhow!("not a whole safetensors file: {e}"))?;
     let file = SafeTensors::deserialize(bytes)
@@ -369,7 +391,7 @@ pub fn from_safetensors(bytes: &[u8]) -> Result<(tf::Variables, HashMap<String, 
         );
         metadata.insert("sha256".into(), written);
     }
-    let mut variables = tf::Variables::new();
+    let mut loaded = tf::Loaded::default();
     for (name, view) in views {
         let kind = match view.dtype() {
             Dtype::F32 => Kind::Float,
@@ -382,12 +404,17 @@ pub fn from_safetensors(bytes: &[u8]) -> Result<(tf::Variables, HashMap<String, 
             Dtype::I32 => Kind::Int,
             Dtype::I64 => Kind::Int64,
             Dtype::BOOL => Kind::Bool,
-            dtype => bail!("variable {name} has type {dtype:?}, which is not read"),
+            dtype => {
+                let why = format!("its type is {dtype:?}, which is not read");
+                loaded.skipped.insert(name.clone(), why);
+                continue;
+            }
         };
         let shape: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
-        variables.insert(name.clone(), tf::tensor_from_bytes(view.data(), &shape, kind)?);
+        let tensor = tf::tensor_from_bytes(view.data(), &shape, kind)?;
+        loaded.variables.insert(name.clone(), tensor);
     }
-    Ok((variables, metadata))
+    Ok((loaded, metadata))
 }
 
 /// Puts the metadata of a safetensors file in the order of their names. The crate writes them in
@@ -576,9 +603,17 @@ impl SaveFolder {
 /// They differ: [`Misfit::Run`].
 pub fn ensure_same_run(saved: &Checkpoint, wanted: &RunConfig) -> Result<()> {
     let model = ["vocab_size", "hidden_size", "num_layers", "cell", "forget_bias"];
-    let matters = |name: &str| match saved.is_imported() {
-        true => model.contains(&name) || name == "optimizer" && saved.has_slots(),
-        false => name != "max_max_epoch",
+    // With them a text has the model's words.
+    let reading = ["max_vocab", "min_count", "markers"];
+    let other_words = saved.run.config.vocab_size != wanted.config.vocab_size;
+    let matters = |name: &str| match (name, saved.is_imported()) {
+        ("markers", _) if saved.run.markers.is_none() => false,
+        (_, true) => {
+            model.contains(&name)
+                || name == "optimizer" && saved.has_slots()
+                || reading.contains(&name) && other_words
+        }
+        (_, false) => name != "max_max_epoch",
     };
     let fields = |run: &RunConfig| serde_json::to_value(run);
     let (saved, wanted) = (fields(&saved.run)?, fields(wanted)?);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use thiserror::Error;
 
 use crate::files::{make_folder, write_atomically};
-use crate::text::{NAMINGS, open, words};
+use crate::text::{NAMINGS, is_mark, open, words};
 
 /// The files that are written.
 pub(crate) const FILES: [&str; 3] = ["train.txt", "valid.txt", "test.txt"];
@@ -184,7 +184,8 @@ fn refuse_others(text: &Path, folder: &Path, paths: &[PathBuf; 3], overwrite: bo
 ///
 /// - letters and digits stay together, with an apostrophe, a hyphen or an underscore between two of
 ///   them (`don't`, `well-known`), and a point or a comma between two digits (`3.14`, `10,000`);
-/// - `<unk>` and other names in angle brackets stay as they are;
+/// - `<unk>`, `</s>` and other names in angle brackets stay as they are, and so do marks such as
+///   `[UNK]`;
 /// - a Chinese or Japanese character is a word;
 /// - so is every other character, such as a comma.
 pub(crate) fn tokenize(text: &str, out: &mut String) {
@@ -210,10 +211,18 @@ pub(crate) fn tokenize(text: &str, out: &mut String) {
 
 /// The end of the word that begins at `start`.
 fn token_end(chars: &[char], start: usize) -> usize {
-    if chars[start] == '<' {
-        let name = chars[start + 1..].iter().take_while(|c| c.is_ascii_alphanumeric()).count();
-        if name > 0 && chars.get(start + 1 + name) == Some(&'>') {
-            return start + name + 2;
+    if let '<' | '[' = chars[start] {
+        let slash = usize::from(chars[start] == '<' && chars.get(start + 1) == Some(&'/'));
+        let name = chars[start + 1 + slash..].iter().take_while(|c| c.is_ascii_alphanumeric());
+        let name = name.count();
+        let end = start + 1 + slash + name;
+        let is_name = match chars.get(end) {
+            Some('>') => chars[start] == '<' && name > 0,
+            Some(']') => is_mark(&chars[start..=end].iter().collect::<String>()),
+            _ => false,
+        };
+        if is_name {
+            return end + 1;
         }
     }
     if !is_letter(chars[start]) {
@@ -270,6 +279,7 @@ mod tests {
             ("don't \"stop\" (now).", "don't \" stop \" ( now ) ."),
             ("well-known - 3.14, 10,000.\n", "well-known - 3.14 , 10,000 .\n"),
             ("the <unk> said: <b\n\n a", "the <unk> said : < b\n\na"),
+            ("<s> a</s>[UNK],<UNK>[1] </> <a/>", "<s> a </s> [UNK] , <UNK> [ 1 ] < / > < a / >"),
             ("我爱你。\r\n", "我 爱 你 。\n"),
             ("カタカナと漢字", "カ タ カ ナ と 漢 字"),
             ("naïve café e\u{301}t", "naïve café e\u{301}t"),

@@ -55,9 +55,12 @@ impl Pretrained {
     /// # Errors
     /// No such file, or not a model; a list of words that has another length than the model.
     pub fn read(path: impl AsRef<Path>, notify: &mut dyn FnMut(&str)) -> Result<Self> {
-        let inside = path.as_ref().join(PYTORCH_FILE);
-        let path = if inside.is_file() { &inside } else { path.as_ref() };
-        let read = if path.is_dir() && checkpoint::has_checkpoint(path) {
+        let path = path.as_ref();
+        let is_run = path.is_dir() && checkpoint::has_checkpoint(path);
+        // A run's folder may have a model that was exported into it earlier.
+        let inside = path.join(PYTORCH_FILE);
+        let path = if !is_run && inside.is_file() { &inside } else { path };
+        let read = if is_run {
             Self::of_checkpoint(Checkpoint::load(path, notify)?, path)?
         } else if is_safetensors(path) {
             Self::read_safetensors(path)?
@@ -89,9 +92,9 @@ impl Pretrained {
     fn read_safetensors(path: &Path) -> Result<Self> {
         let here = || path.display().to_string();
         let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", here()))?;
-        let (variables, metadata) = checkpoint::from_safetensors(&bytes).with_context(here)?;
+        let (loaded, metadata) = checkpoint::from_safetensors(&bytes).with_context(here)?;
         if checkpoint::is_checkpoint(&metadata) {
-            let checkpoint = Checkpoint::from_tensors(variables, &metadata).with_context(here)?;
+            let checkpoint = Checkpoint::from_loaded(loaded, &metadata).with_context(here)?;
             return Self::of_checkpoint(checkpoint, path);
         }
         let words = metadata.get(VOCABULARY).map(|words| {
@@ -100,7 +103,6 @@ impl Pretrained {
         });
         let run = metadata.get(RUN).map(|run| serde_json::from_str(run)).transpose();
         let run = run.with_context(|| format!("{}: its metadata {RUN:?}", here()))?;
-        let loaded = tf::Loaded { variables, ..tf::Loaded::default() };
         let model = tf::Model::of(loaded, path)?;
         Ok(Pretrained { model, words: words.transpose()?, run })
     }

@@ -4,9 +4,12 @@
 mod program;
 
 use std::fs;
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
-use program::{Expect, SMALL, checkpoint, json_lines, program, text, texts};
+use program::{Expect, SMALL, checkpoint, ended, json_lines, program, text, texts};
 use ptb_word_lm::reader::{EOS, UNK};
 use serde_json::Value;
 
@@ -337,9 +340,12 @@ fn marks_of_other_toolkits_are_counted_and_mapped() {
     let (out, errors) = mapped.eval(&["--markers", "map"]);
     assert_eq!(out, own.eval(&[]).0);
     assert!(errors.contains("line's start: 200") && errors.contains("read as what they mean"));
-    let (save, data) = (mapped.save(), mapped.data());
-    let eval = ["eval", "--device", "cpu", "--checkpoint", &save, "--data-path", &data];
-    program(&eval).fails_with(1, &["vocabulary"]);
+    assert_eq!(mapped.eval(&[]), (out, errors));
+    let data = mapped.data();
+    let keep = ["--data-path", &data, "--markers", "keep"];
+    mapped.fails(1, "eval", &keep, "", &["vocabulary", "; its text has marks", "--markers map"]);
+    let map = ["--data-path", &data, "--markers", "map"];
+    kept.fails(1, "eval", &map, "", &["vocabulary", "--markers keep reads them as words"]);
 }
 
 #[test]
@@ -505,4 +511,17 @@ fn lines_may_end_with_a_carriage_return() {
         assert_eq!(own.score(flags, input), own.score(flags, &input.replace('\r', "\n")));
     }
     assert_eq!(own.score(&[], input).0.len(), 4);
+    // The text may come in parts, which end anywhere.
+    let mut child = own.program("score", &["--independent", "--json"], "");
+    let mut child = child.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    for part in ["the cat\r\rsat", " on\r", "the"] {
+        stdin.write_all(part.as_bytes()).unwrap();
+        thread::sleep(Duration::from_millis(300));
+    }
+    drop(stdin);
+    let (code, out, _) = ended(child.wait_with_output().unwrap());
+    let mut lines = json_lines(&out);
+    lines.pop();
+    assert_eq!((code, lines), (Some(0), own.score(&["--independent"], input).0));
 }

@@ -561,6 +561,7 @@ fn drifting_worker() {
         optimizer: Default::default(),
         seed: 0,
         limits: Default::default(),
+        markers: None,
     };
     let options = Options {
         rnn_mode: RnnMode::Cudnn,

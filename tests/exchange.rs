@@ -368,7 +368,7 @@ fn forget_bias_is_for_lstms() {
 
 /// The variables of a safetensors file.
 fn safetensors(path: &Path) -> Variables {
-    from_safetensors(&fs::read(path).unwrap()).unwrap().0
+    from_safetensors(&fs::read(path).unwrap()).unwrap().0.variables
 }
 
 /// The test perplexity of a model with PyTorch's names, by libtorch's own LSTM with both biases.
@@ -581,6 +581,15 @@ fn models_trained_in_pytorch_come_in() {
     refused("rnn.weight_ih_l0_reverse", Some(rand(&[32, 8])), &["rnn.weight_ih_l0_reverse"]);
     refused("rnn.weight_hh_l1", None, &["\"rnn.weight_hh_l1\" is missing"]);
     refused("rnn.weight_hh_l0", Some(rand(&[24, 8])), &["rnn.weight_hh_l0", "LSTM"]);
+    // A GRU has three quarters of the rows everywhere.
+    let mut gru = copy(&model);
+    for (name, tensor) in gru.iter_mut().filter(|(name, _)| name.starts_with("rnn.")) {
+        *tensor = rand(&if name.contains("bias") { vec![24] } else { vec![24, 8] });
+    }
+    write(&gru);
+    let says =
+        ["x.safetensors", "rnn.weight_ih_l0", "expected an LSTM (no GRU", "[32, 8]", "[24, 8]"];
+    folder.fails_with(1, &format!("{import} no"), &says);
     refused("rnn.bias_hh_l1", Some(rand(&[24])), &["rnn.bias_hh_l1", "[32]", "[24]"]);
     refused("encoder.weight", Some(rand(&[vocab, 4])), &["encoder.weight", "4 wide", "emsize"]);
     refused("decoder.weight", Some(rand(&[8, vocab])), &["decoder.weight", "expected shape"]);

@@ -48,14 +48,29 @@ fn a_path_with_spaces_and_letters_of_any_script() {
 #[cfg(unix)]
 #[test]
 fn a_path_that_is_not_unicode() {
+    use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     let folder = tempfile::tempdir().unwrap();
-    let save = folder.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+    let save = folder.path().join(OsStr::from_bytes(b"caf\xe9"));
     let mut command = train(Path::new("sample"), &["--save-path"]);
     let (code, _, said) = command.arg(&save).ends();
     assert!(code == Some(0) || code == Some(1) && said.contains("--save-path"), "{said}");
     assert!(!said.contains("panicked"), "{said}");
-    assert_eq!(code == Some(0), save.join("model-1.safetensors").exists(), "{said}");
+    let is_there = save.join("model-1.safetensors").exists();
+    assert_eq!(code == Some(0), is_there, "{said}");
+    // In the original's spelling, too.
+    let argument = [b"--save_path=", save.as_os_str().as_bytes()].concat();
+    let mut command = train(Path::new("sample"), &[]);
+    let (again, _, said) = command.arg(OsStr::from_bytes(&argument)).ends();
+    assert_eq!(again, code, "{said}");
+    assert_eq!(said.contains("resuming"), is_there, "{said}");
+    // A flag that takes no other text than UTF-8 is named.
+    for (command, flag) in
+        [("train", "--data-path"), ("eval", "--data-path"), ("predict", "--prompt")]
+    {
+        let mut command = program(&[command, flag]);
+        command.arg(OsStr::from_bytes(b"caf\xe9")).fails_with(2, &[flag, "not UTF-8"]);
+    }
 }
 
 #[test]

@@ -293,6 +293,13 @@ fn one_text_becomes_three() {
     {
         assert!(lines.contains(part), "{lines}");
     }
+    // The same lines in a file of an old Mac.
+    fs::write(at("mac.txt"), all.replace('\n', "\r")).unwrap();
+    let mac = program(&["prepare", text(&at("mac.txt")), "--out", text(&at("mac"))]).works().0;
+    assert_eq!(mac.replace(text(&at("mac")), ""), lines.replace(text(&out), ""));
+    for name in ["train.txt", "valid.txt", "test.txt"] {
+        assert_eq!(fs::read_to_string(at("mac").join(name)).unwrap(), read(name), "{name}");
+    }
     assert!(said.contains("train --data-path '"), "{said}");
 
     // Nothing is overwritten unasked.

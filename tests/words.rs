@@ -6,7 +6,7 @@ mod program;
 use std::fs;
 
 use program::{Place, metrics, repository, text, texts};
-use ptb_word_lm::checkpoint::Checkpoint;
+use ptb_word_lm::checkpoint::{Checkpoint, SaveFolder, digest_of};
 use ptb_word_lm::cli::report::tensorboard as events;
 use ptb_word_lm::pretrained::{Pretrained, match_rows};
 use ptb_word_lm::reader::{Limits, RawData, Vocabulary};
@@ -98,14 +98,40 @@ fn an_exported_model_has_its_words() {
     }
 }
 
+/// A model that was exported into the folder of its run is not taken instead of the run's newest
+/// checkpoint. Where the folder has no checkpoint, it is.
+#[test]
+fn a_run_s_folder_means_its_newest_checkpoint() {
+    let place = Place::new();
+    place.works("$SMALL --data-path sample --max-steps 2 --save-path run --quiet");
+    place.works("export --checkpoint run --format pytorch -o run");
+    assert!(place.at("run/model.safetensors").is_file());
+    let train = "$SMALL --data-path sample --quiet";
+    place.works(&format!("{train} --max-steps 5 --save-path run"));
+    let trained = place.checkpoint("run");
+    assert_eq!(trained.progress.global_step, 5);
+    place.works("import run --save-path in");
+    assert_eq!(place.checkpoint("in").variables, trained.variables);
+    place.works(&format!("{train} --max-steps 1 --init-from run --save-path begun"));
+    let origin = digest_of(&trained.variables).unwrap();
+    assert_eq!(place.checkpoint("begun").made.init_from, Some(origin));
+    fs::create_dir(place.at("alone")).unwrap();
+    let there = ["run", "alone"].map(|folder| place.at(folder).join("model.safetensors"));
+    fs::copy(&there[0], &there[1]).unwrap();
+    place.works("import alone --save-path old");
+    assert_ne!(place.checkpoint("old").variables, trained.variables);
+}
+
 /// `--min-count`, and words that no limit left out: import finds limits that give the words.
 #[test]
 fn any_limits_are_found_again() {
     let place = Place::new();
     place.mk("own", "the cat sat on the mat", "a dog lay on the mat");
-    for (k, limits) in ["--min-count 300", "--max-vocab 4 --min-count 2", "--min-count 1", ""]
-        .into_iter()
-        .enumerate()
+    // There are 9 words, so that with --max-vocab 9 one of them gives its place to <unk>.
+    for (k, limits) in
+        ["--min-count 300", "--max-vocab 4 --min-count 2", "--min-count 1", "--max-vocab 9", ""]
+            .into_iter()
+            .enumerate()
     {
         place.works(&format!(
             "$SMALL --data-path own {limits} --max-steps 3 --save-path run{k} --quiet"
@@ -123,6 +149,134 @@ fn any_limits_are_found_again() {
         let (again, _) = place.works(&format!("eval --checkpoint text{k} --data-path own"));
         assert_eq!(test_perplexity(&out), test_perplexity(&again), "{limits}");
     }
+}
+
+/// How the marks in a text are read is part of the run, as the limits are.
+#[test]
+fn a_run_keeps_how_marks_are_read() {
+    let place = Place::new();
+    place.mk("own", "<s> the cat sat on a mat </s>", "<s> a dog lay by the <UNK> </s>");
+    let train = "$SMALL --data-path own --max-max-epoch 2 --quiet";
+    place.works(&format!("{train} --markers map --max-steps 5 --save-path run"));
+    let there = "markers is \"map\" there and \"keep\" here";
+    let says = [there, "flags to resume it: --markers map"];
+    place.fails_with(1, &format!("{train} --save-path run"), &says);
+    place.works("train --config run --save-path run --max-steps 6 --quiet");
+    let checkpoint = place.checkpoint("run");
+    assert_eq!(checkpoint.progress.global_step, 6);
+    // A checkpoint that was written before it was recorded.
+    let mut run = serde_json::to_value(&checkpoint.run).unwrap();
+    assert_eq!(run.as_object_mut().unwrap().remove("markers"), Some("map".into()));
+    let run = serde_json::from_value(run).unwrap();
+    let old = Checkpoint { run, ..checkpoint };
+    SaveFolder::open(&place.at("old"), 1).unwrap().save(&old).unwrap();
+    place.works(&format!("{train} --markers map --max-steps 7 --save-path old"));
+    assert_eq!(place.checkpoint("old").progress.global_step, 7);
+
+    // What another program's file does not say, a flag says.
+    place.works("export --checkpoint run --format tf-npz -o m.npz");
+    let import = "import m.npz --save-path";
+    place.fails_with(2, &format!("{import} no --markers map"), &["without --data-path"]);
+    let unknown = format!("{import} no --data-path own");
+    place.fails_with(1, &unknown, &["vocabulary", "--markers map"]);
+    place.works(&format!("{import} in --data-path own --markers map"));
+    let eval = |run: &str| place.works(&format!("eval --checkpoint {run} --data-path own")).0;
+    assert_eq!(test_perplexity(&eval("in")), test_perplexity(&eval("run")));
+    place.works(&format!("{import} bare"));
+    let unknown = "eval --checkpoint bare --data-path own";
+    place.fails_with(1, unknown, &["vocabulary", "--markers map"]);
+    assert_eq!(place.works(&format!("{unknown} --markers map")).0, eval("in"));
+    // The same of a model whose words are not known.
+    tf::write_npz(place.at("m.npz"), &old.variables).unwrap();
+    place.fails_with(1, &format!("{import} no --data-path own"), &["has 13; its text", "map"]);
+    place.works(&format!("{import} text --data-path own --markers map"));
+    assert_eq!(test_perplexity(&eval("text")), test_perplexity(&eval("run")));
+    // The flags with which its words were found train it further.
+    let says = [there, "vocab_size is 11 there and 13 here", "--markers map"];
+    place.fails_with(1, &format!("{train} --save-path text"), &says);
+    place.works("import m.npz --save-path lim --data-path own --markers map --max-vocab 11");
+    let says = ["max_vocab is 11 there and not set here", "--max-vocab 11, --markers map"];
+    place.fails_with(1, &format!("{train} --save-path lim"), &says);
+    let flags = "--max-vocab 11 --markers map --max-steps 1 --save-path lim";
+    place.works(&format!("{train} {flags}"));
+}
+
+/// `--checkpoint` with a file that `import` reads says so; `import` says what it cannot read.
+#[test]
+fn models_of_other_programs_are_named() {
+    use std::io::Write;
+    let place = Place::new();
+    place.works("$SMALL --data-path sample --max-steps 1 --no-eval --quiet --save-path run");
+    place.works("export --checkpoint run --format tf-checkpoint -o m.ckpt-1");
+    place.works("export --checkpoint run --format tf-npz -o m.npz");
+    let v1 = repository("tests/fixtures/tf_checkpoint/v1/model.ckpt-3");
+    for (file, kind) in [
+        ("m.ckpt-1", "TensorFlow"),
+        ("m.ckpt-1.index", "TensorFlow"),
+        ("m.ckpt-1.data-00000-of-00001", "TensorFlow"),
+        (text(&v1), "TensorFlow"),
+        ("m.npz", ".npz"),
+    ] {
+        let import = format!("`ptb-word-lm import {file} --save-path RUN` reads it");
+        let says = [&format!("{file}: not a checkpoint"), kind, &import];
+        for command in ["eval --data-path sample", "score no.txt", "generate"] {
+            if command.starts_with("score") {
+                fs::write(place.at("no.txt"), "a\n").unwrap();
+            }
+            place.fails_with(1, &format!("{command} --device cpu --checkpoint {file}"), &says);
+        }
+    }
+    place.fails_with(1, "generate --checkpoint m.ckpt-2", &["no such checkpoint folder"]);
+
+    // What torch.save writes.
+    let mut zip = npyz::zip::ZipWriter::new(fs::File::create(place.at("model.pt")).unwrap());
+    for name in ["model/data.pkl", "model/data/0"] {
+        zip.start_file(name, npyz::zip::write::FileOptions::default()).unwrap();
+        zip.write_all(b"\x80\x02}q\x00.").unwrap();
+    }
+    zip.finish().unwrap();
+    for line in ["import model.pt --save-path no", "generate --checkpoint model.pt"] {
+        place.fails_with(
+            1,
+            line,
+            &["model.pt: a file of torch.save", "safetensors.torch.save_file"],
+        );
+    }
+
+    // Where a SavedModel has its variables.
+    let inside = place.at("saved/variables");
+    fs::create_dir_all(&inside).unwrap();
+    for end in ["index", "data-00000-of-00001"] {
+        let from = place.at(&format!("m.ckpt-1.{end}"));
+        fs::copy(from, inside.join(format!("variables.{end}"))).unwrap();
+    }
+    place.works("import saved --save-path in");
+    assert_eq!(place.checkpoint("in").variables, place.checkpoint("run").variables);
+}
+
+/// What a `.safetensors` holds of a type that is not read is reported, unless the model needs it.
+#[test]
+fn tensors_of_types_that_are_not_read_are_passed_over() {
+    use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+    let place = Place::new();
+    place.works("$SMALL --data-path sample --max-steps 1 --no-eval --quiet --save-path run");
+    place.works("export --checkpoint run --format safetensors -o m.safetensors");
+    let bytes = fs::read(place.at("m.safetensors")).unwrap();
+    let write = |name: &str, dtype| {
+        let model = SafeTensors::deserialize(&bytes).unwrap();
+        let mut tensors = model.tensors();
+        tensors.retain(|(own, _)| own != name);
+        tensors.push((name.to_owned(), TensorView::new(dtype, vec![1], &[0; 8][..8]).unwrap()));
+        fs::write(place.at("x.safetensors"), safetensors::serialize(tensors, None).unwrap())
+            .unwrap();
+    };
+    write("counts", Dtype::U64);
+    let (_, said) = place.works("import x.safetensors --save-path in");
+    assert!(said.contains("not part of the model: counts: its type is U64"), "{said}");
+    assert_eq!(place.checkpoint("in").variables, place.checkpoint("run").variables);
+    write("Model/softmax_b", Dtype::U64);
+    let says = ["\"Model/softmax_b\" is missing", "not read: \"Model/softmax_b\" (its type is U64"];
+    place.fails_with(1, "import x.safetensors --save-path no", &says);
 }
 
 #[test]
@@ -168,6 +322,14 @@ fn lists_of_words_are_checked() {
     // As another program writes it.
     tf::write_npz(place.at("m.npz"), &trained.variables).unwrap();
     place.works("import m.npz --save-path wordless");
+    // Any line ends are those of a list.
+    let list = trained.vocabulary.as_ref().unwrap().to_list();
+    for (name, end) in [("mac", "\r"), ("windows", "\r\n")] {
+        fs::write(place.at(name), list.replace('\n', end)).unwrap();
+        place.works(&format!("import m.npz --save-path {name}.run --vocab {name}"));
+        let imported = place.checkpoint(&format!("{name}.run"));
+        assert_eq!(imported.vocabulary, trained.vocabulary, "{name}");
+    }
     place.fails_with(1, "generate --checkpoint wordless", &["--vocab", "--data-path"]);
     let says = ["the model has 10 words", "--data-path sample has 305", "--vocab"];
     place.fails_with(1, "eval --checkpoint wordless --data-path sample", &says);
@@ -307,6 +469,15 @@ fn training_goes_on_with_another_text() {
     assert!(said.contains("resuming at epoch 1, step 5"), "{said}");
     place.works(&fine.replace("fine", "whole").replace("--max-steps", "--max-steps 8"));
     assert_eq!(place.checkpoint("fine").variables, place.checkpoint("whole").variables);
+    // So do the run's flags, also where the file is gone. A new run of them needs it.
+    let again = "train --config fine --quiet --save-path";
+    fs::rename(place.at("run"), place.at("gone")).unwrap();
+    place.works(&format!("{again} fine --max-steps 9"));
+    assert_eq!(place.checkpoint("fine").progress.global_step, 9);
+    for refused in [format!("{again} new"), format!("{again} fine --init-from run")] {
+        place.fails_with(1, &refused, &["--init-from run: "]);
+    }
+    fs::rename(place.at("gone"), place.at("run")).unwrap();
     // Without words, the rows must be as many.
     tf::write_npz(place.at("w.npz"), &place.checkpoint("run").variables).unwrap();
     place.works("$SMALL --data-path B --init-from w.npz --max-steps 0");

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use tch::{Kind, Tensor};
 
 use super::data::{read_data, read_data_of};
-use super::flags::{LimitFlags, MarkersFlag, UsageError, load_checkpoint};
+use super::flags::{LimitFlags, MarkersFlag, UsageError, advise_markers, load_checkpoint};
 use super::imported::Imported;
 use super::open_save_path;
 use super::pytorch;
@@ -18,14 +18,14 @@ use crate::config::{Config, Model};
 use crate::files::{make_folder_of, write_atomically};
 use crate::optimizer::OptimizerType;
 use crate::pretrained::{ensure_as_many, metadata, write_words_beside};
-use crate::reader::{Limits, Vocabulary};
+use crate::reader::{Limits, Markers, Vocabulary};
 use crate::tf::{self, Shapes};
 
 #[derive(Args)]
 pub struct ImportArgs {
     /// What TensorFlow saved: a checkpoint's prefix (model.ckpt-123), its folder, one of its files,
-    /// or a .npz; a run of this program: its save path, a checkpoint of it, or an exported
-    /// .safetensors; or a .safetensors of PyTorch's example word_language_model
+    /// a SavedModel's folder, or a .npz; a run of this program: its save path, a checkpoint of it,
+    /// or an exported .safetensors; or a .safetensors of PyTorch's example word_language_model
     #[arg(value_name = "FILE")]
     from: PathBuf,
     /// Folder for the new checkpoint
@@ -44,6 +44,8 @@ pub struct ImportArgs {
     model: Option<Model>,
     #[command(flatten)]
     limits: LimitFlags,
+    #[command(flatten)]
+    markers: MarkersFlag,
     /// Constant that its LSTM cells add to their forget gates. TensorFlow's files do not hold it:
     /// 0 in the original, 1 by TensorFlow's default [default: what the file says, otherwise 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -60,8 +62,12 @@ const LIMITS: &str =
 impl ImportArgs {
     pub fn run(self) -> Result<()> {
         let limits = self.limits.limits();
-        if self.data_path.is_none() && !limits.is_none() {
-            let flag = if limits.max_vocab.is_some() { "max_vocab" } else { "min_count" };
+        let given = [
+            ("max_vocab", limits.max_vocab.is_some()),
+            ("min_count", limits.min_count.is_some()),
+            ("markers", self.markers.given().is_some()),
+        ];
+        if let Some((flag, _)) = given.iter().find(|(_, is)| *is && self.data_path.is_none()) {
             bail!(UsageError::no_effect(flag, "without --data-path"));
         }
         let from = Imported::read(&self.from)?;
@@ -81,13 +87,15 @@ impl ImportArgs {
         };
         config.validate()?;
         let known_limits = run.as_ref().map(|run| run.limits).unwrap_or_default();
-        let (vocabulary, limits) = self.words(from.found.words.clone(), known_limits, &shapes)?;
+        let markers = self.markers.given().or(run.as_ref().and_then(|run| run.markers));
+        let (vocabulary, limits) =
+            self.words(from.found.words.clone(), known_limits, markers, &shapes)?;
         // A cell's scope is its name with `_cell`.
         let by_scope = || shapes.cell.trim_end_matches("_cell").to_owned();
         let cell = run.as_ref().map_or_else(by_scope, |run| run.cell.clone());
         let optimizer = from.optimizer(self.optimizer)?;
         let variables = from.variables(optimizer, &notice)?;
-        let run = RunConfig { config, cell, optimizer, seed: 0, limits };
+        let run = RunConfig { config, cell, optimizer, seed: 0, limits, markers };
         let in_float = |(name, tensor): (String, Tensor)| (name, tensor.to_kind(Kind::Float));
         let variables = variables.into_iter().map(in_float).collect();
         let checkpoint = Checkpoint {
@@ -122,10 +130,11 @@ impl ImportArgs {
         &self,
         inside: Option<Vocabulary>,
         known_limits: Limits,
+        markers: Option<Markers>,
         shapes: &Shapes,
     ) -> Result<(Option<Vocabulary>, Limits)> {
         let here = || self.from.display().to_string();
-        let asked = self.limits.limits();
+        let (asked, markers) = (self.limits.limits(), markers.unwrap_or_default());
         let limits = if asked.is_none() { known_limits } else { asked };
         let mut words = inside;
         if let Some(path) = &self.vocab {
@@ -138,7 +147,7 @@ impl ImportArgs {
         }
         let Some(data_path) = &self.data_path else { return Ok((words, limits)) };
         if let Some(words) = words {
-            let read = read_data_of(&words, data_path, limits, &MarkersFlag::default());
+            let read = read_data_of(&words, data_path, limits, markers);
             let (_, limits) = read.map_err(|error| match error.downcast_ref() {
                 Some(Misfit::Vocabulary(difference)) => anyhow!(
                     "{}: the model's vocabulary is not that of --data-path {data_path}: \
@@ -149,11 +158,13 @@ impl ImportArgs {
             })?;
             return Ok((Some(words), limits));
         }
-        let words = read_data(data_path, limits, &MarkersFlag::default())?.vocabulary;
+        let data = read_data(data_path, limits, markers)?;
+        let advice = advise_markers(None, &data, markers);
+        let words = data.vocabulary;
         ensure!(
             words.len() as i64 == shapes.vocab_size,
-            "{}: the model has {} words, but --data-path {data_path} has {}. {LIMITS}; --vocab \
-             gives a list of the model's words",
+            "{}: the model has {} words, but --data-path {data_path} has {}{advice}. {LIMITS}; \
+             --vocab gives a list of the model's words",
             here(),
             shapes.vocab_size,
             words.len()

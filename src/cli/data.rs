@@ -7,19 +7,21 @@ use anyhow::{Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::flags::MarkersFlag;
+use super::flags::{advise_markers, describe_markers};
 use super::report::{notice, plural};
-use crate::checkpoint::ensure_same_vocabulary;
-use crate::reader::{EOS, Limits, NoTexts, RawData, ReadProgress, SAMPLE, Split, UNK, Vocabulary};
+use crate::checkpoint::{Misfit, ensure_same_vocabulary};
+use crate::reader::{
+    EOS, Limits, Markers, NoTexts, RawData, ReadProgress, SAMPLE, Split, UNK, Vocabulary,
+};
 
 /// Reads the data; an error about the folder names the flag.
 pub fn read_with(
     data_path: &str,
     limits: Limits,
-    markers: &MarkersFlag,
+    markers: Markers,
     listen: &mut dyn FnMut(ReadProgress),
 ) -> Result<RawData> {
-    let read = RawData::read_with(data_path, limits, markers.markers(), listen);
+    let read = RawData::read_with(data_path, limits, markers, listen);
     read.map_err(|error| match error.downcast::<NoTexts>() {
         Ok(error) => {
             let advice = match Path::new(data_path).is_file() {
@@ -34,7 +36,7 @@ pub fn read_with(
 
 /// Reads the data with a progress bar on a terminal, which appears after a second, and reports how
 /// many words are unknown, and which marks of other toolkits there are.
-pub fn read_data(data_path: &str, limits: Limits, markers: &MarkersFlag) -> Result<RawData> {
+pub fn read_data(data_path: &str, limits: Limits, markers: Markers) -> Result<RawData> {
     let data = read_with_bar(data_path, limits, markers)?;
     report_words(data_path, &data, markers);
     Ok(data)
@@ -50,13 +52,13 @@ pub fn read_data_of(
     words: &Vocabulary,
     data_path: &str,
     limits: Limits,
-    markers: &MarkersFlag,
+    markers: Markers,
 ) -> Result<(RawData, Limits)> {
     let mut data = read_with_bar(data_path, limits, markers)?;
     let mut found = limits;
     // A file of TensorFlow's does not say with what limits its words were found. The most frequent
     // words are the same whichever limit left them.
-    if limits.is_none() && data.vocabulary.len() != words.len() && words.id(UNK).is_some() {
+    if limits.is_none() && !words.has_words_of(&data.vocabulary) && words.id(UNK).is_some() {
         let of_size = Limits { max_vocab: Some(words.len() as u64), min_count: None };
         let limited = read_with_bar(data_path, of_size, markers)?;
         if words.has_words_of(&limited.vocabulary) {
@@ -64,7 +66,13 @@ pub fn read_data_of(
         }
     }
     if !words.has_words_of(&data.vocabulary) {
-        ensure_same_vocabulary(words, &data.vocabulary)?;
+        ensure_same_vocabulary(words, &data.vocabulary).map_err(|error| match error {
+            Misfit::Vocabulary(difference) => {
+                let advice = advise_markers(Some(words), &data, markers);
+                Misfit::Vocabulary(difference + &advice)
+            }
+            error => error,
+        })?;
     }
     data.renumber(words)?;
     report_words(data_path, &data, markers);
@@ -72,7 +80,7 @@ pub fn read_data_of(
 }
 
 /// Reads the data with a progress bar on a terminal, which appears after a second.
-fn read_with_bar(data_path: &str, limits: Limits, markers: &MarkersFlag) -> Result<RawData> {
+fn read_with_bar(data_path: &str, limits: Limits, markers: Markers) -> Result<RawData> {
     let start = Instant::now();
     let mut bar = ProgressBar::hidden();
     let mut of = String::new();
@@ -122,14 +130,14 @@ pub fn report_folder_of_that_name(data_path: &str) {
 }
 
 /// Reports which data these are, if that could be mistaken, and how many words are unknown.
-fn report_words(data_path: &str, data: &RawData, markers: &MarkersFlag) {
+fn report_words(data_path: &str, data: &RawData, markers: Markers) {
     report_folder_of_that_name(data_path);
     if let Some(warning) = without_spaces(data) {
         notice(&warning);
     }
     let mut largest: f64 = 0.0;
     for split in [&data.train, &data.valid, &data.test] {
-        if let Some(found) = markers.describe(&split.markers) {
+        if let Some(found) = describe_markers(markers, &split.markers) {
             notice(&format!("{}: {found}", split.name));
         }
         let all = split.tokens.len() as u64 + split.dropped;

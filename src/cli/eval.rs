@@ -13,7 +13,8 @@ use tch::Device;
 use super::data::{data_of_metrics, read_data, read_data_of};
 use super::flags::config_file;
 use super::flags::{
-    AdaptFlags, MarkersFlag, PrecisionFlag, SavedFlags, SavedPath, UsageError, rnn_mode,
+    AdaptFlags, MarkersFlag, PrecisionFlag, SavedFlags, SavedPath, UsageError, advise_markers,
+    rnn_mode,
 };
 use super::model_of_size;
 use super::report::evaluated::{Costs, EvalEvent, Member};
@@ -27,7 +28,7 @@ use crate::device;
 use crate::event::Evaluation;
 use crate::model::{PtbModel, PtbVariables};
 use crate::predictor::Predictor;
-use crate::reader::{Limits, Producer, RawData, Split, Vocabulary};
+use crate::reader::{Limits, Markers, Producer, RawData, Split, Vocabulary};
 use crate::rnn::CellType;
 use crate::tune::{Grid, Point, Tuning, best};
 
@@ -66,6 +67,7 @@ struct Looked<'a> {
     /// The words of one of them, and its flag.
     words: Option<(String, Vocabulary)>,
     limits: Limits,
+    markers: Option<Markers>,
     /// The flag and the number of words of the first.
     first: String,
     vocab_size: i64,
@@ -190,19 +192,21 @@ impl EvalArgs {
     /// Reads the texts with the models' words, if these are known.
     fn data(&self, looked: &Looked) -> Result<RawData> {
         let path = &self.data_path;
+        let markers = self.markers.given().or(looked.markers).unwrap_or_default();
         let Some((name, words)) = &looked.words else {
-            let data = read_data(path, looked.limits, &self.markers)?;
+            let data = read_data(path, looked.limits, markers)?;
             let (name, rows) = (&looked.first, looked.vocab_size);
             ensure!(
                 data.vocabulary.len() as i64 == rows,
                 "{name}: the model has {rows} words, which ones is not known, and --data-path \
-                 {path} has {}. `import` it again with --vocab, or with --data-path and \
+                 {path} has {}{}. `import` it again with --vocab, or with --data-path and \
                  --max-vocab or --min-count",
-                data.vocabulary.len()
+                data.vocabulary.len(),
+                advise_markers(None, &data, markers)
             );
             return Ok(data);
         };
-        let read = read_data_of(words, path, looked.limits, &self.markers);
+        let read = read_data_of(words, path, looked.limits, markers);
         let (data, _) = read.map_err(|error| match error.downcast_ref() {
             Some(Misfit::Vocabulary(difference)) => anyhow!(
                 "{name}: the model's vocabulary is not that of --data-path {path}, so this is \
@@ -217,7 +221,7 @@ impl EvalArgs {
     fn look(&self) -> Result<Looked<'_>> {
         let paths = self.saved.paths();
         let (mut only, mut words, mut first) = (None, CommonWords::default(), None);
-        let mut limits = Limits::default();
+        let (mut limits, mut markers) = (Limits::default(), None);
         let (mut members, mut models, mut schedules) = (Vec::new(), Vec::new(), Vec::new());
         for path in &paths {
             let checkpoint = path.open()?;
@@ -233,6 +237,7 @@ impl EvalArgs {
                 words.add(path.here(), own.clone())?;
             }
             limits = if limits.is_none() { checkpoint.run.limits } else { limits };
+            markers = markers.or(checkpoint.run.markers);
             let config = &checkpoint.run.config;
             first.get_or_insert((path.here(), *config));
             only = (paths.len() == 1).then_some(checkpoint);
@@ -246,6 +251,7 @@ impl EvalArgs {
             only,
             words,
             limits,
+            markers,
             first,
             vocab_size,
             layout,

@@ -18,14 +18,17 @@ pub mod report;
 mod score;
 mod train;
 
+use std::any::TypeId;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::checkpoint::SaveFolder;
 use crate::config::Model;
@@ -173,7 +176,8 @@ text fit for that; without them the words are left as they are.
 With --tokenize letters and digits stay together, with an apostrophe, a hyphen or an underscore \
 between two of them (don't, well-known), and a point or a comma between two digits (3.14). Every \
 other character, such as a comma, becomes a word, and so does each Chinese or Japanese character. \
-Names in angle brackets, such as <unk>, stay as they are.",
+Names in angle brackets, such as <unk> and </s>, stay as they are, and so do [UNK], [UNKNOWN] and \
+[OOV].",
         after_help = "\
 Examples:
   ptb-word-lm prepare novel.txt --out my-text --lower --tokenize
@@ -270,6 +274,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
             if is_on_page { arg } else { arg.hide_short_help(true) }
         })
     });
+    command = command.mut_subcommands(|command| command.mut_args(with_utf8_named));
     command.build();
     let train = command.find_subcommand("train").cloned().unwrap_or_default();
     let args: Vec<OsString> = args.map(our_spelling).collect();
@@ -282,6 +287,16 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
         args.given = given;
     }
     Ok(cli)
+}
+
+/// A flag whose error of a value that is not UTF-8 names it; clap's own does not.
+fn with_utf8_named(arg: Arg) -> Arg {
+    if arg.get_value_parser().type_id() != TypeId::of::<String>() {
+        return arg;
+    }
+    arg.value_parser(OsStringValueParser::new().try_map(|value| {
+        value.into_string().map_err(|_| "it is not UTF-8, and this flag takes no other text")
+    }))
 }
 
 /// What `--version` prints.
@@ -408,11 +423,14 @@ fn shell_word(arg: &OsStr) -> String {
 /// `--data_path=x` -> `--data-path=x`: the original spells its flags with underscores. A flag that
 /// is off may be `--nouse_fp16` there.
 fn our_spelling(arg: OsString) -> OsString {
-    match arg.to_str() {
-        Some("--nouse_fp16" | "--nouse-fp16") => "--use-fp16=false".into(),
-        Some(text) if text.starts_with("--") => {
-            let (flag, value) = text.split_at(text.find('=').unwrap_or(text.len()));
-            format!("{}{value}", flag.replace('_', "-")).into()
+    match arg.as_bytes() {
+        b"--nouse_fp16" | b"--nouse-fp16" => "--use-fp16=false".into(),
+        // A value may be a path that is not UTF-8.
+        bytes if bytes.starts_with(b"--") => {
+            let end = bytes.iter().position(|&byte| byte == b'=').unwrap_or(bytes.len());
+            let mut bytes = bytes.to_vec();
+            bytes[..end].iter_mut().filter(|byte| **byte == b'_').for_each(|byte| *byte = b'-');
+            OsString::from_vec(bytes)
         }
         _ => arg,
     }

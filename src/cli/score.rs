@@ -10,7 +10,9 @@ use clap::{Args, ValueEnum};
 use nix::poll::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 
-use super::flags::{AdaptFlags, MarkersFlag, PrecisionFlag, Saved, SavedFlags, UsageError};
+use super::flags::{
+    AdaptFlags, MarkersFlag, PrecisionFlag, Saved, SavedFlags, UsageError, describe_markers,
+};
 use super::report::notice;
 use crate::adapt::{Adaptation, Adaptive};
 use crate::average::Mean;
@@ -153,7 +155,7 @@ impl ScoreArgs {
         let mut scorer = Scorer { predictor: &mut *predictor, vocabulary, options };
         let mut report = Report::new(&self);
         let (total, markers) = scorer.score(text, &name, &mut |scored| report.show(scored))?;
-        if let Some(found) = self.markers.describe(&markers) {
+        if let Some(found) = describe_markers(self.markers.markers(), &markers) {
             notice(&format!("{name}: {found}"));
         }
         self.say_unknown(&name, &total, vocabulary);

@@ -351,6 +351,7 @@ mod tests {
             optimizer: Default::default(),
             seed: 3,
             limits: Limits::default(),
+            markers: None,
         };
         // Trains in the folder, to the end or until the first epoch's training is reported.
         let train = |name: &str, saves_last: bool, stopped: bool| -> (Variables, Progress) {

@@ -41,6 +41,12 @@ fn is_one_of(marks: &[&str], word: &str) -> bool {
     word.starts_with(['<', '[']) && marks.iter().any(|mark| mark.eq_ignore_ascii_case(word))
 }
 
+/// Whether a word is a mark that [`Markers::Map`] changes.
+pub(crate) fn is_mark(word: &str) -> bool {
+    let all = [&STARTS[..], &ENDS, &UNKNOWN];
+    word != EOS && word != UNK && all.iter().any(|marks| is_one_of(marks, word))
+}
+
 /// Finds the marks in a text.
 pub(crate) struct MarkerFilter<'a> {
     markers: Markers,

@@ -10,8 +10,8 @@ use md5::{Digest, Md5};
 
 pub use folder::{NAMINGS, NoTexts, SAMPLE};
 pub(crate) use folder::{open, open_texts};
-pub(crate) use markers::MarkerFilter;
 pub use markers::{MarkerCounts, Markers};
+pub(crate) use markers::{MarkerFilter, is_mark};
 
 /// The token for the end of a line.
 pub const EOS: &str = "<eos>";
@@ -99,11 +99,13 @@ pub(crate) struct TextReader {
     name: String,
     /// Size of the text in bytes, or 0 if unknown.
     total: u64,
-    /// The current piece, then the start of the next one if a long line was cut.
+    /// The current piece, and what was read after it. Before it there may be earlier pieces.
     buffer: Vec<u8>,
+    /// Where the current piece begins.
+    start: usize,
     /// Length of the current piece in bytes.
     piece: usize,
-    /// Lines and bytes before the buffer.
+    /// Lines and bytes before the current piece.
     lines: u64,
     bytes: u64,
     md5: Md5,
@@ -119,6 +121,7 @@ impl TextReader {
             name,
             total: 0,
             buffer: Vec::new(),
+            start: 0,
             piece: 0,
             lines: 0,
             bytes: 0,
@@ -132,14 +135,15 @@ impl TextReader {
         TextReader { total, ..self }
     }
 
-    /// Reads the next line with its `\n`, or `None` at the end of the text. What is more than a
+    /// Reads the next line with its `\n`, or `None` at the end of the text. A line of more than a
     /// megabyte comes in several pieces that end at white space.
     ///
     /// # Errors
     /// A disk error, bytes that are not UTF-8, a word of more than a megabyte.
     pub(crate) fn next_piece(&mut self) -> Result<Option<&str>> {
-        let is_cut = self.fill()?;
-        if self.buffer.is_empty() {
+        let (end, is_cut) = self.fill()?;
+        let piece = &self.buffer[self.start..end];
+        if piece.is_empty() {
             return Ok(None);
         }
         let is_start = self.bytes == 0;
@@ -149,11 +153,11 @@ impl TextReader {
                 self.name
             );
         }
-        let text = match str::from_utf8(&self.buffer) {
+        let text = match str::from_utf8(piece) {
             Ok(text) => text,
             // The last character of a cut line may be cut too.
             Err(error) if is_cut && error.error_len().is_none() => {
-                str::from_utf8(&self.buffer[..error.valid_up_to()])?
+                str::from_utf8(&piece[..error.valid_up_to()])?
             }
             Err(error) => return Err(self.not_utf8(error.valid_up_to())),
         };
@@ -171,30 +175,51 @@ impl TextReader {
         Ok(Some(without_mark.unwrap_or(text)))
     }
 
-    /// Drops the current piece and reads the next one into the buffer, which is empty at the end of
-    /// the text. Returns whether it is a part of a line.
-    fn fill(&mut self) -> Result<bool> {
-        self.lines += line_ends(&self.buffer[..self.piece]);
-        self.bytes += self.piece as u64;
-        self.buffer.drain(..self.piece);
+    /// Drops the current piece, and reads on if no whole line is left in the buffer. Returns where
+    /// the next piece ends, and whether it is a part of a line. At the end of the text it is empty.
+    fn fill(&mut self) -> Result<(usize, bool)> {
+        let piece = &self.buffer[self.start..][..self.piece];
+        self.lines += line_ends(piece);
+        self.bytes += piece.len() as u64;
+        self.start += piece.len();
         self.piece = 0;
+        // Many lines are read at once where `\r` ends them.
+        if let Some(end) = self.line_end() {
+            return Ok((end, false));
+        }
+        self.buffer.drain(..self.start);
+        self.start = 0;
 
         let rest = self.buffer.len();
         let room = LONGEST_PIECE - rest;
         let read = (&mut self.reader).take(room as u64).read_until(b'\n', &mut self.buffer);
-        let read = read.with_context(|| format!("{}: cannot be read", self.name))?;
+        // What came before an error counts too: after a pause the text goes on.
         self.md5.update(&self.buffer[rest..]);
-        if self.bytes == 0 {
+        if self.bytes == 0 && read.is_ok() {
             self.has_returns = self.buffer.contains(&b'\r') && !self.buffer.contains(&b'\n');
         }
         if self.has_returns {
-            let returns = self.buffer[rest..].iter_mut().filter(|byte| **byte == b'\r');
+            let returns = self.buffer.iter_mut().filter(|byte| **byte == b'\r');
             returns.for_each(|byte| *byte = b'\n');
         }
-        Ok(read == room && !self.buffer.ends_with(b"\n"))
+        let read = read.with_context(|| format!("{}: cannot be read", self.name))?;
+        Ok(match self.line_end() {
+            Some(end) => (end, false),
+            None => (self.buffer.len(), read == room && !self.buffer.ends_with(b"\n")),
+        })
     }
 
-    /// The error of a byte of the buffer that is not UTF-8.
+    /// The end of the first line in the buffer after the pieces that were read, if it is there.
+    /// Where only `\n` ends a line, the buffer never has more than one line.
+    fn line_end(&self) -> Option<usize> {
+        if !self.has_returns {
+            return None;
+        }
+        let at = self.buffer[self.start..].iter().position(|&byte| byte == b'\n')?;
+        Some(self.start + at + 1)
+    }
+
+    /// The error of a byte of the current piece that is not UTF-8.
     fn not_utf8(&self, at: usize) -> Error {
         if self.bytes == 0 && is_utf16(&self.buffer) {
             return anyhow!(
@@ -202,13 +227,14 @@ impl TextReader {
                 self.name
             );
         }
+        let piece = &self.buffer[self.start..];
         anyhow!(
             "{}: not UTF-8 text: line {}, byte {} of the file (0x{:02x}). Convert the file to \
              UTF-8, e.g. with iconv",
             self.name,
-            self.lines + line_ends(&self.buffer[..at]) + 1,
+            self.lines + line_ends(&piece[..at]) + 1,
             self.bytes + at as u64,
-            self.buffer[at]
+            piece[at]
         )
     }
 
@@ -342,6 +368,19 @@ mod tests {
             assert_eq!(found(b"a\rb\nc\rd\r"), ["a", "b", EOS, "c", "d"]);
             let error = all_words(b"a\rb\rc\rd \xff\r", at_once).unwrap_err().to_string();
             assert!(error.contains("line 4, byte 8 of the file (0xff)"), "{error}");
+        }
+        // Each line is a piece, whatever ends it.
+        for text in ["ab cd\n", "\n", "a"].map(|end| format!("ab cd{end}ef")) {
+            let pieces = |text: String| {
+                let mut reader =
+                    TextReader::new(Box::new(Trickle(text.leak().as_bytes(), 5)), "".into());
+                let mut pieces = Vec::new();
+                while let Some(piece) = reader.next_piece().unwrap() {
+                    pieces.push(piece.to_owned());
+                }
+                (pieces, reader.finish().unwrap().0)
+            };
+            assert_eq!(pieces(text.replace('\n', "\r")), pieces(text));
         }
         // More than is read at once, all of it in short lines.
         let found = all_words("ab cd\r".repeat(400_000).leak().as_bytes(), BUFFER).unwrap();

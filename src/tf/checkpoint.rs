@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::bundle::read_bundle;
+use super::table::is_table;
 use super::v1::read_v1;
 use super::{Loaded, with_suffix};
 
@@ -39,6 +40,15 @@ pub fn read_checkpoint(path: impl AsRef<Path>) -> Result<Loaded> {
              nor such a file (format V1)",
             path.display()
         ),
+    }
+}
+
+/// Whether `path` stands for a checkpoint that is there. Of format V1 the last bytes are compared.
+pub(super) fn is_there(path: &Path) -> bool {
+    match find(path) {
+        Ok(Some(Files::V2(prefix))) => with_suffix(&prefix, ".index").is_file(),
+        Ok(Some(Files::V1(files))) => files.iter().any(|file| is_table(file)),
+        _ => false,
     }
 }
 

@@ -24,6 +24,7 @@ use tch::{Kind, Tensor};
 
 pub use bundle::write_checkpoint;
 pub use checkpoint::{latest_checkpoint, prefix_of, read_checkpoint, trace_of_checkpoints};
+pub(crate) use npz::refuse_pickle;
 pub use npz::{read_npz, read_npz_words, write_npz, write_npz_with_words};
 pub use pytorch::to_pytorch;
 pub(crate) use slots::{ADAM_M, ADAM_POWERS, ADAM_V, is_slot_name};
@@ -44,7 +45,8 @@ pub struct Loaded {
 }
 
 /// Reads `.npz` files by that ending or their first bytes; otherwise a checkpoint: its prefix, one
-/// of its files, or a folder with the file `checkpoint`, whose newest is taken.
+/// of its files, a folder with the file `checkpoint`, whose newest is taken, or the folder of a
+/// SavedModel.
 ///
 /// # Errors
 /// Those of [`read_npz`], [`read_checkpoint`] and [`latest_checkpoint`].
@@ -54,9 +56,23 @@ pub fn read(path: impl AsRef<Path>) -> Result<Loaded> {
         return npz::load_npz(path);
     }
     if path.is_dir() {
-        return read_checkpoint(latest_checkpoint(path)?);
+        // Where a SavedModel has its variables.
+        let inside = path.join("variables").join("variables");
+        let prefix = match with_suffix(&inside, ".index").is_file() {
+            true => inside,
+            false => latest_checkpoint(path)?,
+        };
+        return read_checkpoint(prefix);
     }
     read_checkpoint(path)
+}
+
+/// What kind of file of another program's `path` stands for, if it is of one that [`read`] reads.
+pub(crate) fn kind_of(path: &Path) -> Option<&'static str> {
+    if path.is_file() && is_npz(path) {
+        return Some("a .npz file of numpy's");
+    }
+    checkpoint::is_there(path).then_some("a checkpoint of TensorFlow's")
 }
 
 /// Whether a file is a `.npz`, by this ending or by the first bytes of a zip archive.

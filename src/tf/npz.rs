@@ -41,6 +41,7 @@ pub fn read_npz(path: impl AsRef<Path>) -> Result<Variables> {
 
 /// [`read_npz`] with a list of what was skipped.
 pub(super) fn load_npz(path: &Path) -> Result<Loaded> {
+    refuse_pickle(path)?;
     let mut archive = open(path)?;
     let zip = archive.zip_archive();
     let mut loaded = Loaded::default();
@@ -65,6 +66,23 @@ pub(super) fn load_npz(path: &Path) -> Result<Loaded> {
         path.display()
     );
     Ok(loaded)
+}
+
+/// Refuses what `torch.save` writes: a zip archive of Python's objects.
+///
+/// # Errors
+/// It is such a file.
+pub(crate) fn refuse_pickle(path: &Path) -> Result<()> {
+    let archive = File::open(path).ok().and_then(|file| NpzArchive::new(BufReader::new(file)).ok());
+    let Some(mut archive) = archive else { return Ok(()) };
+    let is_pickle = |name: &str| name.rsplit('/').next() == Some("data.pkl");
+    ensure!(
+        !archive.zip_archive().file_names().any(is_pickle),
+        "{}: a file of torch.save's, which is not read. Save the model as .safetensors in Python: \
+         safetensors.torch.save_file(model.state_dict(), FILE)",
+        path.display()
+    );
+    Ok(())
 }
 
 /// Reads the list of words in a `.npz` file, if [`write_npz_with_words`] wrote one.

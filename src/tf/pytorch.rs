@@ -148,12 +148,18 @@ impl Reading<'_> {
              have to be the same (emsize and nhid in PyTorch's example)",
             w_hh.size()
         );
+        // Before the biases, which may be missing.
+        for (part, weights) in [("weight_ih", &w_ih), ("weight_hh", &w_hh)] {
+            let (expected, found) = ([4 * hidden, hidden], weights.size());
+            ensure!(
+                found == expected,
+                "variable \"rnn.{part}_l{k}\": expected an LSTM (no GRU, no simple RNN), whose \
+                 shape is {expected:?}, found {found:?}"
+            );
+        }
         let first = self.bias(&format!("rnn.bias_ih_l{k}"), 4 * hidden)?;
         let second = self.bias(&format!("rnn.bias_hh_l{k}"), 4 * hidden)?;
-        let layer = kernel_from_libtorch(&w_ih, &w_hh, &first.f_add(&second)?);
-        layer.map(Some).with_context(|| {
-            format!("the layer of {name:?}: expected an LSTM (no GRU, no simple RNN)")
-        })
+        kernel_from_libtorch(&w_ih, &w_hh, &first.f_add(&second)?).map(Some)
     }
 
     /// Errors if weights are left that are no part of such a model.

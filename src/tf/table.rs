@@ -7,7 +7,9 @@
 //! the next block after a wrong checksum, and takes the empty key, under which both formats have
 //! their header, for the end.
 
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use prost::encoding::{decode_varint, encode_varint};
@@ -23,6 +25,16 @@ type Handle = (u64, u64);
 /// LevelDB's masked CRC-32C: a checksum may itself be part of checksummed data.
 pub(crate) fn masked_crc32c(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+/// Whether a file ends as a table does.
+pub(super) fn is_table(path: &Path) -> bool {
+    let mut end = [0; 8];
+    let read = File::open(path).and_then(|mut file| {
+        file.seek(SeekFrom::End(-8))?;
+        file.read_exact(&mut end)
+    });
+    read.is_ok() && end == MAGIC.to_le_bytes()
 }
 
 /// A table that is read block by block, so that no more than one of them is in memory.

@@ -20,7 +20,7 @@ pub use adapt::AdaptFlags;
 pub use device::DeviceFlags;
 pub use hyperparameters::Hyperparameters;
 pub use limits::LimitFlags;
-pub use markers::MarkersFlag;
+pub use markers::{MarkersFlag, advise_markers, describe_markers};
 pub use saved::{PrecisionFlag, Saved, SavedFlags, SavedPath, load_checkpoint};
 pub use workers::WorkerFlags;
 

@@ -8,8 +8,9 @@ use tch::{Device, Kind};
 
 use super::{DeviceFlags, UsageError};
 use crate::average::CommonWords;
-use crate::checkpoint::{Checkpoint, NoCheckpoint, OtherFormat};
+use crate::checkpoint::{Checkpoint, NoCheckpoint, OtherFormat, OtherProgram};
 use crate::cli::report::notice;
+use crate::cli::shell_word;
 use crate::config::{Config, Precision};
 use crate::device;
 use crate::model::{PtbModel, PtbVariables};
@@ -56,6 +57,10 @@ pub fn load_checkpoint(path: &Path) -> Result<Checkpoint> {
                 "{error}; `train --save-path` writes them, and `import` makes one of a model of \
                  TensorFlow's"
             );
+        }
+        if error.is::<OtherProgram>() {
+            let file = shell_word(path.as_os_str());
+            return anyhow!("{error}; `ptb-word-lm import {file} --save-path RUN` reads it");
         }
         if error.is::<OtherFormat>() {
             return anyhow!("{error:#}; `import` makes a checkpoint of an exported model");

@@ -282,10 +282,10 @@ impl Training<'_> {
         let folder = args.save_path.as_deref().filter(|_| self.is_first());
         folder.map_or(Ok(()), refuse_tensorflow_s)?;
         let folder = folder.map(|path| open_save_path(path, args.keep as usize)).transpose()?;
-        let limits = args.limits.limits();
+        let (limits, markers) = (args.limits.limits(), args.markers.markers());
         let data = match self.is_first() {
-            true => read_data(&args.data_path, limits, &args.markers)?,
-            false => read_with(&args.data_path, limits, &args.markers, &mut |_| ())?,
+            true => read_data(&args.data_path, limits, markers)?,
+            false => read_with(&args.data_path, limits, markers, &mut |_| ())?,
         };
         if let Some(start) = &args.given.start {
             config_file::ensure_same_texts(start, &args.data_path, &data)?;
@@ -296,7 +296,14 @@ impl Training<'_> {
         config.forget_bias = self.forget_bias(&config, &start)?;
         config.validate()?;
         let Hyperparameters { cell, optimizer, .. } = args.hyperparameters;
-        let run = RunConfig { config, cell: cell.to_string(), optimizer, seed: args.seed, limits };
+        let run = RunConfig {
+            config,
+            cell: cell.to_string(),
+            optimizer,
+            seed: args.seed,
+            limits,
+            markers: Some(markers),
+        };
         match &start {
             Start::Random => {}
             Start::Imported(imported) => self.ensure_imported_fits(imported, &run)?,
@@ -388,6 +395,7 @@ impl Training<'_> {
             "seed": run.seed,
             "max_vocab": run.limits.max_vocab,
             "min_count": run.limits.min_count,
+            "markers": run.markers,
             "device": device::name(self.device),
             "threads": tch::get_num_threads(),
             "workers": self.team.size(),
@@ -476,7 +484,6 @@ impl Training<'_> {
             "no_eval": args.no_eval,
             "test_on_interrupt": args.test_on_interrupt,
             "checkpoint_every": args.checkpoint_every.to_string(),
-            "markers": args.markers.markers(),
             "train": data.train.md5,
             "valid": data.valid.md5,
             "test": data.test.md5,

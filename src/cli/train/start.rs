@@ -68,8 +68,16 @@ impl Training<'_> {
             let same = ensure_same_vocabulary(vocabulary, &data.vocabulary);
             same.map_err(|error| self.cannot_resume(error.into()))?;
         }
+        let imported = match self.imported() {
+            // The flags of a run have it, and to resume the run its file need not be there.
+            Err(error) if !self.args.given.is_typed("init_from") => {
+                self.say(&format!("{error:#}; it is not needed to resume the run"));
+                None
+            }
+            imported => imported?,
+        };
         // The same command starts a run and resumes it.
-        if let Some(imported) = self.imported()?
+        if let Some(imported) = imported
             && checkpoint.made.init_from
                 != Some(digest_of(&imported.variables(run.optimizer, &|_| ())?)?)
         {
