@@ -238,9 +238,9 @@ fn what_hangs_is_killed_and_continued_once() {
     let kit = Kit::new();
     let stages = ["--only", "tests|large-0|medium-0"];
     kit.control(
-        "golden*) trap '' TERM; exec sleep 60 ;;
+        r#"golden*) trap '' TERM; exec sleep 60 ;;
         *runs/medium-0*) trap '' INT; exec sleep 60 ;;
-        *runs/large-0*) trap 'kill $!; exit 130' INT; sleep 60 & wait ;;",
+        *runs/large-0*) echo "$BOUNDED" >> "$KIT/calls"; trap 'kill $!; exit 130' INT; sleep 60 & wait ;;"#,
     );
     let shortly = |code| kit.ends_with(code, kit.gpu_sh(&stages).env("LIMIT", "1"));
     let errors = shortly(3);
@@ -250,7 +250,8 @@ fn what_hangs_is_killed_and_continued_once() {
     // It did nothing in either call, and is no longer waited for.
     let errors = shortly(3);
     assert!(errors.contains("medium-0 FAILED (137)"), "{errors}");
-    // This one saves itself in time.
+    // This one saves itself in time, since it gets one signal alone.
+    assert_eq!(kit.calls("--foreground -s INT"), 1);
     assert!(errors.contains("large-0 continues with the next call"), "{errors}");
     let errors = shortly(3);
     assert!(errors.contains("large-0 continues with the next call"), "{errors}");
