@@ -161,7 +161,7 @@ def speeds(folder, config):
     text = table(["training, " + config, "rounds", "words/s", "over PyTorch, eager",
                   "over PyTorch in the same precision"], rows) if rows else \
         config + ": not measured\n"
-    text += "wanted: ours %gx\n" % WANTED[config] if rows else ""
+    text += "\nwanted: ours %gx\n" % WANTED[config] if rows else ""
     for f in found:
         # (Rounds that were measured long ago have no "left".)
         notes = ["failed: %s: %s" % pair for pair in f["failures"].items()] + f["complaints"] + \
