@@ -40,7 +40,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "DIR")]
     data_path: String,
     /// How to run the recurrent layers: cudnn, block or basic, as for `train`
-    #[arg(long, value_enum, value_name = "MODE", hide_possible_values = true)]
+    #[arg(long, value_enum, value_name = "MODE", hide_possible_values = true, ignore_case = true)]
     rnn_mode: Option<RnnMode>,
     #[command(flatten)]
     markers: MarkersFlag,
