@@ -151,7 +151,7 @@ impl ImportArgs {
             })?;
             return Ok((Some(words), limits));
         }
-        let words = read_data(data_path, limits, &MarkersFlag::default())?.vocabulary;
+        let words = read_data(data_path, limits, &MarkersFlag::default(), false)?.vocabulary;
         ensure!(
             words.len() as i64 == shapes.vocab_size,
             "{}: the model has {} words, but --data-path {data_path} has {}. {LIMITS}; --vocab \

@@ -17,7 +17,7 @@ use super::flags::{
 };
 use super::model_of_size;
 use super::report::evaluated::{Costs, EvalEvent, Member};
-use super::report::{Metrics, line, notice};
+use super::report::{Metrics, line, notice, plural};
 use crate::adapt::{Adaptation, Adaptive, Dynamic};
 use crate::average::{Average, CommonWords};
 use crate::cache::Cache;
@@ -191,7 +191,7 @@ impl EvalArgs {
     fn data(&self, looked: &Looked) -> Result<RawData> {
         let path = &self.data_path;
         let Some((name, words)) = &looked.words else {
-            let data = read_data(path, looked.limits, &self.markers)?;
+            let data = read_data(path, looked.limits, &self.markers, false)?;
             let (name, rows) = (&looked.first, looked.vocab_size);
             ensure!(
                 data.vocabulary.len() as i64 == rows,
@@ -232,6 +232,7 @@ impl EvalArgs {
             if let Some(own) = &checkpoint.vocabulary {
                 words.add(path.here(), own.clone())?;
             }
+            ensure_as_many_words(&first, path, &checkpoint.run.config)?;
             limits = if limits.is_none() { checkpoint.run.limits } else { limits };
             let config = &checkpoint.run.config;
             first.get_or_insert((path.here(), *config));
@@ -325,6 +326,23 @@ fn member(path: &SavedPath, checkpoint: &Checkpoint) -> Member {
     }
 }
 
+/// Refuses to average models whose numbers of words differ.
+fn ensure_as_many_words(
+    first: &Option<(String, Config)>,
+    path: &SavedPath,
+    config: &Config,
+) -> Result<()> {
+    let Some((name, first)) = first else { return Ok(()) };
+    ensure!(
+        first.vocab_size == config.vocab_size,
+        "{}: the model has {} words, and that of {name} has {}, so they cannot be averaged",
+        path.here(),
+        config.vocab_size,
+        first.vocab_size
+    );
+    Ok(())
+}
+
 /// The value that all have, if it is the same.
 fn common<T: Copy + PartialEq>(values: &[Option<T>]) -> Option<T> {
     let first = values.first().copied().flatten();
@@ -334,7 +352,8 @@ fn common<T: Copy + PartialEq>(values: &[Option<T>]) -> Option<T> {
 /// Checks that there is a word to predict.
 fn ensure_words(split: &Split) -> Result<()> {
     let words = split.tokens.len();
-    ensure!(words > 1, "{}: a text of {words} words has no word to predict", split.name);
+    let are = plural(words as u64, "word");
+    ensure!(words > 1, "{}: a text of {are} has no word to predict", split.name);
     Ok(())
 }
 

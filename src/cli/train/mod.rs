@@ -284,7 +284,7 @@ impl Training<'_> {
         let folder = folder.map(|path| open_save_path(path, args.keep as usize)).transpose()?;
         let limits = args.limits.limits();
         let data = match self.is_first() {
-            true => read_data(&args.data_path, limits, &args.markers)?,
+            true => read_data(&args.data_path, limits, &args.markers, args.quiet)?,
             false => read_with(&args.data_path, limits, &args.markers, &mut |_| ())?,
         };
         if let Some(start) = &args.given.start {
