@@ -425,8 +425,8 @@ fn shell_word(arg: &OsStr) -> String {
     }
 }
 
-/// The arguments in [`our_spelling`], without those that are no flags: the text after a flag such as
-/// `--prompt`, which may begin with `--` itself, and all after `--`.
+/// The arguments in [`our_spelling`]. What is no flag stays as it is: the text after a flag such
+/// as `--prompt`, which may begin with `--` itself, and all after `--`.
 fn our_spellings(args: impl Iterator<Item = OsString>, program: &clap::Command) -> Vec<OsString> {
     let flags = program.get_subcommands().flat_map(clap::Command::get_arguments);
     let takes_text: Vec<&str> = flags
