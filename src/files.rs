@@ -1,8 +1,11 @@
 //! Writing files so that a crash leaves the old file or the whole new one, on any file system.
+//! Devices and pipes, such as `/dev/stdout`, are written to as they are.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +16,8 @@ use nix::errno::Errno;
 /// # Errors
 /// A place where none can be made, such as below a file.
 pub(crate) fn make_folder(folder: &Path) -> Result<()> {
-    if let Some(file) = folder.ancestors().find(|path| path.is_file()) {
+    let is_other = |path: &&Path| path.exists() && !path.is_dir();
+    if let Some(file) = folder.ancestors().find(is_other) {
         bail!("{} is a file, not a folder", file.display());
     }
     Ok(fs::create_dir_all(folder)?)
@@ -30,6 +34,9 @@ pub fn make_folder_of(file: &Path) -> Result<()> {
 
 /// Writes `path` through a file beside it, which is flushed to the disk and renamed.
 ///
+/// A symbolic link stays, and the file that it leads to is written. What is no regular file, such
+/// as a device or a pipe, and the standard output, whatever that is, is written to directly.
+///
 /// Where the file system cannot rename, the new file is copied over the old one, and a crash may
 /// leave it cut off.
 ///
@@ -40,9 +47,16 @@ pub fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
 ) -> Result<()> {
+    let cannot = || format!("{}: could not be written", path.display());
+    if let Some(stream) = open_stream(path).with_context(cannot)? {
+        let mut writer = BufWriter::new(stream);
+        let written = write(&mut writer).and_then(|()| Ok(writer.flush()?));
+        return written.with_context(cannot);
+    }
+    let target = follow(path);
     let name =
-        path.file_name().with_context(|| format!("{}: is not a file's name", path.display()))?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        target.file_name().with_context(|| format!("{}: is not a file's name", path.display()))?;
+    let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut beside = OsString::from(".");
     beside.push(name);
     beside.push(".tmp");
@@ -52,7 +66,7 @@ pub fn write_atomically(
         write(&mut writer)?;
         writer.flush()?;
         sync(writer.get_ref())?;
-        rename(&beside, path)?;
+        rename(&beside, &target)?;
         // The new name is on the disk once the folder is.
         sync_folder(folder)?;
         Ok(())
@@ -60,7 +74,56 @@ pub fn write_atomically(
     if written.is_err() {
         fs::remove_file(&beside).ok();
     }
-    written.with_context(|| format!("{}: could not be written", path.display()))
+    written.with_context(cannot)
+}
+
+/// Opens what can only be written to as it is: a device, a pipe, and the process's own standard
+/// output or standard error, even where that is a file. None for other files, and for none.
+///
+/// # Errors
+/// It cannot be opened.
+pub(crate) fn open_stream(path: &Path) -> io::Result<Option<File>> {
+    let there = match fs::metadata(path) {
+        Ok(there) if there.is_dir() => return Ok(None),
+        Ok(there) => there,
+        Err(error) if is(&error, &[Errno::ELOOP]) => return Err(error),
+        Err(_) => return Ok(None),
+    };
+    // A copy of the descriptor shares its position: what else is printed comes after it.
+    for own in [io::stdout().as_fd(), io::stderr().as_fd()] {
+        let own = File::from(own.try_clone_to_owned()?);
+        if is_same(&there, &own.metadata()?) {
+            return Ok(Some(own));
+        }
+    }
+    // A descriptor's link, as in /proc/self/fd, may lead to a file that has no name any more.
+    let has_name = || fs::metadata(follow(path)).is_ok_and(|found| is_same(&there, &found));
+    match there.is_file() && has_name() {
+        true => Ok(None),
+        false => File::options().write(true).open(path).map(Some),
+    }
+}
+
+/// True if a path leads to what the process has as its standard output.
+pub(crate) fn is_stdout(path: &Path) -> bool {
+    let stdout = io::stdout().as_fd().try_clone_to_owned().map(File::from);
+    let (there, own) = (fs::metadata(path), stdout.and_then(|stdout| stdout.metadata()));
+    matches!((there, own), (Ok(there), Ok(own)) if is_same(&there, &own))
+}
+
+fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+/// The path to which symbolic links lead, even if nothing is there yet.
+pub(crate) fn follow(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    // As many as Linux follows: links may lead to each other.
+    for _ in 0..40 {
+        let Ok(target) = fs::read_link(&path) else { break };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    path
 }
 
 /// Renames a file, or copies it where the file system cannot rename.

@@ -385,6 +385,10 @@ fn predict_says_what_comes_next() {
     let (twice, _) = predict(&["--checkpoint", &save, "--prompt", "the cat", "--top", "3"], "");
     assert_eq!(twice, out);
 
+    // A prompt is no flag, whatever it looks like.
+    let (json, _) = predict(&["--json", "--prompt", "--a_b the"], "");
+    assert_eq!(json_lines(&json)[0]["prompt"], "--a_b the");
+
     // Line by line.
     let lines = ["the cat", "", "the xyzzy", "a dog lay"];
     for input in [lines.join("\n"), lines.join("\n") + "\n", lines.join("\r\n"), lines.join("\r")] {

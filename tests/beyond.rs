@@ -137,6 +137,12 @@ fn models_of_other_words_are_not_averaged() {
     train(&b, &["--hidden-size", "8", "--max-vocab", "100"]);
     refused([&a, &b], &["different words"]);
     refused([&b, &a], &["different words"]);
+    // Fewer, and it is not known which.
+    let mut other = checkpoint(&b);
+    other.vocabulary = None;
+    SaveFolder::open(&b, 1).unwrap().save(&other).unwrap();
+    let errors = eval([&a, &b]).fails_with(1, &["the model has 100 words", "cannot be averaged"]);
+    assert!(!errors.contains("valid "), "it is said before a model is evaluated: {errors}");
     let nowhere = folder.path().join("nowhere");
     eval([&a, &nowhere]).fails_with(1, &["nowhere"]);
     program(&["eval", "--data-path", "sample"]).fails_with(2, &["--checkpoint"]);

@@ -5,13 +5,14 @@
 mod program;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::{self, JoinHandle};
 
 use clap::CommandFactory;
-use program::{Expect, PROGRAM, TINY, program, repository, text};
+use program::{Expect, PROGRAM, Place, TINY, json_lines, program, repository, text};
 
 /// Compiles a shared library.
 fn library(source: &str, path: &Path) {
@@ -198,6 +199,122 @@ fn files_are_written_into_folders_that_are_not_there_yet() {
     let out = at("file/model.npz");
     program(&["export", "--checkpoint", &at("run"), "--format", "tf-npz", "-o", &out])
         .fails_with(1, &["file/model.npz"]);
+    let says = ["file: ", "is a file, not a folder"];
+    program(&["man", &at("file")]).fails_with(1, &says);
+    let export = ["export", "--checkpoint", &at("run"), "--format", "pytorch", "-o"];
+    program(&[&export[..], &[&at("file")]].concat()).fails_with(1, &says);
+}
+
+/// Starts to read what the program writes to a FIFO.
+fn reading(fifo: PathBuf) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || fs::read(fifo).unwrap())
+}
+
+#[test]
+fn pipes_and_links_are_written_to_and_stay() {
+    let place = Place::new();
+    place.works("$TINY --max-steps 1 --save-path run");
+    let export = |format: &str, output: &str| {
+        place.works(&format!("export --checkpoint run --format {format} -o {output}"))
+    };
+    let is_fifo = |name: &str| fs::symlink_metadata(place.at(name)).unwrap().file_type().is_fifo();
+    let fifo = place.at("fifo");
+    Command::new("mkfifo").arg(&fifo).works();
+    let mut whole = Vec::new();
+    for format in ["safetensors", "tf-npz"] {
+        export(format, "regular");
+        let expected = fs::read(place.at("regular")).unwrap();
+        let read = reading(fifo.clone());
+        export(format, "fifo");
+        assert!(is_fifo("fifo") && read.join().unwrap() == expected, "{format}");
+        whole = expected;
+    }
+    let read = reading(fifo.clone());
+    place.works("compare run --html fifo");
+    assert!(
+        is_fifo("fifo") && String::from_utf8(read.join().unwrap()).unwrap().contains("</html>")
+    );
+    // Metrics go on at the end of a file; a pipe has none.
+    for line in ["$TINY --max-steps 1", "eval --checkpoint run --data-path sample --device cpu"] {
+        let read = reading(fifo.clone());
+        place.works(&format!("{line} --metrics fifo"));
+        let events = json_lines(&String::from_utf8(read.join().unwrap()).unwrap());
+        assert!(is_fifo("fifo") && !events.is_empty(), "{line}");
+    }
+
+    // Standard output, as a pipe and as a file. /dev/stdout is such a link.
+    symlink("/proc/self/fd/1", place.at("stdout")).unwrap();
+    let line = "export --checkpoint run --format tf-npz -o stdout";
+    let output = place.program(line).output().unwrap();
+    assert!(output.status.success() && output.stdout == whole);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("stdout: Model/"));
+    fs::write(place.at("file"), "before\n").unwrap();
+    let file = File::options().append(true).open(place.at("file")).unwrap();
+    assert!(place.program(line).stdout(file).status().unwrap().success());
+    assert_eq!(fs::read(place.at("file")).unwrap(), [b"before\n", &whole[..]].concat());
+    let eval = "eval --checkpoint run --data-path sample --device cpu --metrics stdout";
+    let (out, _) = place.works(eval);
+    let (before, event) = out.trim_end().rsplit_once('\n').unwrap();
+    assert!(before.contains("Test Perplexity: ") && json_lines(event)[0]["event"] == "eval");
+
+    // A link is followed, to a file that is there or not yet, and from folder to folder.
+    fs::create_dir(place.at("far")).unwrap();
+    for (link, to) in [("old", "far/old.npz"), ("new", "far/new.npz"), ("second", "new")] {
+        symlink(to, place.at(link)).unwrap();
+    }
+    fs::write(place.at("far/old.npz"), "old").unwrap();
+    for (link, file) in [("old", "old.npz"), ("new", "new.npz"), ("second", "new.npz")] {
+        export("tf-npz", link);
+        assert!(place.at(link).is_symlink(), "{link}");
+        assert!(fs::read(place.at("far").join(file)).unwrap() == whole, "{link}");
+        fs::write(place.at("far").join(file), "old").unwrap();
+    }
+    assert_eq!(fs::read_dir(place.at("far")).unwrap().count(), 2, "nothing is left beside them");
+    for (link, to) in [("one", "two"), ("two", "one")] {
+        symlink(to, place.at(link)).unwrap();
+    }
+    place.fails_with(1, "export --checkpoint run --format tf-npz -o one", &["one: ", "links"]);
+
+    // A run may be in a linked folder, with a linked checkpoint: it goes on there.
+    symlink("run", place.at("linked")).unwrap();
+    fs::rename(place.at("run/model-1.safetensors"), place.at("far/one")).unwrap();
+    symlink("../far/one", place.at("run/model-1.safetensors")).unwrap();
+    place.works("$TINY --max-steps 2 --no-eval --save-path linked");
+    assert!(place.at("linked").is_symlink() && place.at("run/model-1.safetensors").is_symlink());
+    assert_eq!(place.checkpoint("run").progress.global_step, 2);
+}
+
+#[test]
+fn a_run_s_checkpoints_are_not_overwritten() {
+    let place = Place::new();
+    place.works("$TINY --max-steps 1 --no-eval --save-path run");
+    let checkpoint = place.at("run/model-1.safetensors");
+    let before = fs::read(&checkpoint).unwrap();
+    symlink("run/model-1.safetensors", place.at("other")).unwrap();
+    let export = "export --checkpoint run --format";
+    let eval = "eval --checkpoint run --data-path sample --device cpu";
+    for line in [
+        format!("{export} safetensors -o run/model-1.safetensors"),
+        format!("{export} tf-npz -o run/../run/model-2.safetensors"),
+        format!("{export} pytorch -o run/model-1.safetensors"),
+        format!("{export} safetensors -o other"),
+        "compare run --html other".into(),
+        format!("{eval} --metrics run/model-1.safetensors"),
+        "$TINY --max-steps 1 --metrics run/model-1.safetensors".into(),
+    ] {
+        place.fails_with(1, &line, &["a checkpoint", "another name"]);
+    }
+    assert!(fs::read(&checkpoint).unwrap() == before);
+    assert!(!place.at("run/model-2.safetensors").exists() && !place.at("run/words.txt").exists());
+    // Other names there, and such a name elsewhere, are free.
+    place.works(&format!("{export} safetensors -o run/exported.safetensors"));
+    place.works(&format!("{export} safetensors -o elsewhere/model-1.safetensors"));
+    // What is no file's name leaves nothing behind.
+    fs::create_dir(place.at("empty")).unwrap();
+    let line = format!("{export} tf-checkpoint -o empty/..");
+    place.fails_with(1, &line, &["--output empty/..", "not a file's name"]);
+    assert_eq!(fs::read_dir(place.at("empty")).unwrap().count(), 0);
+    assert!(!place.at("...words.txt").exists() && !place.at("empty/...words.txt").exists());
 }
 
 /// A copy of scripts/ with lists of packages as small as can be, which pip finds without a network.

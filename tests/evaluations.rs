@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use program::{Expect, checkpoint, metrics, perplexities, program, repository, short_sample, text};
+use program::{
+    Expect, checkpoint, json_lines, metrics, perplexities, program, repository, short_sample, text,
+};
 use ptb_word_lm::cli::report::html;
 use ptb_word_lm::cli::report::results::{Comparison, MetricsFile};
 use serde_json::{Value, json};
@@ -419,6 +421,21 @@ fn other_texts_do_not_compare() {
         assert_eq!(row(&table, "other "), ["2", "100.00", "96.00", "-"]);
         assert!(table.contains("perplexities do not compare with each other"), "{table}");
     }
+}
+
+#[test]
+fn long_figures_stand_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut line = on_ptb(2, 98765.25, 96.0);
+    line["dynamic"] = json!({"rate": 0.0625, "steps": 20, "decay": 0.0});
+    line["cache"] = json!({"size": 2000, "theta": 0.3125, "lambda": 0.0625});
+    let shown = compare(&[&write(folder.path(), "long.jsonl", &[line])]).text;
+    let expected = ["2", "0.0625", "2000", "0.3125", "0.0625", "98765.25", "96.00", "-"];
+    assert_eq!(row(&shown, "long "), expected, "{shown}");
+    let mut run = json_lines(&run_of_small());
+    run.iter_mut().for_each(|event| event["perplexity"] = json!(98765.25));
+    let shown = compare(&[&write(folder.path(), "run.jsonl", &run)]).text;
+    assert_eq!(row(&shown, "run ")[..3], ["1", "2016", "98765.25"], "{shown}");
 }
 
 #[test]

@@ -494,6 +494,15 @@ fn pytorch_s_names_go_out_and_come_in() {
         }
         assert_eq!(fs::read_to_string(folder.at(of).join(name)).unwrap(), "my own\n");
     }
+    // A second model in the folder needs the same words.
+    folder.works(&format!("{export} out/second.safetensors"));
+    folder.works(&format!("{train} --max-vocab 50 --max-steps 1 --no-eval --save-path few"));
+    let words = fs::read(folder.at("out/words.txt")).unwrap();
+    let says = ["out/words.txt", "another model", "--output another folder"];
+    folder.fails_with(1, "export --checkpoint few --format pytorch -o out/few.safetensors", &says);
+    assert!(fs::read(folder.at("out/words.txt")).unwrap() == words);
+    assert!(!folder.at("out/few.safetensors").exists());
+    folder.works("export --checkpoint few --format pytorch -o few_out");
     folder.fails_with(2, &format!("{export} model.pt"), &["--output model.pt", ".safetensors"]);
     folder.works(&format!("{train} --cell gru --max-steps 1 --no-eval --save-path gru"));
     let line = "export --checkpoint gru --format pytorch -o gru_out";

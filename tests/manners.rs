@@ -411,9 +411,16 @@ fn doctor_says_what_is_here_and_what_is_missing() {
     let (code, text, _) = doctor(&["--data-path", "/no/such/folder"]).ends();
     assert_eq!(code, Some(1), "{text}");
     assert!(
-        text.contains("/no/such/folder") && text.contains("-> ") && text.contains("does not work"),
+        text.contains("/no/such/folder")
+            && text.contains("-> ")
+            && text.ends_with("Training on the CPU works, but not with these texts: see above.\n"),
         "{text}"
     );
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/data/sample/ptb.valid.txt");
+    let (code, text, _) = doctor(&["--data-path", file]).ends();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("-> `ptb-word-lm prepare FILE --out DIR`"), "{text}");
+    assert!(!text.contains("does not work"), "{text}");
 }
 
 /// bfloat16 without instructions for it is announced; `doctor` says which precisions are fast.

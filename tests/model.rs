@@ -122,8 +122,6 @@ fn two_chunks_with_the_state_carried_equal_one_long_one() {
     }
 }
 
-/// The gradient of every cell's model by finite differences of the plain cost: nothing of it is
-/// taken on trust from autograd.
 /// On the CPU a single word goes another way than a text: layer by layer, step by step.
 #[test]
 fn a_text_read_word_by_word_is_the_text_read_at_once() {
@@ -175,6 +173,8 @@ fn a_state_of_another_length_is_refused() {
     }
 }
 
+/// The gradient of every cell's model by finite differences of the plain cost: nothing of it is
+/// taken on trust from autograd.
 #[test]
 fn gradients_are_the_slopes_of_the_cost() {
     let config = Config { num_layers: 2, ..CONFIG };

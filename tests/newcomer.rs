@@ -7,7 +7,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
-use program::{Expect, TINY, checkpoint, on_a_terminal, program, text, texts, without_escapes};
+use program::{
+    Expect, Place, TINY, checkpoint, on_a_terminal, program, text, texts, without_escapes,
+};
 use ptb_word_lm::checkpoint::SaveFolder;
 use serde_json::{Value, json};
 
@@ -56,6 +58,10 @@ fn the_original_s_flags_are_taken_where_they_mean_what_is_there() {
         program(&args).fails_with(1, &["requested --num_gpus=1", "--num-gpus 0"]);
         program(&[&args[..3], &QUICK, &["--num_gpus=0"]].concat()).works();
     }
+    // The modes in capitals, where a model is evaluated too.
+    let place = Place::new();
+    place.works("$TINY --max-steps 1 --no-eval --save-path run --rnn_mode=BLOCK");
+    place.works("eval --checkpoint run --data-path sample --device cpu --rnn_mode=BLOCK");
     // The file of --config has the same names.
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("run.json");
@@ -380,6 +386,7 @@ fn errors_are_in_plain_words() {
         (&["--max-vocab", "10k"][..], "a whole number, 2 or more"),
         (&["--max-vocab", "1"], "a whole number, 2 or more"),
         (&["--max-vocab", "99999999999999999999"], "not so large"),
+        (&["--keep", "5000000000"], "not so large"),
         (&["--min-count", "-1"], "a whole number, 1 or more"),
         (&["--max-steps", "1.5"], "a whole number, 0 or more"),
         (&["--keep", "0"], "a whole number, 1 or more"),
@@ -412,9 +419,13 @@ fn errors_are_in_plain_words() {
         &["predict", "--checkpoint", "x", "--top", "0"],
         &["eval", "--checkpoint", "x", "--data-path", "sample", "--dynamic", "fast"],
         &["eval", "--checkpoint", "x", "--data-path", "sample", "--cache", "2k"],
+        &["import", "x", "--save-path", "y", "--forget-bias", "x"],
+        &["score", "--checkpoint", "x", "--unknown-logprob", "x"],
     ] {
         program(args).fails_with(2, &["it must be a"]);
     }
+    let args = ["train", "--data-path", "sample", "--use-fp16=x"];
+    program(&args).fails_with(2, &["it must be true or false"]);
 }
 
 #[test]
@@ -532,11 +543,15 @@ fn ctrl_c_leaves_no_remains_of_the_bar() {
 }
 
 #[test]
-fn score_on_a_terminal_says_that_it_waits() {
-    let (plain, _) = shown(80, "score --checkpoint /no/such/run");
-    assert!(plain.contains("from the terminal; Ctrl-D ends"), "{plain}");
-    let (_, error) = program(&["score", "--checkpoint", "/no/such/run"]).fails();
-    assert!(!error.contains("terminal"), "{error}");
+fn score_and_predict_on_a_terminal_say_that_they_wait() {
+    for command in ["score", "predict"] {
+        let (plain, _) = shown(80, &format!("{command} --checkpoint /no/such/run"));
+        assert!(plain.contains("from the terminal; Ctrl-D ends"), "{plain}");
+        let (_, error) = program(&[command, "--checkpoint", "/no/such/run"]).fails();
+        assert!(!error.contains("terminal"), "{error}");
+    }
+    let (plain, _) = shown(80, "predict --checkpoint /no/such/run --prompt the");
+    assert!(!plain.contains("terminal"), "{plain}");
 }
 
 #[test]

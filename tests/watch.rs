@@ -7,7 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use program::{Expect, TINY, metrics, on_a_terminal, program, repository, text, without_escapes};
+use program::{
+    Expect, SMALL, TINY, metrics, on_a_terminal, program, repository, text, texts, without_escapes,
+};
 use ptb_word_lm::cli::report::tensorboard::{self as events, Scalar};
 use serde_json::{Value, json};
 
@@ -220,6 +222,15 @@ fn quiet_leaves_the_final_perplexities() {
         // The metrics are the same, quiet or not.
         assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), lines);
     }
+    // Unknown words are a notice, many of them a warning.
+    let data = folder.path().join("own");
+    texts(&data, ["a b c d\n".repeat(300), "a b x\n".repeat(200), "a b c\n".repeat(200)]);
+    let own = ["--data-path", text(&data), "--max-steps", "1", "--no-eval"];
+    let small = |more: &[&str]| program(&[SMALL, &own, more].concat()).works().1;
+    assert!(small(&["--max-vocab", "4"]).contains("read as <unk>"));
+    assert_eq!(small(&["--max-vocab", "4", "--quiet"]), "");
+    let said = small(&["--quiet"]);
+    assert!(said.starts_with("warning: ") && said.lines().count() == 1, "{said}");
     // Errors are reported.
     program(&["train", "--data-path", "nowhere", "--quiet"]).fails_with(1, &["nowhere"]);
 }
@@ -455,6 +466,42 @@ fn cut_off_anywhere_a_file_gives_what_is_whole_or_an_error_in_words() {
         }
     }
     assert!(told > 100, "{told}");
+}
+
+#[test]
+fn what_later_training_made_out_of_date_is_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let mut lines = vec![start("small")];
+    lines.extend([epoch(1, "train", json!(270.0)), epoch(1, "valid", json!(179.25))]);
+    lines.push(json!({"event": "final", "perplexity": 171.5}));
+    let whole = metrics_file(at, "whole.jsonl", &lines);
+    let step = json!({"event": "step", "epoch": 2, "perplexity": 141.5});
+    let within = metrics_file(at, "within.jsonl", &[&lines[..], &[step]].concat());
+    lines.push(epoch(2, "train", json!(140.0)));
+    let extended = metrics_file(at, "extended.jsonl", &lines);
+    lines.push(epoch(2, "valid", json!(130.0)));
+    let no_test = metrics_file(at, "no_test.jsonl", &lines);
+    let c = compare(at, &[&whole, &within, &extended, &no_test]);
+    for (k, (train, valid, test)) in [
+        (json!(270.0), json!(179.25), json!(171.5)),
+        (json!(270.0), json!(179.25), Value::Null),
+        (json!(140.0), Value::Null, Value::Null),
+        (json!(140.0), json!(130.0), Value::Null),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let run = &c.json["runs"][k];
+        assert_eq!((&run["train"], &run["valid"], &run["test"]), (&train, &valid, &test), "{k}");
+    }
+    let row = c.text.lines().find(|line| line.starts_with("extended ")).unwrap();
+    assert!(row.ends_with(" -"), "{row}");
+    for shown in [&c.text, &c.markdown, &c.html] {
+        assert!(shown.contains("not evaluated after its last epoch"), "{shown}");
+    }
+    // The curve keeps what was measured.
+    assert_eq!(c.json["runs"][2]["curve"][0]["valid"], 179.25);
 }
 
 #[test]

@@ -372,6 +372,7 @@ fn lists_of_words_are_checked() {
         (plain.replacen("cat\n", "the\n", 1), "has the word \"the\" of line 1 again"),
         ("\u{1f}\u{8b}".into(), "a list of"),
         (String::new(), "a list of 0 words"),
+        ("one\n".into(), "a list of 1 word;"),
     ] {
         fs::write(place.at("v.txt"), text).unwrap();
         place.fails_with(1, "import m.npz --save-path no --vocab v.txt", &["v.txt", says]);

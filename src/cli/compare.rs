@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
+use super::refuse_checkpoint;
 use super::report::html;
 use super::report::plots;
 use super::report::results::{self, Comparison, MetricsFile};
@@ -116,6 +117,7 @@ impl CompareArgs {
             plots::write(path, &comparison)?;
         }
         if let Some(path) = &self.html {
+            refuse_checkpoint("--html", path)?;
             make_folder_of(path).context("--html")?;
             let report = html::report(&comparison)?;
             write_atomically(path, |file| Ok(file.write_all(report.as_bytes())?))?;

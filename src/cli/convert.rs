@@ -8,11 +8,12 @@ use clap::{Args, ValueEnum};
 use tch::{Kind, Tensor};
 
 use super::data::{read_data, read_data_of};
+use super::flags::numbers::real;
 use super::flags::{LimitFlags, MarkersFlag, UsageError, advise_markers, load_checkpoint};
 use super::imported::Imported;
-use super::open_save_path;
 use super::pytorch;
-use super::report::{line, notice, plural};
+use super::report::{line, notice, plural, written};
+use super::{open_save_path, refuse_checkpoint};
 use crate::checkpoint::{Checkpoint, Misfit, Progress, Provenance, RunConfig, to_safetensors};
 use crate::config::{Config, Model};
 use crate::files::{make_folder_of, write_atomically};
@@ -49,6 +50,7 @@ pub struct ImportArgs {
     /// Constant that its LSTM cells add to their forget gates. TensorFlow's files do not hold it:
     /// 0 in the original, 1 by TensorFlow's default [default: what the file says, otherwise 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(value_parser = real)]
     forget_bias: Option<f64>,
     /// Optimizer that the model is to be trained with: sgd, or adam, whose slots come along if the
     /// file has them [default: adam if the file has its slots, otherwise sgd]
@@ -158,7 +160,7 @@ impl ImportArgs {
             })?;
             return Ok((Some(words), limits));
         }
-        let data = read_data(data_path, limits, markers)?;
+        let data = read_data(data_path, limits, markers, false)?;
         let advice = advise_markers(None, &data, markers);
         let words = data.vocabulary;
         ensure!(
@@ -212,6 +214,12 @@ impl ExportArgs {
             let name = format.as_ref().map_or("", |format| format.get_name());
             bail!(UsageError::no_effect("block", &format!("with --format {name}")));
         }
+        let output = self.output.display();
+        ensure!(
+            self.format == Format::Pytorch || self.output.file_name().is_some(),
+            "--output {output}: this is not a file's name"
+        );
+        refuse_checkpoint("--output", &self.output)?;
         let checkpoint = load_checkpoint(&self.checkpoint)?;
         if self.format == Format::Pytorch {
             return pytorch::export(&checkpoint, &self.checkpoint, &self.output);
@@ -257,7 +265,7 @@ impl ExportArgs {
             ));
         }
         let names: Vec<&str> = variables.keys().map(String::as_str).collect();
-        line(&format!("{}: {}", self.output.display(), names.join(", ")));
+        written(&self.output, &format!("{output}: {}", names.join(", ")));
         Ok(())
     }
 }

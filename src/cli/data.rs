@@ -14,6 +14,9 @@ use crate::reader::{
     EOS, Limits, Markers, NoTexts, RawData, ReadProgress, SAMPLE, Split, UNK, Vocabulary,
 };
 
+/// What to do with a single text.
+pub const PREPARE: &str = "`ptb-word-lm prepare FILE --out DIR` makes three texts of one";
+
 /// Reads the data; an error about the folder names the flag.
 pub fn read_with(
     data_path: &str,
@@ -23,22 +26,24 @@ pub fn read_with(
 ) -> Result<RawData> {
     let read = RawData::read_with(data_path, limits, markers, listen);
     read.map_err(|error| match error.downcast::<NoTexts>() {
-        Ok(error) => {
-            let advice = match Path::new(data_path).is_file() {
-                true => ". `ptb-word-lm prepare FILE --out DIR` makes three texts of one",
-                false => "",
-            };
-            anyhow!("--data-path {error}{advice}")
-        }
+        Ok(error) => match Path::new(data_path).is_file() {
+            true => anyhow!("--data-path {error}. {PREPARE}"),
+            false => anyhow!("--data-path {error}"),
+        },
         Err(error) => error,
     })
 }
 
 /// Reads the data with a progress bar on a terminal, which appears after a second, and reports how
-/// many words are unknown, and which marks of other toolkits there are.
-pub fn read_data(data_path: &str, limits: Limits, markers: Markers) -> Result<RawData> {
+/// many words are unknown, and which marks of other toolkits there are; if `quiet`, only warnings.
+pub fn read_data(
+    data_path: &str,
+    limits: Limits,
+    markers: Markers,
+    quiet: bool,
+) -> Result<RawData> {
     let data = read_with_bar(data_path, limits, markers)?;
-    report_words(data_path, &data, markers);
+    report_words(data_path, &data, markers, quiet);
     Ok(data)
 }
 
@@ -75,7 +80,7 @@ pub fn read_data_of(
         })?;
     }
     data.renumber(words)?;
-    report_words(data_path, &data, markers);
+    report_words(data_path, &data, markers, false);
     Ok((data, found))
 }
 
@@ -129,23 +134,31 @@ pub fn report_folder_of_that_name(data_path: &str) {
     }
 }
 
-/// Reports which data these are, if that could be mistaken, and how many words are unknown.
-fn report_words(data_path: &str, data: &RawData, markers: Markers) {
-    report_folder_of_that_name(data_path);
+/// Reports which data these are, if that could be mistaken, and how many words are unknown; if
+/// `quiet`, only warnings.
+fn report_words(data_path: &str, data: &RawData, markers: Markers, quiet: bool) {
+    let say = |text: &str| {
+        if !quiet {
+            notice(text);
+        }
+    };
+    if !quiet {
+        report_folder_of_that_name(data_path);
+    }
     if let Some(warning) = without_spaces(data) {
         notice(&warning);
     }
     let mut largest: f64 = 0.0;
     for split in [&data.train, &data.valid, &data.test] {
         if let Some(found) = describe_markers(markers, &split.markers) {
-            notice(&format!("{}: {found}", split.name));
+            say(&format!("{}: {found}", split.name));
         }
         let all = split.tokens.len() as u64 + split.dropped;
         let percent = |words: u64| 100.0 * words as f64 / all as f64;
         let are = |words: u64| if words == 1 { "is" } else { "are" };
         if split.replaced > 0 {
             let n = split.replaced;
-            notice(&format!(
+            say(&format!(
                 "{}: {} ({:.2}%) outside of the vocabulary {} read as <unk>",
                 split.name,
                 plural(n, "word"),
@@ -156,7 +169,7 @@ fn report_words(data_path: &str, data: &RawData, markers: Markers) {
         if split.dropped > 0 {
             let n = split.dropped;
             largest = largest.max(percent(n));
-            notice(&format!(
+            say(&format!(
                 "{}: {} ({:.2}%) {} not in the training text and {} left out",
                 split.name,
                 plural(n, "word"),

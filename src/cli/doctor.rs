@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use tch::{Device, Kind};
 
-use super::data::report_folder_of_that_name;
+use super::data::{PREPARE, report_folder_of_that_name};
 use super::report::{for_stdout, line, plural};
 use crate::config::{Config, RnnMode};
 use crate::device;
@@ -28,13 +28,15 @@ pub struct DoctorArgs {
 struct Missing {
     what: String,
     remedy: String,
-    /// True if training on the CPU does not work without it.
+    /// True if `doctor` fails without it.
     fatal: bool,
 }
 
 #[derive(Default)]
 struct Findings {
     missing: Vec<Missing>,
+    /// True if only the texts that were asked for cannot be used.
+    without_data: bool,
 }
 
 impl Findings {
@@ -72,8 +74,12 @@ impl DoctorArgs {
             let what = for_stdout(&format!("Missing: {what}"), 0);
             line(&format!("\n{what}\n{}", for_stdout(&format!("  -> {remedy}"), 3)));
         }
-        let works = !findings.missing.iter().any(|missing| missing.fatal);
+        let fatal = findings.missing.iter().filter(|missing| missing.fatal).count();
+        let works = fatal == 0;
         line(match works {
+            false if findings.without_data && fatal == 1 => {
+                "\nTraining on the CPU works, but not with these texts: see above."
+            }
             true => {
                 "\nTraining on the CPU works. To try it on the corpus inside this program:\n  \
                      ptb-word-lm train --data-path sample --device cpu"
@@ -324,8 +330,14 @@ fn look_at_data(findings: &mut Findings, asked: Option<String>) {
         Ok(data) => findings.found("data", &format!("{path}\n{}", describe(&data))),
         Err(error) if named.is_some() || Path::new(&path).exists() => {
             findings.found("data", &format!("{path}: cannot be used"));
-            let remedy = "put ptb.train.txt, ptb.valid.txt and ptb.test.txt there, or name their \
-                          folder: `ptb-word-lm doctor --data-path DIR`";
+            findings.without_data = fatal;
+            let remedy = match Path::new(&path).is_file() {
+                true => PREPARE,
+                false => {
+                    "put ptb.train.txt, ptb.valid.txt and ptb.test.txt there, or name their \
+                     folder: `ptb-word-lm doctor --data-path DIR`"
+                }
+            };
             findings.missing(fatal, format!("texts in {path}: {error:#}"), remedy);
         }
         Err(_) => {

@@ -18,7 +18,7 @@ use super::flags::{
 };
 use super::model_of_size;
 use super::report::evaluated::{Costs, EvalEvent, Member};
-use super::report::{Metrics, line, notice};
+use super::report::{Metrics, line, notice, plural};
 use crate::adapt::{Adaptation, Adaptive, Dynamic};
 use crate::average::{Average, CommonWords};
 use crate::cache::Cache;
@@ -41,7 +41,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "DIR")]
     data_path: String,
     /// How to run the recurrent layers: cudnn, block or basic, as for `train`
-    #[arg(long, value_enum, value_name = "MODE", hide_possible_values = true)]
+    #[arg(long, value_enum, value_name = "MODE", hide_possible_values = true, ignore_case = true)]
     rnn_mode: Option<RnnMode>,
     #[command(flatten)]
     markers: MarkersFlag,
@@ -194,7 +194,7 @@ impl EvalArgs {
         let path = &self.data_path;
         let markers = self.markers.given().or(looked.markers).unwrap_or_default();
         let Some((name, words)) = &looked.words else {
-            let data = read_data(path, looked.limits, markers)?;
+            let data = read_data(path, looked.limits, markers, false)?;
             let (name, rows) = (&looked.first, looked.vocab_size);
             ensure!(
                 data.vocabulary.len() as i64 == rows,
@@ -236,6 +236,7 @@ impl EvalArgs {
             if let Some(own) = &checkpoint.vocabulary {
                 words.add(path.here(), own.clone())?;
             }
+            ensure_as_many_words(&first, path, &checkpoint.run.config)?;
             limits = if limits.is_none() { checkpoint.run.limits } else { limits };
             markers = markers.or(checkpoint.run.markers);
             let config = &checkpoint.run.config;
@@ -331,6 +332,23 @@ fn member(path: &SavedPath, checkpoint: &Checkpoint) -> Member {
     }
 }
 
+/// Refuses to average models whose numbers of words differ.
+fn ensure_as_many_words(
+    first: &Option<(String, Config)>,
+    path: &SavedPath,
+    config: &Config,
+) -> Result<()> {
+    let Some((name, first)) = first else { return Ok(()) };
+    ensure!(
+        first.vocab_size == config.vocab_size,
+        "{}: the model has {} words, and that of {name} has {}, so they cannot be averaged",
+        path.here(),
+        config.vocab_size,
+        first.vocab_size
+    );
+    Ok(())
+}
+
 /// The value that all have, if it is the same.
 fn common<T: Copy + PartialEq>(values: &[Option<T>]) -> Option<T> {
     let first = values.first().copied().flatten();
@@ -340,7 +358,8 @@ fn common<T: Copy + PartialEq>(values: &[Option<T>]) -> Option<T> {
 /// Checks that there is a word to predict.
 fn ensure_words(split: &Split) -> Result<()> {
     let words = split.tokens.len();
-    ensure!(words > 1, "{}: a text of {words} words has no word to predict", split.name);
+    let are = plural(words as u64, "word");
+    ensure!(words > 1, "{}: a text of {are} has no word to predict", split.name);
     Ok(())
 }
 

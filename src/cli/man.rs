@@ -1,10 +1,11 @@
 //! `man`
 
-use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, Command};
+
+use crate::files::make_folder;
 
 #[derive(Args)]
 pub struct ManArgs {
@@ -17,7 +18,7 @@ impl ManArgs {
     /// Writes the pages of `command` and its subcommands.
     pub fn run(self, command: Command) -> Result<()> {
         let failed = || format!("{}: the manual pages could not be written", self.folder.display());
-        fs::create_dir_all(&self.folder).with_context(failed)?;
+        make_folder(&self.folder).with_context(failed)?;
         clap_mangen::generate_to(command, &self.folder).with_context(failed)
     }
 }

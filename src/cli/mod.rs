@@ -25,14 +25,15 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::checkpoint::SaveFolder;
+use crate::checkpoint::{SaveFolder, has_checkpoint};
 use crate::config::Model;
 use crate::device;
+use crate::files::follow;
 use crate::kernels::libtorch;
 use flags::UsageError;
 use flags::config_file;
@@ -277,7 +278,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
     command = command.mut_subcommands(|command| command.mut_args(with_utf8_named));
     command.build();
     let train = command.find_subcommand("train").cloned().unwrap_or_default();
-    let args: Vec<OsString> = args.map(our_spelling).collect();
+    let args = our_spellings(args, &command);
     ensure_command(&args, &command)?;
     let (args, mut given) = config_file::expand(args, &train)?;
     let matches = command.try_get_matches_from(args)?;
@@ -369,6 +370,25 @@ fn open_save_path(path: &Path, keep: usize) -> Result<SaveFolder> {
     Ok(folder)
 }
 
+/// Refuses to write a file in the place of a checkpoint: a run would lose it, or take the file for
+/// its newest. `path` may be another name of it, such as a symbolic link.
+fn refuse_checkpoint(flag: &str, path: &Path) -> Result<()> {
+    let place = follow(path);
+    let name = place.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let step = name.strip_prefix("model-").and_then(|name| name.strip_suffix(".safetensors"));
+    let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if step.is_some_and(|step| step.parse::<u64>().is_ok())
+        && has_checkpoint(folder.unwrap_or(Path::new(".")))
+    {
+        bail!(
+            "{flag} {}: this is the name of a checkpoint, and there is a run in its folder; give \
+             another name or folder",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
 /// The preset that has these sizes.
 fn model_of_size(hidden_size: i64, num_layers: i64) -> Option<Model> {
     let is = |model: &Model| {
@@ -418,6 +438,28 @@ fn shell_word(arg: &OsStr) -> String {
         true => text.into_owned(),
         false => format!("'{}'", text.replace('\'', "'\\''")),
     }
+}
+
+/// The arguments in [`our_spelling`]. What is no flag stays as it is: the text after a flag such
+/// as `--prompt`, which may begin with `--` itself, and all after `--`.
+fn our_spellings(args: impl Iterator<Item = OsString>, program: &clap::Command) -> Vec<OsString> {
+    let flags = program.get_subcommands().flat_map(clap::Command::get_arguments);
+    let takes_text: Vec<&str> = flags
+        .filter(|flag| flag.is_allow_hyphen_values_set())
+        .filter_map(clap::Arg::get_long)
+        .collect();
+    let (mut is_text, mut only_text) = (false, false);
+    let spelled = args.map(|arg| {
+        if only_text || is_text {
+            is_text = false;
+            return arg;
+        }
+        let name = arg.to_str().and_then(|arg| arg.strip_prefix("--"));
+        only_text = name == Some("");
+        is_text = name.is_some_and(|name| takes_text.contains(&name));
+        our_spelling(arg)
+    });
+    spelled.collect()
 }
 
 /// `--data_path=x` -> `--data-path=x`: the original spells its flags with underscores. A flag that
@@ -478,10 +520,23 @@ mod tests {
 
     #[test]
     fn the_original_s_spelling_works() {
-        let dashes = |s: &str| our_spelling(s.into()).into_string().unwrap();
+        let mut command = Cli::command();
+        command.build();
+        let all = |line: &str| {
+            let args = our_spellings(line.split(' ').map(OsString::from), &command);
+            args.join(OsStr::new(" ")).into_string().unwrap()
+        };
+        let dashes = |arg: &str| our_spelling(arg.into()).into_string().unwrap();
         assert_eq!(dashes("--data_path"), "--data-path");
         assert_eq!(dashes("--save_path=/a_b/c"), "--save-path=/a_b/c");
         assert_eq!(dashes("some_file"), "some_file");
         assert_eq!(dashes("--nouse_fp16"), "--use-fp16=false");
+        for (typed, read) in [
+            ("predict --prompt --a_b --save_path x_y", "predict --prompt --a_b --save-path x_y"),
+            ("predict --prompt=--a_b --log_base 10", "predict --prompt=--a_b --log-base 10"),
+            ("score --log_base 10 -- --a_b --c_d", "score --log-base 10 -- --a_b --c_d"),
+        ] {
+            assert_eq!(all(typed), read);
+        }
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::flags::numbers::whole;
 use super::flags::{Saved, SavedFlags};
 use super::generate::Prompt;
+use super::report::say_waiting;
 use crate::config::Precision;
 use crate::generate::{NextWord, Sampling};
 use crate::model::PtbModel;
@@ -33,6 +34,9 @@ pub struct PredictArgs {
 
 impl PredictArgs {
     pub fn run(self) -> Result<()> {
+        if self.prompt.is_none() {
+            say_waiting("prompts");
+        }
         let saved = self.saved.load()?;
         let models = saved.views(Precision::Fp32);
         if let Some(prompt) = &self.prompt {

@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use super::flags::UsageError;
 use super::report::results::Run;
-use super::report::{line, notice};
+use super::report::{notice, written};
 use crate::checkpoint::{Checkpoint, to_safetensors};
-use crate::files::write_atomically;
+use crate::files::{make_folder, write_atomically};
 use crate::tf;
 
 /// The beginning of every model card that is written here.
@@ -52,12 +52,32 @@ impl Files {
             "safetensors" => (parent.unwrap_or(Path::new(".")), output.to_owned()),
             _ => (output, output.join("model.safetensors")),
         };
-        fs::create_dir_all(folder)
+        make_folder(folder)
             .with_context(|| format!("--output {}: cannot be made", folder.display()))?;
         let (card, words) = (folder.join("README.md"), folder.join("words.txt"));
         let files = Files { model, card, words };
         files.ensure_ours()?;
         Ok(files)
+    }
+
+    /// Refuses to overwrite the words of another model in the folder.
+    fn ensure_same_words(&self, list: Option<&str>) -> Result<()> {
+        let Ok(there) = fs::read(&self.words) else { return Ok(()) };
+        let folder = self.words.parent().unwrap_or(Path::new("."));
+        let other =
+            fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path())).find(|path| {
+                path.extension().is_some_and(|extension| extension == "safetensors")
+                    && path.file_name() != self.model.file_name()
+            });
+        if let Some(other) = other.filter(|_| list.map(str::as_bytes) != Some(&there)) {
+            bail!(
+                "{}: these are the words of another model, {}, and this one has other words; give \
+                 --output another folder",
+                self.words.display(),
+                other.display()
+            );
+        }
+        Ok(())
     }
 
     /// Refuses to overwrite a README.md, or a word list, that was not written here.
@@ -82,14 +102,15 @@ pub fn export(checkpoint: &Checkpoint, from: &Path, output: &Path) -> Result<()>
         .with_context(|| format!("--checkpoint {}", from.display()))?;
     let files = Files::new(output)?;
     let words: Option<Vec<&str>> = vocabulary.as_ref().map(|words| words.words().collect());
+    let list = words.as_ref().map(|words| words.join("\n") + "\n");
+    files.ensure_same_words(list.as_deref())?;
     // Programs that read such files expect this format.
     let mut metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     metadata.extend(words.as_ref().map(|words| ("vocabulary".to_owned(), words.join("\n"))));
     let bytes = to_safetensors(&tensors, metadata)?;
     write_atomically(&files.model, |file| Ok(file.write_all(&bytes)?))?;
-    match &words {
-        Some(words) => {
-            let list = words.join("\n") + "\n";
+    match &list {
+        Some(list) => {
             write_atomically(&files.words, |file| Ok(file.write_all(list.as_bytes())?))?;
         }
         None => {
@@ -101,7 +122,7 @@ pub fn export(checkpoint: &Checkpoint, from: &Path, output: &Path) -> Result<()>
     let card = card(checkpoint, from, &files.model)?;
     write_atomically(&files.card, |file| Ok(file.write_all(card.as_bytes())?))?;
     let names: Vec<&str> = tensors.keys().map(String::as_str).collect();
-    line(&format!("{}: {}", files.model.display(), names.join(", ")));
+    written(&files.model, &format!("{}: {}", files.model.display(), names.join(", ")));
     Ok(())
 }
 

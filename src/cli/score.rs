@@ -1,7 +1,7 @@
 //! `score`
 
 use std::fs::File;
-use std::io::{self, ErrorKind, IsTerminal, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -10,10 +10,11 @@ use clap::{Args, ValueEnum};
 use nix::poll::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 
+use super::flags::numbers::real;
 use super::flags::{
     AdaptFlags, MarkersFlag, PrecisionFlag, Saved, SavedFlags, UsageError, describe_markers,
 };
-use super::report::notice;
+use super::report::{notice, say_waiting};
 use crate::adapt::{Adaptation, Adaptive};
 use crate::average::Mean;
 use crate::config::Precision;
@@ -119,7 +120,7 @@ pub struct ScoreArgs {
     /// Log-probability of a word that the model does not know, to the base of --log-base: added to
     /// that of `<unk>`, or alone if the model has no `<unk>` [default: 0; without `<unk>` the
     /// logarithm of 1/V for a model of V words]
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = real)]
     unknown_logprob: Option<f64>,
     #[command(flatten)]
     markers: MarkersFlag,
@@ -142,9 +143,7 @@ impl ScoreArgs {
                 (name, Box::new(file))
             }
             _ => {
-                if io::stdin().is_terminal() {
-                    notice("reading lines to score from the terminal; Ctrl-D ends the text");
-                }
+                say_waiting("lines to score");
                 ("standard input".into(), Box::new(StandardInput::new()?))
             }
         };

@@ -82,10 +82,10 @@ impl RawData {
         let Ranked { vocabulary, ids, replaced } = counts.rank(limits);
         ensure!(
             vocabulary.len() > 1,
-            "{}: the vocabulary has only {} word; a language model needs at least 2, separated by \
+            "{}: the vocabulary has {}; a language model needs at least 2, separated by \
              spaces",
             train.name,
-            vocabulary.len()
+            if vocabulary.len() == 1 { "only 1 word" } else { "no words" }
         );
         train.renumber(&ids);
         train.replaced = replaced;

@@ -53,10 +53,13 @@ impl Producer {
         let epoch_size = (batch_len - 1) / num_steps;
         ensure!(
             epoch_size > 0,
-            "{}: {} tokens are too few for batch_size {batch_size} and num_steps {num_steps} \
+            "{}: {} too few for batch_size {batch_size} and num_steps {num_steps} \
              (at least {} are needed): decrease batch_size or num_steps",
             split.name,
-            split.tokens.len(),
+            match split.tokens.len() {
+                1 => "1 token is".to_owned(),
+                tokens => format!("{tokens} tokens are"),
+            },
             batch_size.saturating_mul(num_steps.saturating_add(1)),
         );
         let rows = match device {

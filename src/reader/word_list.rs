@@ -58,7 +58,8 @@ impl Vocabulary {
             }
             line += 1;
         }
-        ensure!(found.len() > 1, "{name}: a list of {} words; expected at least 2", found.len());
+        let words = if found.len() == 1 { "word" } else { "words" };
+        ensure!(found.len() > 1, "{name}: a list of {} {words}; expected at least 2", found.len());
         Ok(Vocabulary { words: found.into() })
     }
 

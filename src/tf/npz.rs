@@ -1,7 +1,7 @@
 //! numpy's `.npz`: a zip archive with one `.npy` file per variable.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, Write};
+use std::io::{self, BufReader, Cursor, Read, Seek, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -133,7 +133,9 @@ pub fn write_npz_with_words(
     words: Option<&str>,
 ) -> Result<()> {
     write_atomically(path.as_ref(), |file| {
-        let mut archive = NpzWriter::new(file);
+        // An archive is written with seeks, which a pipe does not have.
+        let mut bytes = Cursor::new(Vec::new());
+        let mut archive = NpzWriter::new(&mut bytes);
         for (name, tensor) in variables {
             write_array(&mut archive, name, tensor).with_context(|| format!("array {name:?}"))?;
         }
@@ -143,7 +145,8 @@ pub fn write_npz_with_words(
             zip.write_all(words.as_bytes())?;
         }
         archive.zip_writer().finish()?;
-        Ok(())
+        drop(archive);
+        Ok(file.write_all(bytes.get_ref())?)
     })
 }
 

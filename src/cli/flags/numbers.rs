@@ -1,4 +1,4 @@
-//! Flags that take a number. Their errors say which numbers are allowed.
+//! Flags that take a number, or true or false. Their errors say which values are allowed.
 
 use std::ops::Bound::Included;
 use std::ops::RangeBounds;
@@ -25,7 +25,16 @@ pub fn real(text: &str) -> Result<f64, String> {
     text.parse().map_err(|_| "it must be a number, such as 0.5 or 1e-3".to_owned())
 }
 
-fn expected<T: ToString>(text: &str, range: &impl RangeBounds<T>) -> String {
+/// Parses true or false, also as `1` or `off`, for `#[arg(value_parser = boolean)]`.
+pub fn boolean(text: &str) -> Result<bool, String> {
+    match text.to_lowercase().as_str() {
+        "true" | "t" | "yes" | "y" | "on" | "1" => Ok(true),
+        "false" | "f" | "no" | "n" | "off" | "0" => Ok(false),
+        _ => Err("it must be true or false".to_owned()),
+    }
+}
+
+fn expected<T: FromStr + ToString>(text: &str, range: &impl RangeBounds<T>) -> String {
     let allowed = match (range.start_bound(), range.end_bound()) {
         (Included(least), Included(most)) => {
             format!("a whole number from {} to {}", least.to_string(), most.to_string())
@@ -34,8 +43,9 @@ fn expected<T: ToString>(text: &str, range: &impl RangeBounds<T>) -> String {
         _ => "a whole number".to_owned(),
     };
     let digits = text.trim_start_matches(['+', '-']);
-    let is_huge = digits.len() > 18 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    match is_huge {
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let does_not_fit = || !text.starts_with('-') && text.parse::<T>().is_err();
+    match is_number && (digits.len() > 18 || does_not_fit()) {
         true => format!("it must be {allowed}, and not so large"),
         false => format!("it must be {allowed}, written with digits alone"),
     }
@@ -53,6 +63,10 @@ mod tests {
         }
         assert!(expected("5000", &(1i32..=4096)).contains("from 1 to 4096"));
         assert!(expected("99999999999999999999", &(1u64..)).ends_with("not so large"));
+        assert!(expected("5000000000", &(1u32..)).ends_with("not so large"));
+        assert!(expected("-3", &(1u32..)).ends_with("digits alone"));
+        assert_eq!((boolean("True"), boolean("0")), (Ok(true), Ok(false)));
+        assert!(boolean("x").unwrap_err().contains("true or false"));
         assert_eq!(real("1e-3"), Ok(0.001));
         assert!(real("1/1.15").unwrap_err().contains("a number"));
     }

@@ -1,14 +1,15 @@
 //! The metrics file: a run as JSON lines.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use crate::cli::refuse_checkpoint;
 use crate::event::{Evaluation, Event};
-use crate::files::make_folder;
+use crate::files::{make_folder, open_stream};
 
 /// An event as a line of the metrics file, if it has one.
 pub fn metrics_line(event: &Event) -> Option<Value> {
@@ -50,8 +51,12 @@ impl Metrics {
     /// A place that cannot be written.
     pub fn create(path: &Path, append: bool) -> Result<Self> {
         let cannot = || format!("--metrics {}: cannot be written", path.display());
+        refuse_checkpoint("--metrics", path)?;
         if let Some(folder) = path.parent() {
             make_folder(folder).with_context(cannot)?;
+        }
+        if let Some(stream) = open_stream(path).with_context(cannot)? {
+            return Ok(Metrics { path: path.to_owned(), file: stream });
         }
         let mut options = File::options();
         let file = if append { options.append(true) } else { options.write(true).truncate(true) }
@@ -59,8 +64,7 @@ impl Metrics {
             .open(path)
             .with_context(cannot)?;
         let mut metrics = Metrics { path: path.to_owned(), file };
-        if append && fs::read(path).with_context(cannot)?.last().is_some_and(|&byte| byte != b'\n')
-        {
+        if append && !ends_with_line(path).with_context(cannot)? {
             // A process that was killed left half a line: the next one starts on its own.
             metrics.file.write_all(b"\n").with_context(cannot)?;
         }
@@ -78,4 +82,16 @@ impl Metrics {
             .write_all(line.as_bytes())
             .with_context(|| format!("{}: the metrics could not be written", self.path.display()))
     }
+}
+
+/// True if a file is empty or ends with a line's end.
+fn ends_with_line(path: &Path) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() == 0 {
+        return Ok(true);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0];
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
 }

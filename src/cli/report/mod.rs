@@ -10,12 +10,14 @@ mod tables;
 pub mod tensorboard;
 mod terminal;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use serde_json::Value;
 
 use crate::event::Event;
+use crate::files::is_stdout;
 pub use metrics::Metrics;
 use metrics::metrics_line;
 use tensorboard::EventFile;
@@ -30,6 +32,15 @@ static LINE_FAILED: OnceLock<io::Error> = OnceLock::new();
 pub fn line(text: &str) {
     if let Err(error) = writeln!(io::stdout().lock(), "{text}") {
         let _ = LINE_FAILED.set(error);
+    }
+}
+
+/// Reports on standard output what was written to `path`; if it was written to standard output
+/// itself, on standard error.
+pub fn written(path: &Path, text: &str) {
+    match is_stdout(path) {
+        true => notice(text),
+        false => line(text),
     }
 }
 
@@ -59,6 +70,13 @@ pub fn without_numbers(text: &str) -> String {
 /// Writes a notice on standard error: one line, or wrapped to the width of a terminal.
 pub fn notice(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", for_stderr(&without_numbers(text)));
+}
+
+/// Says that a command reads `what` from the terminal, if that is its standard input.
+pub fn say_waiting(what: &str) {
+    if io::stdin().is_terminal() {
+        notice(&format!("reading {what} from the terminal; Ctrl-D ends the text"));
+    }
 }
 
 /// A number with its noun: `1 word`, `2 words`.

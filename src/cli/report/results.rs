@@ -202,10 +202,17 @@ impl Run {
                     value["config"]["lr_schedule"].as_str().unwrap_or_default().to_owned();
                 self.start = value;
             }
-            "step" => self.last_step = Some((epoch()?, perplexity)),
+            "step" => {
+                self.last_step = Some((epoch()?, perplexity));
+                self.forget_test();
+            }
             "epoch" => match value["split"].as_str()? {
                 "train" => {
                     let epoch = epoch()?;
+                    self.forget_test();
+                    // One that is there is of a part of this epoch.
+                    self.valid.remove(&epoch);
+                    self.costs[1] = None;
                     self.train.insert(epoch, perplexity);
                     self.costs[0] = cost;
                     self.partial = (value["complete"] == false).then_some(epoch);
@@ -222,16 +229,24 @@ impl Run {
         Some(())
     }
 
+    /// Training goes on, so that the test perplexity is that of an earlier model.
+    fn forget_test(&mut self) {
+        (self.test, self.costs[2]) = (None, None);
+    }
+
     /// Epochs that were trained to their end.
     pub fn epochs(&self) -> i64 {
         let last = self.train.keys().next_back().copied().unwrap_or_default();
         if self.partial == Some(last) { last - 1 } else { last }
     }
 
-    /// The last perplexities: train, valid, test.
+    /// The last perplexities: train, valid, test. A validation perplexity of an earlier epoch than
+    /// the last one that was trained is not among them.
     pub fn finals(&self) -> [Option<f64>; 3] {
-        let last = |epochs: &BTreeMap<i64, f64>| epochs.values().next_back().copied();
-        [last(&self.train), last(&self.valid), self.test]
+        let last = |epochs: &BTreeMap<i64, f64>| epochs.iter().next_back().map(|(e, p)| (*e, *p));
+        let (train, valid) = (last(&self.train), last(&self.valid));
+        let valid = valid.filter(|(epoch, _)| train.is_none_or(|(trained, _)| *epoch >= trained));
+        [train.map(|(_, p)| p), valid.map(|(_, p)| p), self.test]
     }
 
     /// The costs of the last perplexities that are too large for a number: train, valid, test.
@@ -295,9 +310,10 @@ impl Run {
             _ if done < epochs => remarks.push(format!("{done}{of} epochs are there")),
             _ => {}
         }
-        match (self.valid.is_empty(), self.test) {
-            (true, None) => remarks.push("not evaluated".to_owned()),
-            (false, None) => remarks.push("no test perplexity".to_owned()),
+        match self.finals() {
+            [_, None, None] if self.valid.is_empty() => remarks.push("not evaluated".to_owned()),
+            [_, None, None] => remarks.push("not evaluated after its last epoch".to_owned()),
+            [_, Some(_), None] => remarks.push("no test perplexity".to_owned()),
             _ => {}
         }
         let perplexities = self.train.values().chain(self.valid.values()).chain(&self.test);

@@ -84,11 +84,17 @@ impl Group {
     }
 
     fn runs_text(&self, rows: &[Row], width: usize, out: &mut String) {
-        let splits = SPLITS.map(|split| format!("{split:>8}{:7}", ""));
+        let widths = [0, 1, 2].map(|k| widths((8, 7), rows.iter().map(|row| &row.cells[k])));
+        let splits = [0, 1, 2].map(|k| {
+            let (value, difference) = widths[k];
+            format!("{:>value$}{:difference$}", SPLITS[k], "")
+        });
         let mut lines = vec![format!("{:<width$}  epochs    lr{}", self.model, splits.concat())];
         for Row { name, epochs, lr_schedule, cells } in rows {
-            let cells =
-                cells.each_ref().map(|[value, difference]| format!("{value:>8}{difference:>7}"));
+            let cells = [0, 1, 2].map(|k| {
+                let ([value, difference], (value_width, difference_width)) = (&cells[k], widths[k]);
+                format!("{value:>value_width$}{difference:>difference_width$}")
+            });
             lines.push(format!("{name:<width$} {epochs:>7}{lr_schedule:>6}{}", cells.concat()));
         }
         for line in lines {
@@ -198,13 +204,19 @@ impl Table {
         let names = self.rows.iter().map(|row| row.name.chars().count());
         let width = names.max().unwrap_or_default();
         let _ = writeln!(out, "{}", self.caption);
-        let columns = self.columns.iter();
+        let columns = self.columns.iter().enumerate().map(|(k, &(head, value, difference))| {
+            let cells = self.rows.iter().map(|row| &row.cells[k]);
+            let (value, difference) = widths((value, difference), cells);
+            (head, value, difference)
+        });
+        let columns: Vec<(&str, usize, usize)> = columns.collect();
         let heads: String = columns
+            .iter()
             .map(|(head, value, difference)| format!("{head:>value$}{:difference$}", ""))
             .collect();
         let mut lines = vec![format!("{:width$}{heads}", "")];
         for TableRow { name, cells, .. } in &self.rows {
-            let cells = cells.iter().zip(&self.columns);
+            let cells = cells.iter().zip(&columns);
             let cells: String = cells
                 .map(|([value, difference], (_, value_width, difference_width))| {
                     format!("{value:>value_width$}{difference:>difference_width$}")
@@ -229,6 +241,17 @@ impl Table {
         }
         out.push('\n');
     }
+}
+
+/// Widths of a column's values and differences: at least these, and a space before the longest.
+fn widths<'a>(
+    (value, difference): (usize, usize),
+    cells: impl Iterator<Item = &'a [String; 2]>,
+) -> (usize, usize) {
+    let room = |text: &str| if text.is_empty() { 0 } else { text.chars().count() + 1 };
+    cells.fold((value, difference), |(value, difference), cell| {
+        (value.max(room(&cell[0])), difference.max(room(&cell[1])))
+    })
 }
 
 /// Perplexities of the validation and the test text, with these differences.

@@ -13,7 +13,7 @@ use tch::{Device, Kind};
 
 use super::data::{data_of_metrics, read_data, read_with};
 use super::flags::config_file::{self, Given};
-use super::flags::numbers::whole;
+use super::flags::numbers::{boolean, whole};
 use super::flags::signals::{self, Signals};
 use super::flags::{
     DeviceFlags, Hyperparameters, LimitFlags, MarkersFlag, UsageError, WorkerFlags,
@@ -74,7 +74,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set)]
     #[arg(num_args = 0..=1, require_equals = true)]
     #[arg(default_value = "false", default_missing_value = "true")]
-    #[arg(value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(value_parser = boolean)]
     #[arg(hide_possible_values = true, hide_default_value = true)]
     #[arg(help_heading = "The original's flags")]
     use_fp16: bool,
@@ -284,7 +284,7 @@ impl Training<'_> {
         let folder = folder.map(|path| open_save_path(path, args.keep as usize)).transpose()?;
         let (limits, markers) = (args.limits.limits(), args.markers.markers());
         let data = match self.is_first() {
-            true => read_data(&args.data_path, limits, markers)?,
+            true => read_data(&args.data_path, limits, markers, args.quiet)?,
             false => read_with(&args.data_path, limits, markers, &mut |_| ())?,
         };
         if let Some(start) = &args.given.start {
