@@ -122,13 +122,7 @@ fn the_documentation_is_built_without_libtorch() {
     let docs = target().join("doc-only");
     let status = Command::new(env!("CARGO"))
         .args([
-            "doc",
-            "--no-deps",
-            "--features",
-            "doc-only",
-            "--offline",
-            "--quiet",
-            "--target-dir",
+            "doc", "--no-deps", "--features", "doc-only", "--offline", "--quiet", "--target-dir",
         ])
         .arg(&docs)
         .current_dir(folder.path().join(name))

@@ -204,15 +204,7 @@ fn program(args: &[&str]) -> Output {
 #[test]
 fn precisions_that_the_cpu_has_not_are_refused() {
     let train = [
-        "train",
-        "--data-path",
-        "sample",
-        "--model",
-        "test",
-        "--device",
-        "cpu",
-        "--max-steps",
-        "0",
+        "train", "--data-path", "sample", "--model", "test", "--device", "cpu", "--max-steps", "0",
         "--no-eval",
     ];
     let refused: [&[&str]; 4] = [

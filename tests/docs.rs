@@ -310,18 +310,8 @@ fn what_the_text_names_is_there() {
     let makefile = fs::read_to_string(Path::new(ROOT).join("Makefile")).unwrap();
     let mut program = String::new();
     for command in [
-        "train",
-        "eval",
-        "import",
-        "export",
-        "prepare",
-        "compare",
-        "generate",
-        "predict",
-        "score",
-        "doctor",
-        "completions",
-        "man",
+        "train", "eval", "import", "export", "prepare", "compare", "generate", "predict", "score",
+        "doctor", "completions", "man",
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_ptb-word-lm"))
             .args([command, "--help"])

@@ -129,14 +129,8 @@ fn the_start_event_repeats_a_run_to_the_last_bit() {
     let at = |name: &str| folder.path().join(name);
     let first = at("first");
     let flags = [
-        "--keep-prob",
-        "0.5",
-        "--lr-decay",
-        "0.8695652173913044",
-        "--max-max-epoch",
-        "2",
-        "--max-epoch",
-        "0",
+        "--keep-prob", "0.5", "--lr-decay", "0.8695652173913044", "--max-max-epoch", "2",
+        "--max-epoch", "0",
     ];
     let more =
         ["--seed", "11", "--log-every", "7", "--init-scale", "0.07", "--save-path", text(&first)];
@@ -169,15 +163,7 @@ fn the_start_event_repeats_a_run_to_the_last_bit() {
         start
     };
     for key in [
-        "model",
-        "config",
-        "cell",
-        "rnn_mode",
-        "precision",
-        "seed",
-        "device",
-        "threads",
-        "data",
+        "model", "config", "cell", "rnn_mode", "precision", "seed", "device", "threads", "data",
         "versions",
     ] {
         assert_eq!(start(&at("again 1"))[key], start(&first)[key], "{key}");

@@ -46,17 +46,8 @@ const USAGE: u8 = 2;
 
 /// Flags that `train -h` shows, which fits on a terminal of 24 lines. `train --help` has all.
 const TRAIN_PAGE: [&str; 11] = [
-    "data_path",
-    "save_path",
-    "model",
-    "rnn_mode",
-    "num_gpus",
-    "use_fp16",
-    "config",
-    "device",
-    "seed",
-    "max_steps",
-    "quiet",
+    "data_path", "save_path", "model", "rnn_mode", "num_gpus", "use_fp16", "config", "device",
+    "seed", "max_steps", "quiet",
 ];
 
 #[derive(Parser)]

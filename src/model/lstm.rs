@@ -97,15 +97,8 @@ fn flatten(layers: &[LstmWeights], hidden: i64) -> Result<Tensor> {
     let (batch_first, bidirectional) = (true, false);
     Ok(tch::no_grad(|| {
         Tensor::f_internal_cudnn_rnn_flatten_weight(
-            &weights,
-            weights_per_layer,
-            input_size,
-            mode_lstm,
-            hidden,
-            no_projection,
-            num_layers,
-            batch_first,
-            bidirectional,
+            &weights, weights_per_layer, input_size, mode_lstm, hidden, no_projection, num_layers,
+            batch_first, bidirectional,
         )
     })?)
 }

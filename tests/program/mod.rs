@@ -21,19 +21,8 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_ptb-word-lm");
 
 /// A run that takes a second: the sample corpus in some 60 steps an epoch, with few units.
 pub const TINY: &[&str] = &[
-    "train",
-    "--data-path",
-    "sample",
-    "--device",
-    "cpu",
-    "--model",
-    "test",
-    "--hidden-size",
-    "16",
-    "--num-steps",
-    "15",
-    "--batch-size",
-    "100",
+    "train", "--data-path", "sample", "--device", "cpu", "--model", "test", "--hidden-size", "16",
+    "--num-steps", "15", "--batch-size", "100",
 ];
 
 /// What makes every step depend on the generator, in two layers.
