@@ -91,8 +91,10 @@ pub(crate) fn open_stream(path: &Path) -> io::Result<Option<File>> {
     };
     // A copy of the descriptor shares its position: what else is printed comes after it.
     for own in [io::stdout().as_fd(), io::stderr().as_fd()] {
-        let own = File::from(own.try_clone_to_owned()?);
-        if is_same(&there, &own.metadata()?) {
+        let own = own.try_clone_to_owned().map(File::from);
+        if let Ok(own) = own
+            && own.metadata().is_ok_and(|metadata| is_same(&there, &metadata))
+        {
             return Ok(Some(own));
         }
     }
