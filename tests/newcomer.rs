@@ -239,11 +239,11 @@ fn words_that_are_left_out_are_a_warning() {
     let train = "a b c d e f g h\n".repeat(40);
     let warned = |valid: &str, more: &[&str]| {
         texts(folder.path(), [&train, valid, &train]);
-        let base = ["train", "--data-path", text(folder.path()), "--model", "test", "--quiet"];
+        let base = ["train", "--data-path", text(folder.path()), "--model", "test"];
         program(&[&base[..], &QUICK, more].concat()).works().1
     };
     let unknown = "a b c x1 d e x2\n".repeat(10);
-    let said = warned(&unknown, &[]);
+    let said = warned(&unknown, &["--quiet"]);
     assert!(said.contains("valid.txt: 20 words (25.00%) are not in the training text"), "{said}");
     assert!(said.contains("warning: 25% ") && said.contains("--max-vocab"), "{said}");
     let said = warned(&unknown, &["--max-vocab", "100"]);

@@ -169,7 +169,8 @@ fn report_words(data_path: &str, data: &RawData, markers: Markers, quiet: bool) 
         if split.dropped > 0 {
             let n = split.dropped;
             largest = largest.max(percent(n));
-            say(&format!(
+            // Not only a notice: the text that is read is another.
+            notice(&format!(
                 "{}: {} ({:.2}%) {} not in the training text and {} left out",
                 split.name,
                 plural(n, "word"),

@@ -76,7 +76,7 @@ impl DoctorArgs {
         }
         let fatal = findings.missing.iter().filter(|missing| missing.fatal).count();
         let works = fatal == 0;
-        line(match works {
+        let verdict = match works {
             false if findings.without_data && fatal == 1 => {
                 "\nTraining on the CPU works, but not with these texts: see above."
             }
@@ -85,7 +85,8 @@ impl DoctorArgs {
                      ptb-word-lm train --data-path sample --device cpu"
             }
             false => "\nTraining on the CPU does not work yet: see above.",
-        });
+        };
+        line(&for_stdout(verdict, 0));
         Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
