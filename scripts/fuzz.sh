@@ -21,8 +21,6 @@ if ! cargo fuzz --version >/dev/null 2>&1; then
     echo "fuzz: installing cargo-fuzz" >&2
     cargo install --quiet --locked cargo-fuzz --version 0.13.2
 fi
-# cargo-fuzz builds each crate as one unit, which leaves cores idle.
-flags=(--sanitizer "$sanitizer" --codegen-units 16)
 toolchain=()
 if [ "$sanitizer" != none ]; then
     # Sanitizers are nightly's; a stable compiler that is told so has them too.
@@ -52,7 +50,7 @@ if [ $# -gt 0 ]; then targets=("$@"); else mapfile -t targets < <(cargo "${toolc
 TMPDIR=$(mktemp -d "$([ -w /dev/shm ] && echo /dev/shm || echo /tmp)/ptb-word-lm-fuzz.XXXXXX")
 export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT
-cargo "${toolchain[@]}" fuzz build "${flags[@]}" >&2
+cargo "${toolchain[@]}" fuzz build --sanitizer "$sanitizer" >&2
 archive=found.tar.gz
 mkdir -p found "$TMPDIR/kept"
 tar -xzf $archive -C found
@@ -61,7 +59,7 @@ for target in "${targets[@]}"; do
     log=$TMPDIR/$target.log
     mkdir -p "found/$target"
     # Where memory is checked, what asks for much of it is found by libFuzzer; else by the targets' own allocator.
-    if ! cargo "${toolchain[@]}" fuzz run "${flags[@]}" "$target" "found/$target" "corpus/$target" -- \
+    if ! cargo "${toolchain[@]}" fuzz run --sanitizer "$sanitizer" "$target" "found/$target" "corpus/$target" -- \
         -max_total_time="$seconds" -max_len=65536 -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=256 -print_final_stats=1 \
         > "$log" 2>&1; then
         tail -60 "$log" >&2
@@ -73,7 +71,7 @@ for target in "${targets[@]}"; do
         kept=$TMPDIR/kept/$target
         mkdir -p "$kept"
         cp "corpus/$target"/* "$kept/"
-        cargo "${toolchain[@]}" fuzz run "${flags[@]}" "$target" "$kept" "found/$target" -- \
+        cargo "${toolchain[@]}" fuzz run --sanitizer "$sanitizer" "$target" "$kept" "found/$target" -- \
             -merge=1 -use_counters=0 > "$log.merge" 2>&1
         for seed in "corpus/$target"/*; do rm "$kept/${seed##*/}"; done
     fi
